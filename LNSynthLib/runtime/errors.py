@@ -1,0 +1,9 @@
+"""The two exceptions that cross floors: one for what the user can mend, one for what the user asked to stop."""
+
+
+class LNSynthError(Exception):
+    """Something the user can mend. The message is one sentence: which file, what is wrong, what to do."""
+
+
+class Cancelled(Exception):
+    """The user stopped the work. Finished results stay whole; nothing half-written is left."""

@@ -1,0 +1,104 @@
+"""The one event stream by which long work says how far it is, in a process and across processes."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, TextIO
+
+
+@dataclass(frozen=True)
+class Event:
+    """One report. Across processes it is one JSON object a line, without the fields that are empty."""
+
+    stage: str                  # what is going on: "sampling", "preparing", ...
+    done: int = 0               # units finished
+    total: int = 0              # units in all, 0 where unknown
+    eta_s: float | None = None  # seconds left, None until it can be estimated
+    message: str = ""           # one line for people
+    result: Any = None          # JSON-serialisable outcome, at the end
+    error: str | None = None    # one sentence, at a failure
+
+    def to_json(self) -> str:
+        fields = {name: value for name, value in asdict(self).items() if value not in (None, "")}
+        return json.dumps(fields, default=str)
+
+    @classmethod
+    def from_json(cls, line: str) -> "Event | None":
+        """The event that a line holds, or None where the line is ordinary output (a library's print)."""
+        try:
+            fields = json.loads(line)
+            return cls(**fields) if isinstance(fields, dict) and "stage" in fields else None
+        except (ValueError, TypeError):
+            return None
+
+
+Callback = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """The callback of someone who does not watch."""
+
+
+class Progress:
+    """Counts the units of one stage and reports them with the time left.
+
+    Reports at most ten times a second, and always the first and the last unit. A callback may raise `Cancelled`.
+    """
+
+    def __init__(self, stage: str, total: int, callback: Callback = ignore, interval_s: float = 0.1):
+        self.stage, self.total, self.callback, self.interval_s = stage, total, callback, interval_s
+        self.done = 0
+        self._began = self._reported = time.monotonic()
+
+    def __enter__(self) -> "Progress":
+        self.callback(Event(self.stage, 0, self.total))
+        return self
+
+    def __exit__(self, *_) -> None:
+        return None
+
+    def step(self, n: int = 1, message: str = "") -> None:
+        self.done += n
+        now = time.monotonic()
+        if message or self.done >= self.total or now - self._reported >= self.interval_s:
+            self._reported = now
+            left = (now - self._began) / self.done * (self.total - self.done) if self.total else None
+            self.callback(Event(self.stage, self.done, self.total, left, message))
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them: "8 s", "3 min 20 s", "2 h 05 min"."""
+    seconds = int(round(seconds))
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def json_lines(stream: TextIO) -> Callback:
+    """Writes each event as one JSON line: what a parent process reads."""
+    def report(event: Event) -> None:
+        stream.write(event.to_json() + "\n")
+        stream.flush()
+    return report
+
+
+def console(stream: TextIO | None = None) -> Callback:
+    """A progress bar on a terminal; on a pipe or in a log, one line whenever a message or a stage's end comes."""
+    stream = stream or sys.stderr
+    live = stream.isatty()
+
+    def report(event: Event) -> None:
+        eta = f", {duration(event.eta_s)} left" if event.eta_s and event.done < event.total else ""
+        count = f" {event.done}/{event.total}" if event.total else ""
+        if live and event.total:
+            filled = round(24 * min(event.done / event.total, 1))
+            line = f"{event.stage:<14} [{'#' * filled}{'.' * (24 - filled)}]{count}{eta}  {event.message}"
+            stream.write("\r\x1b[K" + line[:160] + ("\n" if event.done >= event.total else ""))
+        elif event.message or (event.total and event.done >= event.total):
+            stream.write(f"{event.stage}:{count}{eta} {event.message}".rstrip() + "\n")
+        stream.flush()
+    return report
