@@ -1,0 +1,126 @@
+"""The command `lnsynth VERB ...`: finds the verb, parses its arguments, runs it, and turns its end into an exit status.
+
+Only the module of the verb that was asked for is imported, and that imports nothing heavy before it runs, so that
+`--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+
+from LNSynthLib import __version__
+from LNSynthLib.runtime import events
+from LNSynthLib.runtime.cancel import cancellable
+from LNSynthLib.runtime.errors import Cancelled, LNSynthError
+
+VERBS = {
+    "doctor": "what is installed here, what is missing, and the cure",
+    "phantom": "make a data set of procedural abdomens with lymph nodes",
+    "import": "make a data set of your own images and node masks",
+    "fetch": "download a public collection and make a data set of it",
+    "prepare": "crop, resample and window a data set for training",
+    "anatomy": "label the organs of a CT with TotalSegmentator",
+    "nodes": "measure, vary, add or remove lymph nodes of a mask",
+    "pseudo": "paint nodes into CTs that have none, for practice data",
+    "train": "train a generator",
+    "synthesize": "generate CT patches with transformed nodes from a data set",
+    "insert": "generate or remove nodes in place in a full CT",
+    "demo": "the whole chain on a phantom, or on your CT, as a web page",
+}
+
+EXIT_OK, EXIT_FAILED, EXIT_REFUSED, EXIT_CANCELLED = 0, 1, 2, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints end like every other refused input: one sentence, exit status 2."""
+
+    def error(self, message: str):
+        raise LNSynthError(f"{message}; see `{self.prog} --help`")
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    # SUPPRESS: an option given before the verb must not be reset by its default after the verb.
+    parser.add_argument("--events", choices=("bar", "json"), default=argparse.SUPPRESS,
+                        help="progress as a bar (default), or one JSON object a line on stdout")
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS,
+                        help="show the traceback of an error")
+
+
+def _top_parser() -> argparse.ArgumentParser:
+    verbs = "\n".join(f"  {name:<12}{text}" for name, text in VERBS.items())
+    parser = _Parser(
+        prog="lnsynth", usage="lnsynth [--events bar|json] [--debug] VERB ...",
+        description="Synthesises abdominal lymph nodes in CT (LN-DDPM). For research; not a medical device.",
+        epilog=f"verbs:\n{verbs}\n\n`lnsynth VERB --help` tells more.",
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"lnsynth {__version__}")
+    _add_common(parser)
+    parser.add_argument("verb", metavar="VERB", choices=VERBS, help="what to do, see below")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+def verb_module(verb: str):
+    """The module of a verb; `import` is a keyword of Python, so its module is `import_`."""
+    return importlib.import_module(f"LNSynthLib.verbs.{verb}{'_' if verb == 'import' else ''}")
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of one call: `verb`, `module`, `events`, `debug` and what the verb itself declares.
+
+    Raises LNSynthError for arguments that make no sense; SystemExit(0) after --help and --version.
+    """
+    top = _top_parser().parse_args(argv)
+    module = verb_module(top.verb)
+    parser = _Parser(prog=f"lnsynth {top.verb}", description=module.__doc__,
+                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    module.add_arguments(parser)
+    _add_common(parser)
+    args = argparse.Namespace(events=getattr(top, "events", "bar"), debug=getattr(top, "debug", False))
+    args = parser.parse_args(top.rest, args)
+    args.verb, args.module = top.verb, module
+    return args
+
+
+def _finish(error: BaseException) -> tuple[int, str]:
+    """Exit status and the one line that tells a person how it ended."""
+    if isinstance(error, Cancelled | KeyboardInterrupt):
+        return EXIT_CANCELLED, "cancelled"
+    if isinstance(error, LNSynthError):
+        return EXIT_REFUSED, str(error)
+    return EXIT_FAILED, f"{type(error).__name__}: {error} (--debug shows where)"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `lnsynth` with these arguments (default: the process's) and returns its exit status.
+
+    0 done; 2 refused (a wrong input or argument, one sentence on stderr); 130 cancelled; 1 anything unforeseen.
+    With `--events json` stdout carries events alone, the last one with `result` or `error`; a verb's own printing goes
+    to stderr.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    # Before the arguments are parsed, only a look at them can tell how an error in them is to be reported.
+    as_json, debug = "json" in argv[argv.index("--events"):][1:2] if "--events" in argv else False, "--debug" in argv
+    verb, stdout = "lnsynth", sys.stdout
+    try:
+        args = parse(argv)
+        verb, as_json, debug = args.verb, args.events == "json", args.debug
+        callback = events.json_lines(stdout) if as_json else events.console(sys.stderr)
+        with cancellable(), contextlib.redirect_stdout(sys.stderr if as_json else stdout):
+            result = args.module.run(args, callback)
+    except (Exception, KeyboardInterrupt) as error:
+        status, line = _finish(error)
+        if debug:
+            traceback.print_exc()
+        print(f"lnsynth: {line}", file=sys.stderr)
+        if as_json:
+            events.json_lines(stdout)(events.Event(stage=verb, error=line))
+        return status
+    if as_json:
+        events.json_lines(stdout)(events.Event(stage=verb, result=result or {}))
+    return EXIT_OK

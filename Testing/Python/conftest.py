@@ -1,0 +1,23 @@
+"""What every test may ask for."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root of the source checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real CTs, anatomy labels and node masks (not part of the repository); skips where it is absent."""
+    folder = Path(os.environ.get("LNSYNTH_SHARED_DATA") or REPOSITORY.parent / "shared" / "data")
+    if not (folder / "ts_example_ct.nii.gz").is_file():
+        pytest.skip(f"no real data at {folder}; set LNSYNTH_SHARED_DATA to the folder that has ts_example_ct.nii.gz")
+    return folder
