@@ -1,3 +1,3 @@
-"""LNSynth: synthesis of abdominal lymph nodes in CT (LN-DDPM, arXiv 2403.17770), a library and the command `lnsynth`."""
+"""Synthesis of abdominal lymph nodes in CT (LN-DDPM, arXiv 2403.17770): a library and the command `lnsynth`."""
 
 __version__ = "0.1.0"

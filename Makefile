@@ -1,0 +1,74 @@
+# LNSynth on a fresh machine with only Python >= 3.11 and make.
+#
+#   make demo      the whole chain on a phantom: demo_out/index.html
+#   make test      the quick tests            make test-all   the slow ones too
+#   make bench     the benchmarks             make lint       ruff
+#   make lock      new requirements.lock      make clean      caches and demo_out      make distclean  .venv too
+#
+# The first of them makes .venv and installs the locked versions into it; later ones install nothing.
+
+OK     := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13 python; do \
+            $$p -c '$(OK)' 2>/dev/null && { echo $$p; break; }; done)
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP     = $(BIN)/python -m pip --disable-pip-version-check $(if $(CI),--quiet)
+STAMP  := $(VENV)/installed
+TESTS  ?= Testing/Python
+
+# Threads that wait by sleeping: spinning ones slow each other down on a busy machine.
+export OMP_WAIT_POLICY ?= passive
+export MPLBACKEND      ?= Agg
+
+.PHONY: help demo test test-slow test-all bench lint lock clean distclean
+help:
+	@sed -n '3,7s/^#//p' Makefile
+
+$(STAMP): requirements.lock requirements-nodeps.lock pyproject.toml
+	@test -n "$(PYTHON)" && $(PYTHON) -c '$(OK)' || { echo "LNSynth needs Python 3.11 or newer with its venv module (python3 here:" \
+	  "$$(python3 --version 2>&1)); install it (on Debian: python3 and python3-venv) or name one: make PYTHON=/path/to/python3.12 ..."; exit 1; }
+	@echo "Installing the locked versions into $(VENV): some gigabytes, a few minutes, once."
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -r requirements.lock
+	$(PIP) install --no-deps -r requirements-nodeps.lock
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/lnsynth demo --out demo_out
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow" $(TESTS)
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow $(TESTS)
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest $(TESTS)
+
+bench: $(STAMP)
+	@for f in Testing/Benchmarks/*.py; do echo "== $$f"; $(BIN)/python $$f || exit 1; done
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+
+# Newest versions that pyproject.toml allows, as one set. TotalSegmentator goes in without its drawing packages (see
+# requirements-nodeps.lock). Edit the pins below first, run the tests after.
+LOCK_PINS := nnunetv2==2.6.0 torch==2.13.0
+LOCK_VENV := build/lock-venv
+lock:
+	rm -rf $(LOCK_VENV) && $(PYTHON) -m venv $(LOCK_VENV)
+	$(LOCK_VENV)/bin/python -m pip install --no-deps -r requirements-nodeps.lock
+	$(LOCK_VENV)/bin/python -c 'import re; from importlib.metadata import requires; \
+	  print(*(r for r in requires("TotalSegmentator") if ";" not in r and \
+	  re.match("[A-Za-z0-9_-]+", r)[0] not in ("dipy", "fury", "imgkit", "xvfbwrapper")), sep="\n")' > $(LOCK_VENV)/needs.txt
+	$(LOCK_VENV)/bin/python -m pip install ".[fetch,test]" hatchling $(LOCK_PINS) -r $(LOCK_VENV)/needs.txt
+	{ sed -n '/^#/p' requirements.lock; $(LOCK_VENV)/bin/python -m pip freeze --all --exclude pip --exclude lnsynth \
+	  --exclude TotalSegmentator | sed 's/+[a-z0-9.]*$$//'; } > $(LOCK_VENV)/lock && mv $(LOCK_VENV)/lock requirements.lock
+
+clean:
+	rm -rf build dist demo_out .pytest_cache .ruff_cache .hypothesis
+	find LNSynthLib Testing -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)
