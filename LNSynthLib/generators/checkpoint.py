@@ -1,0 +1,85 @@
+"""Generators on disk: a folder with `model.safetensors` (weights) and `model.json` (kind, settings, facts).
+
+Nothing is ever unpickled, and a folder is written whole or not at all.
+"""
+
+import json
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ..runtime.errors import LNSynthError
+from ..runtime.files import atomic_folder, read_json, sha256, write_json
+from ..runtime.settings import build
+
+# kind -> module, generator class, settings class
+KINDS = {"lnddpm": (".lnddpm", "LNDDPM", "LNDDPMSettings")}
+
+WEIGHTS, FACTS = "model.safetensors", "model.json"
+
+
+def create(kind: str, settings: dict, where: str = "generator"):
+    """A generator with fresh weights from its kind and a mapping of settings; LNSynthError names a wrong key."""
+    if kind not in KINDS:
+        raise LNSynthError(f"{where}: there is no generator {kind!r}; known are {', '.join(KINDS)}.")
+    module, generator, settings_class = KINDS[kind]
+    module = import_module(module, __package__)
+    return getattr(module, generator)(build(getattr(module, settings_class), settings, where))
+
+
+def save(folder: str | Path, generator, facts: dict | None = None, dtype: torch.dtype | None = None,
+         weights: dict[str, torch.Tensor] | None = None) -> Path:
+    """Writes a generator, replacing what was there.
+
+    facts    what else to keep about it (data, training, licence), JSON-serialisable
+    dtype    of the stored weights, e.g. torch.float16; as they are if None
+    weights  to store instead of the generator's own (an exponential moving average, say)
+    """
+    weights = generator.state_dict() if weights is None else weights
+    weights = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in weights.items()}
+    # JSON before and after: a preset's lists and a dataclass's tuples are one and the same.
+    settings = json.loads(json.dumps(asdict(generator.settings)))
+    with atomic_folder(folder) as beside:
+        save_file(weights, beside / WEIGHTS)
+        write_json(beside / FACTS, {"kind": generator.kind, "settings": settings,
+                                    "weights_sha256": sha256(beside / WEIGHTS), **(facts or {})})
+    return Path(folder)
+
+
+def find(path: str | Path) -> Path:
+    """The folder of a generator: itself, its weights file, or a training run that holds one under `generator`."""
+    path = Path(path)
+    for folder in (path.parent if path.name in (WEIGHTS, FACTS) else path, path / "generator"):
+        if (folder / FACTS).is_file() and (folder / WEIGHTS).is_file():
+            return folder
+    raise LNSynthError(f"{path} holds no generator; give a folder with {WEIGHTS} and {FACTS}, or a training run.")
+
+
+def facts(path: str | Path) -> dict:
+    """What `model.json` says, without reading the weights."""
+    return read_json(find(path) / FACTS)
+
+
+def load(path: str | Path, device: torch.device | str = "cpu"):
+    """(generator in eval mode, facts) from what `save` wrote; weights become float32.
+
+    Raises LNSynthError where files are missing, damaged or do not belong together.
+    """
+    folder = find(path)
+    about = read_json(folder / FACTS)
+    if not {"kind", "settings", "weights_sha256"} <= set(about):
+        raise LNSynthError(f"{folder / FACTS} does not describe an LNSynth generator; choose another folder.")
+    if sha256(folder / WEIGHTS) != about["weights_sha256"]:
+        raise LNSynthError(f"{folder / WEIGHTS} is damaged or belongs to another {FACTS}; copy the folder again.")
+    generator = create(about["kind"], about["settings"], str(folder / FACTS))
+    try:
+        weights = load_file(folder / WEIGHTS)
+        generator.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    except (SafetensorError, RuntimeError) as error:
+        raise LNSynthError(f"{folder / WEIGHTS} does not fit the settings beside it "
+                           f"({str(error).splitlines()[0]}); copy the folder again.") from None
+    return generator.to(device).eval(), about
