@@ -1,0 +1,141 @@
+"""Prepared cases on disk: CT, anatomy and nodes, chunked and compressed (blosc2) so that a crop reads only itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..runtime.errors import LNSynthError
+from ..runtime.files import read_json, write_json
+from .volume import Box
+
+CHUNK, BLOCK = 64, 16  # voxels a side: larger blocks read more around a crop, smaller ones cost more each (crop_read.py)
+ARRAYS = {"ct": np.float16, "anatomy": np.uint8, "nodes": np.uint16}
+OUTSIDE = {"ct": -1.0, "anatomy": 0, "nodes": 0}  # what a box finds beyond the volume: air, no node
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """One prepared case. Holds no open file, so it can be sent to worker processes.
+
+    info  case.json: id, patient, split, kind (real, phantom, pseudo), source, shape, spacing_mm, affine, window
+          [lo, hi] HU, labels (table name), organ_hu (mean HU per label id, None where absent), nodes (each with id, bbox
+          [[start, stop] x 3], centroid (voxels), centroid_mm (RAS), volume_ml, short_axis_mm), settings, sha256 (of the
+          source files), key
+    """
+
+    folder: Path
+    info: dict = field(repr=False)
+
+    @classmethod
+    def open(cls, folder: Path) -> PreparedCase:
+        """Raises LNSynthError when the folder holds no complete prepared case."""
+        folder = Path(folder)
+        if not (folder / "case.json").is_file():
+            raise LNSynthError(f"{folder}: there is no prepared case here (no case.json); run `lnsynth prepare` first.")
+        info = read_json(folder / "case.json")
+        missing = [f"{name}.b2nd" for name in ARRAYS if not (folder / f"{name}.b2nd").is_file()]
+        if missing or info.get("format") != FORMAT:
+            what = f"{', '.join(missing)} missing" if missing else f"format {info.get('format')}, not {FORMAT}"
+            raise LNSynthError(f"{folder}: the prepared case cannot be used ({what}); run `lnsynth prepare` again.")
+        return cls(folder, info)
+
+    @property
+    def id(self) -> str:
+        return self.info["id"]
+
+    @property
+    def split(self) -> str:
+        return self.info["split"]
+
+    @property
+    def kind(self) -> str:
+        return self.info["kind"]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return tuple(self.info["shape"])
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        return tuple(self.info["spacing_mm"])
+
+    @property
+    def affine(self) -> np.ndarray:
+        """4x4, voxel to RAS+ mm."""
+        return np.array(self.info["affine"], dtype=np.float64)
+
+    def ct(self, box: Box | None = None) -> np.ndarray:
+        """float32 in [-1, 1] (stored in half precision: at most 0.1 HU off); -1 beyond the volume."""
+        return self._read("ct", box).astype(np.float32)
+
+    def anatomy(self, box: Box | None = None) -> np.ndarray:
+        """uint8 ids of the label table; 0, air, beyond the volume."""
+        return self._read("anatomy", box)
+
+    def nodes(self, box: Box | None = None) -> np.ndarray:
+        """uint16 instances 1..n, 0 elsewhere."""
+        return self._read("nodes", box)
+
+    def _read(self, name: str, box: Box | None) -> np.ndarray:
+        """The box, whose start and stop may lie outside the volume, or everything."""
+        import blosc2
+
+        # One thread: a data loader already runs one process a core.
+        stored = blosc2.open(str(self.folder / f"{name}.b2nd"), mode="r", dparams=blosc2.DParams(nthreads=1))
+        if box is None:
+            return stored[...]
+        inside = tuple(slice(max(0, b.start), min(n, b.stop)) for b, n in zip(box, self.shape, strict=True))
+        wanted = tuple(b.stop - b.start for b in box)
+        if all(b == i for b, i in zip(box, inside, strict=True)):
+            return stored[inside]
+        result = np.full(wanted, OUTSIDE[name], ARRAYS[name])
+        if all(i.stop > i.start for i in inside):
+            place = tuple(slice(i.start - b.start, i.stop - b.start) for b, i in zip(box, inside, strict=True))
+            result[place] = stored[inside]
+        return result
+
+
+def write_prepared(folder: Path, ct: np.ndarray, anatomy: np.ndarray, nodes: np.ndarray, info: dict) -> PreparedCase:
+    """Write one prepared case into a folder; case.json comes last, so a folder that has it is complete.
+
+    ct       (X, Y, Z) in [-1, 1]
+    anatomy  (X, Y, Z) label table ids
+    nodes    (X, Y, Z) instances, 0 where there is none
+    info     what PreparedCase describes; format and shape are added here
+    """
+    import blosc2
+
+    if not ct.shape == anatomy.shape == nodes.shape:
+        raise ValueError(f"ct, anatomy and nodes differ in shape: {ct.shape}, {anatomy.shape}, {nodes.shape}")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    packing = blosc2.CParams(codec=blosc2.Codec.LZ4, clevel=5, filters=[blosc2.Filter.BITSHUFFLE], nthreads=1)
+    for name, array in {"ct": ct, "anatomy": anatomy, "nodes": nodes}.items():
+        blosc2.asarray(
+            np.ascontiguousarray(array, dtype=ARRAYS[name]),
+            urlpath=str(folder / f"{name}.b2nd"),
+            mode="w",
+            chunks=tuple(min(CHUNK, n) for n in ct.shape),
+            blocks=tuple(min(BLOCK, n) for n in ct.shape),
+            cparams=packing,
+        )
+    write_json(folder / "case.json", {**info, "format": FORMAT, "shape": list(ct.shape)})
+    return PreparedCase.open(folder)
+
+
+def list_prepared(folder: Path, split: str | None = None) -> list[PreparedCase]:
+    """The prepared cases in a folder (DATASET/prepared/NAME), ordered by id; of one split where one is named.
+
+    Raises LNSynthError when there is none.
+    """
+    folder = Path(folder)
+    cases = [PreparedCase.open(path.parent) for path in sorted(folder.glob("[!.]*/case.json"))]
+    chosen = sorted((c for c in cases if split in (None, c.split)), key=lambda c: c.id)
+    if not chosen:
+        of = f" of split {split}" if split and cases else ""
+        raise LNSynthError(f"{folder}: there is no prepared case{of} here; run `lnsynth prepare` or choose another one.")
+    return chosen
