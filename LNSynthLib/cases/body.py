@@ -60,8 +60,9 @@ def label_map(ct_hu: np.ndarray, raw_anatomy: np.ndarray | None, spacing, table:
     labels[~body] = AIR
     if table.thresholds:
         organ = table.is_organ(labels)
-        smooth = ndimage.gaussian_filter(np.asarray(ct_hu, np.float32), [SMOOTHING_MM / mm for mm in spacing],
-                                         truncate=3)
+        # Air outside would smear into the skin and make it gas: put fat there for the smoothing.
+        inside = np.where(body, np.asarray(ct_hu, np.float32), np.float32(-100))
+        smooth = ndimage.gaussian_filter(inside, [SMOOTHING_MM / mm for mm in spacing], truncate=3)
         for label in table.thresholds:
             low, high = label.threshold
             where = body if label.over_organs else body & ~organ

@@ -92,7 +92,9 @@ def test_label_map_of_the_paper_and_of_the_extended_table():
     labels = label_map(ct, spilled, SPACING, table)
     assert dice(labels == table.index("liver"), (spilled == 5) & parts["muscle"]) > 0.97
     assert dice(labels == table.index("bone"), parts["bone"]) > 0.95
-    assert dice(labels == table.index("fat"), body & ~parts["muscle"]) > 0.9  # the rim of gas passes through the HU of fat
+    fat = body & ~parts["muscle"]  # the rim of gas passes through the HU of fat, hence no exact agreement
+    assert dice(labels == table.index("fat"), fat) > 0.9
+    assert (labels[fat] == table.index("gas")).mean() < 0.01
     assert dice(labels == table.index("gas"), parts["lung"] | parts["gas"]) > 0.93
     assert set(np.unique(label_map(ct, None, SPACING, paper))) == {0, 1}
 
