@@ -1,0 +1,257 @@
+"""The phantom: a procedural abdomen with its CT, anatomy and lymph nodes, different for each seed.
+
+It is drawn, not measured: no patient's image is in it. Its purpose is to run everything without data (demo, tests, benchmarks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from ..runtime import seeds
+from ..runtime.errors import LNSynthError
+from ..runtime.events import Callback, Progress, ignore
+from .dataset import Case, Dataset
+from .phantom_body import Habitus, draw_frame
+from .phantom_organs import draw_colon, draw_organs, draw_small_bowel
+from .phantom_scene import Scene, Solid, ellipsoid
+from .volume import Volume
+
+# Mean HU by contrast phase (native, arterial, portal venous), and the spread between persons
+HU = {
+    "fat": (-106, -106, -104, 5),
+    "skin": (20, 30, 35, 8),
+    "muscle": (52, 56, 62, 5),
+    "disc": (75, 78, 80, 8),
+    "cortex": (620, 620, 620, 80),
+    "marrow": (170, 175, 185, 35),
+    "cartilage": (90, 90, 95, 12),
+    "cord": (32, 34, 36, 4),
+    "lung": (-850, -845, -840, 20),
+    "blood": (42, 220, 145, 10),
+    "aorta": (42, 300, 148, 14),
+    "cava": (40, 95, 135, 12),
+    "portal": (42, 115, 165, 14),
+    "hepatic_vein": (46, 70, 158, 12),
+    "liver_portal": (46, 90, 165, 12),
+    "liver": (58, 68, 112, 10),
+    "spleen": (48, 122, 122, 10),
+    "spleen_stripes": (0, 16, 1, 0.5),
+    "cortex_kidney": (33, 178, 195, 14),
+    "medulla": (29, 85, 168, 12),
+    "pelvis": (8, 8, 12, 5),
+    "pancreas": (42, 105, 98, 10),
+    "adrenal": (24, 68, 74, 8),
+    "bile": (8, 8, 10, 5),
+    "bowel_wall": (40, 78, 86, 8),
+    "node": (40, 68, 88, 11),
+}
+PHASES = {"native": 0.15, "arterial": 0.2, "portal venous": 0.65}  # and how often each is drawn
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """CT (HU, int16), anatomy (TotalSegmentator v2 `total` ids, uint8) and nodes (uint16, instances 1..n) on one grid, and how they came about."""
+
+    ct: Volume
+    anatomy: Volume
+    nodes: Volume
+    phase: str
+    seed: int
+
+
+def phantom(seed: int, spacing: float | Sequence[float] = 1.0, nodes: int | None = None) -> Phantom:
+    """Draws the abdomen that belongs to `seed`.
+
+    spacing  voxel size in mm, one number or three
+    nodes    how many lymph nodes (1 to 10 at random where None); fewer only if there is no room left
+
+    The same seed and spacing give the same arrays; another spacing gives another person.
+    """
+    spacing = np.broadcast_to(np.asarray(spacing, float), 3)
+    rng = seeds.rng(seed, "phantom")
+    phase = str(rng.choice(list(PHASES), p=list(PHASES.values())))
+    hu = draw_hu(rng, phase)
+    habitus = Habitus.draw(rng)
+    half_width = habitus.width + habitus.wall + habitus.fat + 22
+    bottom, top = rng.uniform(-150, -95), rng.uniform(135, 170)
+    back = habitus.back - habitus.wall - 1.5 * habitus.fat - 45
+    scene = Scene(
+        rng,
+        (-half_width, back, bottom),
+        (half_width, habitus.back + 2 * habitus.depth + habitus.wall + habitus.fat + 18, top),
+        spacing,
+    )
+    draw_frame(scene, habitus, hu)
+    draw_organs(scene, habitus, hu)
+    count = int(nodes if nodes is not None else np.clip(rng.lognormal(np.log(4.5), 0.6), 1, 10))
+    instances = draw_nodes(scene, habitus, hu, count)
+    draw_colon(scene, habitus, hu)
+    draw_small_bowel(scene, habitus, hu)
+    draw_table(scene)
+    ct = scan(scene)
+    return Phantom(
+        Volume(ct, scene.affine), Volume(scene.label, scene.affine), Volume(instances, scene.affine), phase, seed
+    )
+
+
+def phantom_dataset(
+    folder: Path,
+    cases: int,
+    seed: int,
+    spacing: float | Sequence[float] = 1.0,
+    nodes: int | None = None,
+    workers: int = 0,
+    callback: Callback = ignore,
+) -> Dataset:
+    """Writes (or completes) a data set of `cases` phantoms, kind "phantom"; of each ten, the last two are val and test.
+
+    Case i depends on `seed` and i alone, whatever the number of workers (0: this process). Cases that are there stay.
+    Raises LNSynthError where the folder holds another kind of data set.
+    """
+    note = "Procedural phantoms drawn by LNSynth: no patient's image. SYNTHETIC."
+    if (Path(folder) / "dataset.json").exists():
+        dataset = Dataset.open(folder)
+        if dataset.kind != "phantom":
+            raise LNSynthError(
+                f"{folder}: this data set holds {dataset.kind} cases; choose another folder for phantoms."
+            )
+    else:
+        dataset = Dataset.create(folder, kind="phantom", note=note)
+    made = {e["id"] for e in dataset.cases()}
+    numbers = [i for i in range(cases) if _case_id(seed, i) not in made]
+    orders = [(seeds.derive(seed, "phantom case", i), spacing, nodes) for i in numbers]
+    with Progress("drawing phantoms", len(numbers), callback) as progress, _mapping(workers) as run:
+        for i, drawn in zip(numbers, run(_draw, orders), strict=True):
+            split = {8: "val", 9: "test"}.get(i % 10, "train")
+            entry = {
+                "split": split,
+                "source": "LNSynth phantom",
+                "anatomy_version": 2,
+                "phase": drawn.phase,
+                "seed": drawn.seed,
+            }
+            dataset.add(Case(_case_id(seed, i), drawn.ct, drawn.nodes, drawn.anatomy, entry))
+            progress.step(message=f"{_case_id(seed, i)}: {drawn.phase}, {int(drawn.nodes.array.max())} nodes")
+    return dataset
+
+
+def _case_id(seed: int, number: int) -> str:
+    return f"phantom-{seed}-{number:04d}"
+
+
+def _draw(order: tuple) -> Phantom:
+    return phantom(*order)
+
+
+@contextmanager
+def _mapping(workers: int):
+    """map, in this process or over worker processes."""
+    if workers < 1:
+        yield map
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        yield pool.map
+
+
+def draw_hu(rng: np.random.Generator, phase: str) -> dict[str, float]:
+    """One person's mean HU of each tissue in a contrast phase, and of the bowel's content ("oral": water or positive contrast)."""
+    column = list(PHASES).index(phase)
+    timing = rng.normal(1, 0.07 if phase != "native" else 0.0)  # early or late: all enhancement moves together
+    drawn = {name: row[0] + (row[column] - row[0]) * timing + row[3] * rng.normal() for name, row in HU.items()}
+    drawn["oral"] = float(rng.uniform(160, 380)) if rng.random() < 0.3 else 20.0
+    return {name: float(value) for name, value in drawn.items()}
+
+
+def node_short_axis(rng: np.random.Generator) -> float:
+    """Short axis (mm) as in 557 real abdominal nodes: 8.4, 13.4 and 26.8 mm at 5, 50 and 95 % (two-sided log-normal), cut at 6 and 32."""
+    z = rng.normal()
+    return float(np.clip(13.4 * np.exp(z * np.log(26.8 / 13.4 if z > 0 else 13.4 / 8.4) / 1.645), 6.0, 32.0))
+
+
+def draw_nodes(scene: Scene, habitus: Habitus, hu: dict[str, float], count: int) -> np.ndarray:
+    """Paints lymph nodes into the fat beside the great vessels, at the root of the mesentery and at the porta hepatis: uint16 instances."""
+    rng = scene.rng
+    instances = np.zeros(scene.shape, np.uint16)
+    stations = [  # share, curve in mm along which the nodes lie, scatter in mm
+        (0.24, [(-26, 12, 40), (-26, 10, 0), (-24, 10, -80)], 6),
+        (0.12, [(8, 20, 20), (8, 21, -20), (9, 20, -78)], 4),
+        (0.14, [(36, 16, 15), (36, 12, -30), (32, 10, -80)], 5),
+        (0.28, [(4, 46, -12), (2, 58, -40), (6, 62, -85)], 14),
+        (0.14, [(36, 44, 28), (28, 46, 20), (14, 50, 26)], 8),
+        (0.08, [(-12, 42, 30), (-30, 42, 34), (-48, 34, 40)], 7),
+    ]
+    shares = np.array([s[0] for s in stations]) / sum(s[0] for s in stations)
+    for short in sorted((node_short_axis(rng) for _ in range(count)), reverse=True):
+        for _ in range(60):
+            station = stations[rng.choice(len(stations), p=shares)]
+            path = np.array(station[1], float)
+            at = rng.uniform(0, len(path) - 1)
+            i = min(int(at), len(path) - 2)
+            centre = path[i] + (at - i) * (path[i + 1] - path[i]) + rng.normal(0, station[2], 3)
+            radii = short / 2 * np.array([1.0, rng.uniform(1.0, 1.35), rng.uniform(1.15, 1.8)])
+            node = scene.solid(
+                ellipsoid(centre, radii, rng.uniform(-180, 180, 3)), centre - radii.max() - 2, centre + radii.max() + 2
+            )
+            if node is None:
+                continue
+            node.d += 0.06 * short * scene.noise(0.7 * short, node.box)
+            whole = np.count_nonzero(node.d < 0)
+            node = scene.fit(node, 0.8)
+            inside = (node.d < 0) & (scene.label[node.box] == 0)
+            if np.count_nonzero(inside) < max(0.75 * whole, 8):
+                continue
+            _paint_node(scene, node, inside, instances, hu, short)
+            break
+    return instances
+
+
+def _paint_node(scene, node: Solid, inside, instances, hu, short: float) -> None:
+    rng = scene.rng
+    level = hu["node"] + rng.normal(0, 9)
+    texture = 5 * scene.noise(max(4.0, short / 2), node.box)
+    if short > 18 and rng.random() < 0.4:  # a necrotic centre
+        level = level - np.clip((-node.d / (short / 2) - 0.35) * 90, 0, 40)
+    elif rng.random() < 0.2:  # a fatty hilum
+        level = level - 60 * np.clip(1.5 * scene.noise(short * 0.8, node.box) - 1, 0, 1)
+    scene.paint(node, level + texture)
+    scene.claim(node)
+    instances[node.box][inside] = instances.max() + 1
+
+
+def draw_table(scene: Scene) -> None:
+    """The scanner's table: a thin curved shell filled with foam, some air below the skin. Straight, whatever the person's shape."""
+    x, y = (scene.lo[a] + scene.spacing[a] * np.arange(scene.shape[a]) for a in (0, 1))
+    skin = y[np.nonzero((scene.hu > -400).any(axis=(0, 2)))[0][0]]
+    depth = (
+        skin - scene.rng.uniform(7, 11) + x[:, None] ** 2 / scene.rng.uniform(900, 1600) - y[None, :]
+    )  # mm below its surface
+    shell, foam = np.maximum(-depth, depth - 22), np.maximum(2.0 - depth, depth - 20)
+    air = scene.hu < -500
+    for d, level in ((shell, -60.0), (foam, -930.0)):
+        cover = np.clip(0.5 - d / scene.voxel, 0, 1).astype(np.float32)[:, :, None]
+        scene.hu += np.where(air, cover * (level - scene.hu), 0)
+
+
+def scan(scene: Scene) -> np.ndarray:
+    """What a scanner makes of it: blur (PSF and slice profile), correlated noise strongest in the middle, whole HU (int16, -1024..3071)."""
+    rng = scene.rng
+    blur = np.array([1.0, 1.0, rng.uniform(0.9, 1.8)]) * rng.uniform(0.55, 0.85)  # std in mm
+    hu = gaussian_filter(scene.hu, blur / scene.spacing, mode="nearest")
+    white = rng.standard_normal(scene.shape, np.float32)
+    grain = (
+        np.array([0.75, 0.75, 0.5]) / scene.spacing
+    )  # reconstruction kernels pass a band: fine grain without slow waves
+    noise = gaussian_filter(white, grain) - 0.75 * gaussian_filter(white, 2.5 * grain)
+    noise *= np.exp(rng.normal(np.log(13), 0.28)).clip(8, 25) / noise.std()
+    x, y, _ = (scene.lo[a] + scene.spacing[a] * np.arange(scene.shape[a]) for a in range(3))
+    radial = (x[:, None] / 150) ** 2 + ((y[None, :] - 16) / 110) ** 2
+    noise *= (0.55 + 0.6 * np.exp(-radial)).astype(np.float32)[:, :, None]
+    return np.clip(np.rint(hu + noise), -1024, 3071).astype(np.int16)
