@@ -43,23 +43,22 @@ class _Parser(argparse.ArgumentParser):
         raise LNSynthError(f"{message}; see `{self.prog} --help`")
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    # SUPPRESS: an option given before the verb must not be reset by its default after the verb.
-    parser.add_argument("--events", choices=("bar", "json"), default=argparse.SUPPRESS,
+def _common_options() -> argparse.ArgumentParser:
+    """What every verb understands, anywhere on the line."""
+    parser = _Parser(prog="lnsynth", add_help=False, allow_abbrev=False)
+    parser.add_argument("--events", choices=("bar", "json"), default="bar",
                         help="progress as a bar (default), or one JSON object a line on stdout")
-    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS,
-                        help="show the traceback of an error")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
 
 
-def _top_parser() -> argparse.ArgumentParser:
+def _verb_choice() -> argparse.ArgumentParser:
     verbs = "\n".join(f"  {name:<12}{text}" for name, text in VERBS.items())
     parser = _Parser(
-        prog="lnsynth", usage="lnsynth [--events bar|json] [--debug] VERB ...",
+        prog="lnsynth", usage="lnsynth VERB ...  (`lnsynth VERB --help` tells more)",
         description="Synthesises abdominal lymph nodes in CT (LN-DDPM). For research; not a medical device.",
-        epilog=f"verbs:\n{verbs}\n\n`lnsynth VERB --help` tells more.",
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        epilog=f"verbs:\n{verbs}", parents=[_common_options()], formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"lnsynth {__version__}")
-    _add_common(parser)
     parser.add_argument("verb", metavar="VERB", choices=VERBS, help="what to do, see below")
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
@@ -70,57 +69,52 @@ def verb_module(verb: str):
     return importlib.import_module(f"LNSynthLib.verbs.{verb}{'_' if verb == 'import' else ''}")
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments of one call: `verb`, `module`, `events`, `debug` and what the verb itself declares.
+def parse(argv: Sequence[str], args: argparse.Namespace) -> argparse.Namespace:
+    """Fills `args` with `events`, `debug`, `verb`, its `module` and what the verb itself declares.
 
     Raises LNSynthError for arguments that make no sense; SystemExit(0) after --help and --version.
     """
-    top = _top_parser().parse_args(argv)
-    module = verb_module(top.verb)
-    parser = _Parser(prog=f"lnsynth {top.verb}", description=module.__doc__,
+    _, rest = _common_options().parse_known_args(argv, args)
+    chosen = _verb_choice().parse_args(rest or ["--help"])
+    args.verb, args.module = chosen.verb, verb_module(chosen.verb)
+    parser = _Parser(prog=f"lnsynth {args.verb}", description=args.module.__doc__, parents=[_common_options()],
                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    module.add_arguments(parser)
-    _add_common(parser)
-    args = argparse.Namespace(events=getattr(top, "events", "bar"), debug=getattr(top, "debug", False))
-    args = parser.parse_args(top.rest, args)
-    args.verb, args.module = top.verb, module
-    return args
+    args.module.add_arguments(parser)
+    return parser.parse_args(chosen.rest, args)
 
 
-def _finish(error: BaseException) -> tuple[int, str]:
+def _end(error: BaseException) -> tuple[int, str]:
     """Exit status and the one line that tells a person how it ended."""
     if isinstance(error, Cancelled | KeyboardInterrupt):
         return EXIT_CANCELLED, "cancelled"
     if isinstance(error, LNSynthError):
         return EXIT_REFUSED, str(error)
-    return EXIT_FAILED, f"{type(error).__name__}: {error} (--debug shows where)"
+    first_line = str(error).strip().partition("\n")[0]
+    return EXIT_FAILED, f"{type(error).__name__}: {first_line} (--debug shows where)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `lnsynth` with these arguments (default: the process's) and returns its exit status.
 
     0 done; 2 refused (a wrong input or argument, one sentence on stderr); 130 cancelled; 1 anything unforeseen.
-    With `--events json` stdout carries events alone, the last one with `result` or `error`; a verb's own printing goes
-    to stderr.
+    With `--events json` stdout carries events alone, the last one with `result` or `error`; what a verb prints goes to
+    stderr then.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    # Before the arguments are parsed, only a look at them can tell how an error in them is to be reported.
-    as_json, debug = "json" in argv[argv.index("--events"):][1:2] if "--events" in argv else False, "--debug" in argv
-    verb, stdout = "lnsynth", sys.stdout
+    args = argparse.Namespace(events="bar", debug=False, verb="lnsynth")
+    stdout = sys.stdout
     try:
-        args = parse(argv)
-        verb, as_json, debug = args.verb, args.events == "json", args.debug
+        parse(sys.argv[1:] if argv is None else argv, args)
+        as_json = args.events == "json"
         callback = events.json_lines(stdout) if as_json else events.console(sys.stderr)
         with cancellable(), contextlib.redirect_stdout(sys.stderr if as_json else stdout):
             result = args.module.run(args, callback)
+        last, status = events.Event(stage=args.verb, result=result or {}), EXIT_OK
     except (Exception, KeyboardInterrupt) as error:
-        status, line = _finish(error)
-        if debug:
+        status, line = _end(error)
+        last = events.Event(stage=args.verb, error=line)
+        if args.debug:
             traceback.print_exc()
         print(f"lnsynth: {line}", file=sys.stderr)
-        if as_json:
-            events.json_lines(stdout)(events.Event(stage=verb, error=line))
-        return status
-    if as_json:
-        events.json_lines(stdout)(events.Event(stage=verb, result=result or {}))
-    return EXIT_OK
+    if args.events == "json":
+        events.json_lines(stdout)(last)
+    return status

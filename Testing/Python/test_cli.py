@@ -1,0 +1,149 @@
+"""The command line: answers at once, ends with the right status, and keeps stdout to events when asked to."""
+
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from LNSynthLib import __version__, cli
+from LNSynthLib.runtime.errors import Cancelled, LNSynthError
+from LNSynthLib.runtime.events import Progress
+
+HEAVY = ("torch", "monai", "numpy", "nibabel", "SimpleITK", "scipy", "matplotlib", "blosc2", "skimage", "highdicom",
+         "pydicom", "accelerate", "psutil", "yaml")
+
+
+def lnsynth(*arguments: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "LNSynthLib", *arguments], capture_output=True, text=True, **options)
+
+
+@pytest.fixture
+def verb(monkeypatch):
+    """Installs a function as the verb `doctor`, so that the frame around verbs is tested without any one of them."""
+    def install(run, add_arguments=lambda parser: None):
+        module = SimpleNamespace(__doc__="A verb.", run=run, add_arguments=add_arguments)
+        monkeypatch.setattr(cli, "verb_module", lambda name: module)
+    return install
+
+
+@pytest.mark.parametrize("verb_name", ["", *cli.VERBS])
+def test_help_is_quick_and_imports_nothing_heavy(verb_name):
+    """Processor time is measured, which is what the clock shows on an idle machine, and is the same on a busy one."""
+    code = ("import resource, sys\n"
+            "from LNSynthLib.cli import main\n"
+            "try:\n    main(sys.argv[1:])\n"
+            "except SystemExit as end:\n    assert not end.code\n"
+            "used = resource.getrusage(resource.RUSAGE_SELF)\n"
+            f"heavy = [m for m in {HEAVY!r} if m in sys.modules]\n"
+            "print('\\n' + repr((used.ru_utime + used.ru_stime, heavy)))\n")
+    seconds = []
+    for _ in range(3):  # the first may still have to compile the modules
+        done = subprocess.run([sys.executable, "-c", code, *filter(None, [verb_name]), "--help"], capture_output=True,
+                              text=True)
+        assert done.returncode == 0, done.stderr
+        assert "usage: lnsynth" in done.stdout
+        used, heavy = ast.literal_eval(done.stdout.splitlines()[-1])
+        assert heavy == []
+        seconds.append(used)
+    assert min(seconds) < 0.3
+
+
+def test_overview_names_every_verb():
+    shown = lnsynth("--help").stdout
+    assert all(f"  {name} " in shown and text in shown for name, text in cli.VERBS.items())
+    assert lnsynth().stdout == shown
+    assert lnsynth("--version").stdout.strip() == f"lnsynth {__version__}"
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["fly"], "'fly'"),
+    (["phantom", "--no-such-option"], "--out"),
+    (["--events", "morse", "doctor"], "'morse'"),
+])
+def test_wrong_arguments_are_refused_in_one_line(arguments, said):
+    done = lnsynth(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert said in done.stderr and "--help" in done.stderr
+    assert done.stderr.startswith("lnsynth: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("error, status, line", [
+    (LNSynthError("a.nii.gz is empty; export it again."), 2, "lnsynth: a.nii.gz is empty; export it again."),
+    (Cancelled("stopped by SIGINT"), 130, "lnsynth: cancelled"),
+    (KeyboardInterrupt(), 130, "lnsynth: cancelled"),
+    (ValueError("odd\nand long"), 1, "lnsynth: ValueError: odd (--debug shows where)"),
+])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_how_errors_end(verb, capsys, error, status, line, as_json):
+    def run(args, callback):
+        print("a verb's own words")
+        raise error
+    verb(run)
+    assert cli.main(["doctor", *(["--events", "json"] if as_json else [])]) == status
+    out, err = capsys.readouterr()
+    assert err.splitlines()[-1] == line and "Traceback" not in err
+    if as_json:
+        assert [json.loads(x).get("error") for x in out.splitlines()] == [line.removeprefix("lnsynth: ")]
+    else:
+        assert out == "a verb's own words\n"
+
+
+def test_debug_shows_the_traceback(verb, capsys):
+    def run(args, callback):
+        raise LNSynthError("no.")
+    verb(run)
+    assert cli.main(["--debug", "doctor"]) == 2
+    err = capsys.readouterr().err
+    assert "Traceback" in err and err.endswith("lnsynth: no.\n")
+
+
+@pytest.mark.parametrize("order", [["--events", "json", "doctor", "--cases", "2"],
+                                   ["doctor", "--events=json", "--cases", "2"],
+                                   ["doctor", "--cases", "2", "--events", "json"]])
+def test_events_are_all_that_stdout_carries(verb, capsys, order):
+    def run(args, callback):
+        print("not an event")
+        with Progress("counting", args.cases, callback) as progress:
+            for _ in range(args.cases):
+                progress.step()
+        return {"cases": args.cases}
+    verb(run, lambda parser: parser.add_argument("--cases", type=int))
+    assert cli.main(order) == 0
+    out, err = capsys.readouterr()
+    events = [json.loads(line) for line in out.splitlines()]
+    assert [e["stage"] for e in events][-2:] == ["counting", "doctor"]
+    assert events[-1]["result"] == {"cases": 2}
+    assert "not an event" in err
+
+
+def test_a_wrong_argument_is_an_event_too():
+    done = lnsynth("--events", "json", "fly")
+    assert done.returncode == 2
+    assert "'fly'" in json.loads(done.stdout.splitlines()[-1])["error"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_cancel(number):
+    code = ("import sys, time\n"
+            "from types import SimpleNamespace\n"
+            "from LNSynthLib import cli\n"
+            "def run(args, callback):\n"
+            "    try:\n        print('running', file=sys.stderr, flush=True)\n        time.sleep(60)\n"
+            "    finally:\n        print('cleaned up', file=sys.stderr, flush=True)\n"
+            "cli.verb_module = lambda name: SimpleNamespace(__doc__='', run=run, add_arguments=lambda parser: None)\n"
+            "sys.exit(cli.main(['doctor', '--events', 'json']))\n")
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True) as process:
+        assert process.stderr.readline() == "running\n"
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err.splitlines() == ["cleaned up", "lnsynth: cancelled"]
+    assert json.loads(out)["error"] == "cancelled"
