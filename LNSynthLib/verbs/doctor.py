@@ -1,0 +1,18 @@
+"""Shows what is installed here, what is missing, what will be slow or impossible, and the cure of each."""
+
+
+def add_arguments(parser):
+    parser.add_argument("--folder", default=".", metavar="DIR", help="where you mean to work: its free room is shown")
+
+
+def run(args, callback):
+    from pathlib import Path
+
+    from LNSynthLib import doctor
+    from LNSynthLib.runtime.errors import LNSynthError
+    folder = Path(args.folder)
+    if not folder.is_dir():
+        raise LNSynthError(f"{folder} is no folder; give one that exists.")
+    rows = doctor.inspect(folder)
+    print(doctor.table(rows))
+    return doctor.as_result(rows)
