@@ -1,0 +1,1 @@
+"""One training loop for every generator: data, moving average, checkpoints, resume."""

@@ -1,0 +1,105 @@
+"""Checkpoints of a training run: whole or absent, nothing pickled, enough to go on bit for bit.
+
+RUN/checkpoints/step-00000500/  model.safetensors      weights
+                                ema.safetensors        their moving average
+                                optimizer.safetensors  moments and step count of every weight
+                                state.json             step, seconds of training so far
+
+There is no random state to keep: every random number is a function of the seed and the step.
+"""
+
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+
+from ..runtime.errors import LNSynthError
+from ..runtime.files import atomic_folder, read_json, write_json
+from .ema import MovingAverage
+
+KEEP = 2
+# Gathered from, and spread to, all processes whatever the wrapping of the model (none, DDP, FSDP).
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+SEPARATOR = "/"  # between a weight's name and that of its optimiser state
+
+
+def gather(model, optimizer, ema: MovingAverage) -> dict[str, dict[str, torch.Tensor]]:
+    """The tensors of each file, on the CPU. With several processes all must call it; the first gets everything."""
+    weights = _copied(get_model_state_dict(model, options=WHOLE))
+    with ema.applied():
+        averaged = _copied(get_model_state_dict(model, options=WHOLE))
+    adam = get_optimizer_state_dict(model, optimizer, options=WHOLE)
+    moments = {}
+    for group in adam["param_groups"]:
+        for name in group["params"]:
+            # A weight that never had a gradient (no node was ever seen) has no state yet: all zero means the same.
+            state = adam["state"].get(name) or _no_steps(weights.get(name))
+            moments.update({f"{name}{SEPARATOR}{key}": value.contiguous() for key, value in state.items()})
+    return {"model": weights, "ema": averaged, "optimizer": moments}
+
+
+def _no_steps(weight: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    if weight is None:  # any process but the first: it holds none of the gathered tensors
+        return {}
+    return {"step": torch.zeros(()), "exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
+
+
+def _copied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
+
+
+def write(run: Path, tensors: dict[str, dict[str, torch.Tensor]], state: dict) -> Path:
+    """Writes the checkpoint of `state["step"]` and removes all but the last two."""
+    folder = run / "checkpoints" / f"step-{state['step']:08d}"
+    with atomic_folder(folder) as beside:
+        for name, content in tensors.items():
+            save_file(content, beside / f"{name}.safetensors")
+        write_json(beside / "state.json", state)
+    for old in _all(run)[:-KEEP]:
+        shutil.rmtree(old)
+    return folder
+
+
+def latest(run: Path) -> Path | None:
+    """The last whole checkpoint of a run; what a killed process left half-written is swept away."""
+    if (run / "checkpoints").is_dir():
+        for unfinished in (run / "checkpoints").glob(".step-*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return (_all(run) or [None])[-1]
+
+
+def _all(run: Path) -> list[Path]:
+    return sorted(folder for folder in (run / "checkpoints").glob("step-*") if (folder / "state.json").is_file())
+
+
+def restore(folder: Path, model, optimizer, ema: MovingAverage) -> dict:
+    """Puts a checkpoint's tensors into model, optimiser and average; returns its `state.json`.
+
+    Raises LNSynthError where a file is missing, damaged or of another generator.
+    """
+    state = read_json(folder / "state.json")
+    try:
+        weights, averaged, moments = (load_file(folder / f"{name}.safetensors")
+                                      for name in ("model", "ema", "optimizer"))
+        adam = get_optimizer_state_dict(model, optimizer)  # its param_groups, by the names of the weights
+        adam["state"] = {}
+        for key, value in moments.items():
+            name, _, moment = key.rpartition(SEPARATOR)
+            adam["state"].setdefault(name, {})[moment] = value
+        set_optimizer_state_dict(model, optimizer, adam, options=WHOLE)
+        set_model_state_dict(model, averaged, options=WHOLE)
+        ema.restart()
+        set_model_state_dict(model, weights, options=WHOLE)
+    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
+        raise LNSynthError(f"{folder} cannot be read ({str(error).splitlines()[0]}); delete that folder, and the run "
+                           "resumes from the checkpoint before it.") from None
+    return state

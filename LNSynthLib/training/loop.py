@@ -1,0 +1,197 @@
+"""The training loop: one for every generator, on one process or many (torchrun, accelerate launch, FSDP).
+
+RUN/settings.json   preset, data and versions: what the run is
+RUN/log.jsonl       one line a step
+RUN/checkpoints/    the last two, to resume from
+RUN/generator/      the averaged weights as a generator, of the last checkpoint
+RUN/samples/        montages
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+
+from .. import __version__
+from ..generators import checkpoint as generators
+from ..runtime.errors import LNSynthError
+from ..runtime.events import Callback, Event, Progress, duration, ignore
+from ..runtime.files import read_json, write_json
+from ..runtime.seeds import derive, torch_rng
+from . import checkpoints
+from .data import Patches, collect, loader
+from .ema import MovingAverage
+from .log import Log
+from .memory import keep_freed_memory
+from .montage import write_montage
+from .settings import FREE, Preset, make_generator
+
+MESSAGE_EVERY_S = 10
+
+
+def train(preset: Preset, data: Sequence[str | Path], out: str | Path, *, resume: bool = False, device: str = "auto",
+          callback: Callback = ignore) -> dict:
+    """Trains the preset's generator on prepared data sets and returns {"run", "step", "stopped", "loss"}.
+
+    data    folders of data sets whose training cases, prepared as `preset.training.prepared`, are drawn from
+    out     folder of the run
+    resume  go on from its last checkpoint (from the start where there is none)
+    device  "auto", or "cpu" to leave an accelerator alone
+
+    On the CPU a resumed run repeats the uninterrupted one bit for bit. Raises LNSynthError for unusable settings or
+    data, a folder that holds another run, and a loss that is not finite.
+    """
+    settings, out = preset.training, Path(out)
+    accelerator = _accelerator(settings.precision, device)
+    if settings.batch % (settings.micro_batch * accelerator.num_processes):
+        raise LNSynthError(f"A batch of {settings.batch} cannot be shared by {accelerator.num_processes} processes "
+                           f"with {settings.micro_batch} sample(s) each; set training.batch to a multiple of "
+                           f"{settings.micro_batch * accelerator.num_processes}.")
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
+    if not accelerator.is_main_process:
+        callback = ignore
+
+    torch.manual_seed(derive(settings.seed, "weights"))
+    generator = make_generator(preset)
+    cases = collect(data, settings.prepared, generator.form, "train")
+    patches = Patches(cases, generator.form, settings)
+    if accelerator.is_main_process:
+        _claim(out, preset, data, cases, resume)
+    accelerator.wait_for_everyone()
+
+    optimizer = torch.optim.Adam(generator.parameters(), lr=settings.learning_rate, betas=settings.betas)
+    model, optimizer = accelerator.prepare(generator, optimizer)
+    ema = MovingAverage(model.parameters(), settings.ema, settings.ema_warmup)
+    state = {"step": 0, "seconds": 0.0}
+    if (last := checkpoints.latest(out)) is not None:
+        state = checkpoints.restore(last, model, optimizer.optimizer, ema)
+        callback(Event("training", message=f"resuming after step {state['step']}"))
+    preview = collect(data, settings.prepared, generator.form, None) if settings.sample_every else []
+    preview = ([c for c in preview if c.split == "val"] or cases)[:settings.sample_cases]
+
+    def save(done: int) -> dict[str, torch.Tensor]:
+        """Writes the checkpoint and the generator; returns the averaged weights."""
+        tensors = checkpoints.gather(model, optimizer.optimizer, ema)
+        if accelerator.is_main_process:
+            seconds = state["seconds"] + time.monotonic() - began
+            checkpoints.write(out, tensors, {"step": done, "seconds": seconds})
+            generators.save(out / "generator", accelerator.unwrap_model(model), weights=tensors["ema"],
+                            facts={"training": _facts(preset, cases, done, seconds)})
+        accelerator.wait_for_everyone()
+        return tensors["ema"]
+
+    first, began, told, stopped = state["step"], time.monotonic(), 0.0, "all steps done"
+    log = Log(out, first, settings.tensorboard) if accelerator.is_main_process else None
+    batches = iter(loader(patches, first, accelerator.process_index, accelerator.num_processes,
+                          pin=accelerator.device.type == "cuda"))
+    values, saved = {}, first
+    model.train()
+    with Progress("training", settings.steps - first, callback) as progress:
+        for step in range(first, settings.steps):
+            values = _step(accelerator, model, optimizer, batches, settings, step)
+            ema.update(step)
+            done, elapsed = step + 1, time.monotonic() - began
+            if log:
+                log.write(done, {**values, "seconds": round(state["seconds"] + elapsed, 3)})
+            if not math.isfinite(values["loss"]):
+                raise LNSynthError(f"The loss of step {done} is {values['loss']}; lower training.learning_rate, or set "
+                                   "training.precision to fp32, and --resume.")
+            late = settings.max_minutes and _any(accelerator, elapsed > 60 * settings.max_minutes)
+            sample = settings.sample_every and done % settings.sample_every == 0
+            if late or sample or done % settings.checkpoint_every == 0 or done == settings.steps:
+                averaged, saved = save(done), done
+                if sample and accelerator.is_main_process:
+                    write_montage(out / "samples" / f"step-{done:08d}.png", preset, averaged, preview,
+                                  accelerator.device, f"step {done}")
+                accelerator.wait_for_everyone()
+            message = ""
+            if elapsed - told >= MESSAGE_EVERY_S or done == settings.steps:
+                told, message = elapsed, f"step {done}, loss {values['loss']:.4f}"
+            progress.step(message=message)
+            if late:
+                stopped = f"time budget of {duration(60 * settings.max_minutes)} used"
+                break
+    if log:
+        log.close()
+    accelerator.wait_for_everyone()
+    return {"run": str(out), "step": saved, "stopped": stopped, **values}
+
+
+def _accelerator(precision: str, device: str) -> Accelerator:
+    """fp32, or bf16 autocast where it is asked for or, with "auto", where a GPU has it."""
+    has_bf16 = device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    if precision == "bf16" and not has_bf16:
+        raise LNSynthError("bf16 needs a GPU that has it, and there is none here; set training.precision to fp32.")
+    # Local detail conditioning is skipped where a patch has no node: its weights then have no gradient to exchange.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    return Accelerator(cpu=device == "cpu", mixed_precision="bf16" if has_bf16 and precision != "fp32" else "no",
+                       kwargs_handlers=[unused])
+
+
+def _step(accelerator, model, optimizer, batches, settings, step: int) -> dict[str, float]:
+    """One optimiser step over a batch, accumulated; the mean of what the loss returns, over all its samples."""
+    torch.manual_seed(derive(settings.seed, "global", step, accelerator.process_index))  # dropout and its like
+    for group in optimizer.param_groups:
+        group["lr"] = settings.rate(step)
+    rounds = settings.batch // (settings.micro_batch * accelerator.num_processes)
+    sums: dict[str, torch.Tensor] = {}
+    for i in range(rounds):
+        batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in next(batches).items()}
+        place = i * accelerator.num_processes + accelerator.process_index
+        noise = torch_rng(settings.seed, "noise", step, place)
+        with accelerator.no_sync(model) if i < rounds - 1 else nullcontext():
+            losses = model(batch, noise)
+            accelerator.backward(losses["loss"] / rounds)
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0) + value.detach().float() / rounds
+    if settings.clip_norm:
+        accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    means = accelerator.reduce(torch.stack(list(sums.values())), "mean")
+    return dict(zip(sums, means.tolist(), strict=True))
+
+
+def _any(accelerator, condition: bool) -> bool:
+    """Whether it holds in any process: all must stop at the same step."""
+    return bool(accelerator.reduce(torch.tensor(float(condition), device=accelerator.device), "sum").item())
+
+
+def _claim(out: Path, preset: Preset, data: Sequence[str | Path], cases: list, resume: bool) -> None:
+    """Makes the run's folder its own, or makes sure that the run in it is the one to resume."""
+    path = out / "settings.json"
+    ours = {"preset": preset.plain(), "cases": [[case.id, case.info.get("key")] for case in cases]}
+    if path.exists():
+        if not resume:
+            raise LNSynthError(f"{out} already holds a training run; add --resume to go on with it, or choose another "
+                               "folder.")
+        theirs = read_json(path)
+        if (different := _difference(theirs, ours)):
+            raise LNSynthError(f"{out} holds a run with another {different}; resume it with its own settings and data, "
+                               "or choose another folder.")
+    elif out.exists() and any(out.iterdir()):
+        raise LNSynthError(f"{out} is not empty and holds no training run; choose another folder.")
+    write_json(path, {**ours, "data": [str(Path(folder).resolve()) for folder in data],
+                      "versions": {"lnsynth": __version__, "torch": torch.__version__}})
+
+
+def _difference(theirs: dict, ours: dict) -> str:
+    """The first setting that makes two runs different ones; empty where none does."""
+    if theirs["preset"]["generator"] != ours["preset"]["generator"]:
+        return "generator"
+    for name, value in ours["preset"]["training"].items():
+        if name not in FREE and theirs["preset"]["training"].get(name) != value:
+            return f"training.{name}"
+    return "" if theirs["cases"] == ours["cases"] else "set of training cases"
+
+
+def _facts(preset: Preset, cases: list, step: int, seconds: float) -> dict:
+    """What a generator's file tells about its training."""
+    kinds = [case.kind for case in cases]
+    return {"about": preset.about, "settings": preset.plain()["training"], "step": step, "seconds": round(seconds, 1),
+            "cases": {kind: kinds.count(kind) for kind in sorted(set(kinds))}, "lnsynth": __version__}

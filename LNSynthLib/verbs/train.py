@@ -1,0 +1,73 @@
+"""Train a generator on prepared data sets.
+
+The run's folder is self-contained: its settings, log, checkpoints, sample montages, and under `generator` the averaged
+weights that `lnsynth synthesize` takes. Several GPUs: torchrun --nproc-per-node N -m LNSynthLib train ...
+"""
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("--preset", metavar="NAME|FILE", help="paper, small, demo, or a YAML file like theirs")
+    parser.add_argument("--data", nargs="+", metavar="DATASET", help="data sets that `lnsynth prepare` prepared")
+    parser.add_argument("--out", metavar="RUN", help="folder of the run")
+    parser.add_argument("--resume", action="store_true",
+                        help="go on after the last checkpoint in RUN; preset and data may then be left out")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="assignments",
+                        help="change settings of the preset, e.g. training.batch=4 generator.denoiser.blocks=1")
+    parser.add_argument("--max-minutes", type=float, metavar="M", help="stop after M minutes, ready to resume")
+    parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="cpu leaves a GPU alone")
+    parser.add_argument("--dry-run", action="store_true", help="print what the preset costs, and train nothing")
+
+
+def run(args, callback) -> dict | None:
+    import os
+
+    # Threads that wait in a spin loop slow down everything else on a busy CPU; libgomp reads this when torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+    from ..runtime.errors import LNSynthError
+
+    preset, data = _preset_and_data(args)
+    if args.dry_run:
+        from ..training.cost import describe
+
+        cost = describe(preset)
+        _print_cost(args.preset or args.out, preset.about, cost)
+        return cost
+    if not args.out or not data:
+        raise LNSynthError("`lnsynth train` needs --data and --out; or --out of an earlier run with --resume.")
+    from ..training.loop import train
+
+    result = train(preset, data, args.out, resume=args.resume, device=args.device, callback=callback)
+    print(f"{result['run']}: step {result['step']}, {result['stopped']}")
+    return result
+
+
+def _preset_and_data(args):
+    """What the arguments say; when resuming, the run's own settings stand in for what they leave out."""
+    from pathlib import Path
+
+    from ..runtime.errors import LNSynthError
+    from ..runtime.files import read_json
+    from ..runtime.settings import override
+    from ..training.settings import load_preset, make_preset
+
+    assignments = list(args.assignments)
+    if args.max_minutes is not None:
+        assignments.append(f"training.max_minutes={args.max_minutes}")
+    if args.preset:
+        return load_preset(args.preset, assignments), args.data
+    if args.resume and args.out and (path := Path(args.out) / "settings.json").exists():
+        kept = read_json(path)
+        return make_preset(override(kept["preset"], assignments), str(path)), args.data or kept["data"]
+    raise LNSynthError("`lnsynth train` needs --preset paper, small, demo, or a YAML file; or --resume with --out RUN.")
+
+
+def _print_cost(name: str, about: str, cost: dict) -> None:
+    patch = "x".join(map(str, cost["patch"]))
+    print(f"{name}: {about}\n"
+          f"  generator               {cost['generator']}\n"
+          f"  parameters              {cost['parameters'] / 1e6:.2f} million\n"
+          f"  one forward, 128x128x128  {cost['flops_per_forward_128'] / 1e12:.3f} TFLOP\n"
+          f"  one forward, {patch:<12} {cost['flops_per_forward_patch'] / 1e12:.3f} TFLOP (this preset's patch)\n"
+          f"  training                {cost['steps']} steps of batch {cost['batch']}, "
+          f"{cost['flops_training'] / 1e15:.2f} PFLOP")
