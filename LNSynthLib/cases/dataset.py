@@ -63,7 +63,7 @@ class Dataset:
             )
         manifest = read_json(folder / "dataset.json")
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or "cases" not in manifest:
-            raise LNSynthError(f"{folder / 'dataset.json'}: this is no data set manifest of format {FORMAT}; make it again.")
+            raise LNSynthError(f"{folder}: its dataset.json is no manifest of format {FORMAT}; make it again.")
         return cls(folder, manifest)
 
     @property
@@ -103,11 +103,11 @@ class Dataset:
         """Write a case's files and its manifest entry, which is returned; a case of the same id is replaced.
 
         case.entry may say patient (default: the id), split (train), source, anatomy_version (2) and whatever else the
-        manifest should keep; files and hashes are filled in here. The CT is stored as int16 where it holds whole HU, else
-        float32; nodes as uint16, anatomy as uint8.
+        manifest should keep; files and hashes are filled in here. The CT is stored as int16 where it holds whole HU,
+        else float32; nodes as uint16, anatomy as uint8.
         """
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", case.id):
-            raise LNSynthError(f"Case id {case.id!r} cannot name a folder; use letters, digits, dot, dash and underscore.")
+            raise LNSynthError(f"Case id {case.id!r} cannot name a folder; use letters, digits, dots and dashes.")
         entry = {"patient": case.id, "split": "train", "source": "", "anatomy_version": 2, **case.entry}
         if entry["split"] not in SPLITS:
             raise LNSynthError(f"Case {case.id}: the split is one of {', '.join(SPLITS)}, not {entry['split']!r}.")

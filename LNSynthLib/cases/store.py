@@ -11,7 +11,7 @@ from ..runtime.errors import LNSynthError
 from ..runtime.files import read_json, write_json
 from .volume import Box
 
-CHUNK, BLOCK = 64, 16  # voxels a side: larger blocks read more around a crop, smaller ones cost more each (crop_read.py)
+CHUNK, BLOCK = 64, 16  # voxels a side: larger blocks read more around a crop, smaller ones cost more each
 ARRAYS = {"ct": np.float16, "anatomy": np.uint8, "nodes": np.uint16}
 OUTSIDE = {"ct": -1.0, "anatomy": 0, "nodes": 0}  # what a box finds beyond the volume: air, no node
 FORMAT = 1
@@ -22,9 +22,9 @@ class PreparedCase:
     """One prepared case. Holds no open file, so it can be sent to worker processes.
 
     info  case.json: id, patient, split, kind (real, phantom, pseudo), source, shape, spacing_mm, affine, window
-          [lo, hi] HU, labels (table name), organ_hu (mean HU per label id, None where absent), nodes (each with id, bbox
-          [[start, stop] x 3], centroid (voxels), centroid_mm (RAS), volume_ml, short_axis_mm), settings, sha256 (of the
-          source files), key
+          [lo, hi] HU, labels (table name), organ_hu (mean HU per label id, None where absent), nodes (each with id,
+          bbox [[start, stop] x 3], centroid (voxels), centroid_mm (RAS), volume_ml, short_axis_mm), settings, sha256
+          (of the source files), key
     """
 
     folder: Path
@@ -137,5 +137,5 @@ def list_prepared(folder: Path, split: str | None = None) -> list[PreparedCase]:
     chosen = sorted((c for c in cases if split in (None, c.split)), key=lambda c: c.id)
     if not chosen:
         of = f" of split {split}" if split and cases else ""
-        raise LNSynthError(f"{folder}: there is no prepared case{of} here; run `lnsynth prepare` or choose another one.")
+        raise LNSynthError(f"{folder}: there is no prepared case{of} here; run `lnsynth prepare` first.")
     return chosen

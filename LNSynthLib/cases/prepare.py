@@ -1,0 +1,289 @@
+"""From a data set to what a generator trains on: the node region, isotropic, windowed, with its label map.
+
+Per case: whole axial slices around the nodes are resampled and labelled (the body mask needs whole slices), then
+cropped to the node region plus a margin, windowed to [-1, 1] and stored (store.py) under DATASET/prepared/NAME/ID.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..runtime.errors import LNSynthError
+from ..runtime.events import Callback, Progress, ignore
+from ..runtime.files import atomic_folder, read_json, sha256, write_json
+from .body import label_map, organ_hu
+from .checks import check_ct, check_labels, check_nodes, check_pair
+from .dataset import ROLES, Case, Dataset
+from .labels import LabelTable
+from .pictures import PLANES, montage, view, write_png
+from .store import PreparedCase, write_prepared
+from .volume import Volume, bounding_box, canonical, crop, grow, isotropic_grid, resample_to
+
+VERSION = 1  # raise it when the same inputs and settings give other arrays: prepared cases are then made again
+AIR_FILL_HU = -1000.0
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    """How cases are prepared; the defaults are the paper's."""
+
+    spacing_mm: float = 1.0                              # isotropic voxel side
+    margin_mm: float = 100.0                             # around the node region; 50 to test segmenters
+    window: tuple[float, float] = (-120.0, 240.0)        # HU that become -1 and 1
+    labels: str = "abdomen14"                            # label table
+    name: str = "default"                                # folder under DATASET/prepared
+    allow_no_nodes: bool = False                         # True: a case without nodes is prepared whole
+    allow_no_anatomy: bool = False                       # True: such a case has only air, body and HU threshold labels
+
+
+def prepare(dataset: Dataset, settings: PrepareSettings, workers: int = 0, callback: Callback = ignore) -> dict:
+    """Prepare every case of the data set; cases whose inputs and settings did not change are left as they are.
+
+    workers  processes (spawn); 0 works in this one
+    Returns {"folder", "prepared", "unchanged"} (ids). A case that fails does not stop the others; at the end
+    LNSynthError tells how many failed and why. Interrupted, finished cases stay and the next call goes on from there.
+    """
+    LabelTable.load(settings.labels)  # a wrong name fails before any work
+    _check(settings)
+    folder = dataset.folder / "prepared" / settings.name
+    entries = dataset.cases()
+    if not entries:
+        raise LNSynthError(f"{dataset.folder}: the data set has no case; add some with `lnsynth import`.")
+    _remove_others(folder, {e["id"] for e in entries})
+    jobs = [(dataset.folder, e["id"], settings) for e in entries]
+    outcome = {"prepared": [], "unchanged": [], "failed": {}}
+    with Progress("preparing", len(jobs), callback) as progress, closing(_run(jobs, workers)) as ended:
+        for id, state, message in ended:
+            if state == "failed":
+                outcome["failed"][id] = message
+            else:
+                outcome[state].append(id)
+            progress.step(message=f"{id}: {message}")
+    about = {"dataset": dataset.name, "kind": dataset.kind, "settings": asdict(settings)}
+    write_json(folder / "prepare.json", about | outcome)
+    if outcome["failed"]:
+        count, first = len(outcome["failed"]), next(iter(outcome["failed"].values()))
+        raise LNSynthError(f"{count} of {len(jobs)} cases could not be prepared, the first because {first}")
+    return {"folder": str(folder), "prepared": outcome["prepared"], "unchanged": outcome["unchanged"]}
+
+
+def _run(jobs: list, workers: int) -> Iterator[tuple[str, str, str]]:
+    """(id, prepared | unchanged | failed, message) of each job as it ends; all processes end with this generator."""
+    if workers <= 0:
+        yield from map(_job, jobs)
+        return
+    others = set(multiprocessing.active_children())
+    # spawn: the libraries' threads do not survive a fork
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_obey_parent)
+    try:
+        for done in as_completed([pool.submit(_job, job) for job in jobs]):
+            yield done.result()
+    except BaseException as error:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()
+            process.join()
+        if isinstance(error, BrokenProcessPool):
+            raise LNSynthError("A worker process died, probably for want of memory; use fewer workers.") from None
+        raise
+    pool.shutdown()
+
+
+def _job(job: tuple[Path, str, PrepareSettings]) -> tuple[str, str, str]:
+    folder, id, settings = job
+    try:
+        case, made = prepare_case(Dataset.open(folder), id, settings)
+    except LNSynthError as error:
+        return id, "failed", str(error)
+    except SystemExit:  # told to stop, and the half-made folder is gone: the pool must not hand out another job
+        os._exit(1)
+    if not made:
+        return id, "unchanged", "unchanged"
+    return id, "prepared", f"{len(case.info['nodes'])} nodes, {' x '.join(map(str, case.shape))} voxels"
+
+
+def _obey_parent() -> None:
+    """Ctrl-C is the parent's to handle; its SIGTERM becomes an exception here, so that half-made folders go."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+
+
+def _remove_others(folder: Path, ids: set[str]) -> None:
+    """Prepared cases whose source left the data set go too: they would be trained on."""
+    for made in folder.glob("[!.]*/case.json"):
+        if made.parent.name not in ids:
+            shutil.rmtree(made.parent)
+
+
+def _check(settings: PrepareSettings) -> None:
+    low, high = settings.window
+    for wrong, what in (
+        (settings.spacing_mm <= 0, f"spacing_mm is {settings.spacing_mm}; give a positive voxel side in mm"),
+        (settings.margin_mm < 0, f"margin_mm is {settings.margin_mm}; give 0 or more mm"),
+        (low >= high, f"the window runs from {low} to {high}; give the lower HU first"),
+        (Path(settings.name).name != settings.name, f"the name {settings.name!r} is no folder name; give a plain word"),
+    ):
+        if wrong:
+            raise LNSynthError(f"Prepare settings: {what}.")
+
+
+def prepare_case(dataset: Dataset, id: str, settings: PrepareSettings) -> tuple[PreparedCase, bool]:
+    """(prepared case, True when it had to be made). Raises LNSynthError for a case that cannot be prepared."""
+    folder = dataset.folder / "prepared" / settings.name / id
+    table = LabelTable.load(settings.labels)
+    hashes = {role: sha256(path) for role in ROLES if (path := dataset.path(id, role))}
+    entry = dataset.entry(id)
+    about = {"kind": dataset.kind} | {k: entry[k] for k in ("id", "patient", "split", "source", "anatomy_version")}
+    inputs = {"version": VERSION, "settings": asdict(settings), "table": asdict(table), "sha256": hashes} | about
+    key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    if (folder / "case.json").is_file() and read_json(folder / "case.json").get("key") == key:
+        return PreparedCase.open(folder), False
+
+    began = time.monotonic()
+    arrays, info, hu = _compute(checked(dataset.load(id), dataset, settings), settings, table)
+    info = {**about, **info, "window": list(settings.window), "labels": table.name, "settings": asdict(settings)}
+    info |= {"sha256": hashes, "key": key, "seconds": round(time.monotonic() - began, 1)}
+    with atomic_folder(folder) as beside:
+        write_prepared(beside, **arrays, info=info)
+        write_png(beside / "report.png", report(hu, arrays["anatomy"], arrays["nodes"], info, table))
+    return PreparedCase.open(folder), True
+
+
+def checked(case: Case, dataset: Dataset, settings: PrepareSettings) -> Case:
+    """The case with its axes in RAS order, after every check a case must pass before it is used."""
+    where = {role: str(dataset.path(case.id, role)) for role in ROLES}
+    check_ct(case.ct, where["ct"])
+    if case.nodes is None and not settings.allow_no_nodes:
+        raise LNSynthError(f"{where['ct']}: the case has no node mask; add one, or allow cases without nodes.")
+    if case.anatomy is None and not settings.allow_no_anatomy:
+        raise LNSynthError(
+            f"{where['ct']}: the case has no anatomy mask; run `lnsynth anatomy`, or allow cases without anatomy."
+        )
+    if case.nodes is not None:
+        check_pair(case.ct, case.nodes, where["nodes"])
+        (check_labels if settings.allow_no_nodes else check_nodes)(case.nodes, where["nodes"])
+    if case.anatomy is not None:
+        check_pair(case.ct, case.anatomy, where["anatomy"])
+        check_labels(case.anatomy, where["anatomy"])
+    volumes = {role: canonical(v) if (v := getattr(case, role)) is not None else None for role in ROLES}
+    return Case(id=case.id, entry=case.entry, **volumes)
+
+
+def _compute(case: Case, settings: PrepareSettings, table: LabelTable) -> tuple[dict, dict, np.ndarray]:
+    """(arrays to store, what to say about them, the CT in HU) of one canonical, checked case."""
+    ct, nodes, anatomy = case.ct, case.nodes, case.anatomy
+    region = bounding_box(nodes.array) if nodes is not None else None
+    if region is not None:  # whole axial slices: the body mask is found in them
+        around = grow(region, settings.margin_mm, ct.spacing, ct.shape)
+        slab = (slice(0, ct.shape[0]), slice(0, ct.shape[1]), around[2])
+        ct, nodes, anatomy = (crop(v, slab) if v is not None else None for v in (ct, nodes, anatomy))
+    affine, shape = isotropic_grid(ct, settings.spacing_mm)
+    hu = resample_to(ct, affine, shape, order=1, cval=AIR_FILL_HU).array
+    organs = resample_to(anatomy, affine, shape, order=0).array if anatomy is not None else None
+    instances = np.zeros(shape, np.uint16)
+    lost = []
+    if nodes is not None:
+        instances, lost = _dense(nodes.array, resample_to(nodes, affine, shape, order=0).array)
+    spacing = (settings.spacing_mm,) * 3
+    labels = label_map(hu, organs, spacing, table, instances, case.entry.get("anatomy_version") or 2)
+
+    kept = bounding_box(instances)
+    box = grow(kept, settings.margin_mm, spacing, shape) if kept else tuple(slice(0, n) for n in shape)
+    hu, labels, instances = hu[box], labels[box], instances[box]
+    affine = crop(Volume(np.broadcast_to(np.uint8(0), shape), affine), box).affine
+    low, high = settings.window
+    scaled = (np.clip(hu, low, high) - low) * (2 / (high - low)) - 1
+    info = {
+        "spacing_mm": list(spacing),
+        "affine": affine.tolist(),
+        "organ_hu": organ_hu(hu, labels, table),
+        "nodes": node_records(instances, affine),
+        "nodes_lost": lost,
+    }
+    return {"ct": scaled, "anatomy": labels, "nodes": instances}, info, hu
+
+
+def _dense(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """Instances renumbered 1..n in order, and the source ids that the coarser grid lost."""
+    ids = np.unique(after[after > 0])
+    lost = np.setdiff1d(before[before > 0], ids)
+    if not len(ids) and len(lost):
+        raise LNSynthError("every node is smaller than a voxel of the new grid; choose a smaller spacing.")
+    number = np.zeros(int(after.max()) + 1, np.uint16)
+    number[ids.astype(int)] = np.arange(1, len(ids) + 1)
+    return number[after.astype(int)], [int(n) for n in lost]
+
+
+def node_records(nodes: np.ndarray, affine: np.ndarray) -> list[dict]:
+    """For each instance: id, bbox, centroid (voxels), centroid_mm (RAS), volume_ml and short_axis_mm.
+
+    The short axis is the minor axis of the ellipse of equal second moments on the node's largest axial slice.
+    """
+    from scipy import ndimage
+
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    records = []
+    for id, box in enumerate(ndimage.find_objects(nodes.astype(np.int32)), start=1):
+        if box is None:
+            continue
+        node = nodes[box] == id
+        centroid = np.argwhere(node).mean(axis=0) + [b.start for b in box]
+        largest = node[:, :, node.sum(axis=(0, 1)).argmax()]
+        plane = np.argwhere(largest) * spacing[:2]
+        moments = np.cov(plane.T, bias=True) if len(plane) > 1 else np.zeros((2, 2))
+        moments = moments + np.diag(spacing[:2] ** 2 / 12)  # a voxel has an extent of its own
+        records.append(
+            {
+                "id": id,
+                "bbox": [[b.start, b.stop] for b in box],
+                "centroid": centroid.tolist(),
+                "centroid_mm": (affine @ [*centroid, 1.0])[:3].tolist(),
+                "volume_ml": float(node.sum() * np.prod(spacing) / 1000),
+                "short_axis_mm": float(4 * np.sqrt(np.linalg.eigvalsh(moments)[0])),
+            }
+        )
+    return records
+
+
+def report(hu: np.ndarray, labels: np.ndarray, nodes: np.ndarray, info: dict, table: LabelTable) -> np.ndarray:
+    """A picture of the prepared case for a look at it: the planes through its largest node, without and with labels."""
+    spacing, window = info["spacing_mm"], tuple(info["window"])
+    shown = nodes if nodes.any() else None
+    colors = {label.id: label.color for label in table.labels[2:]}  # air and body stay grey
+    plain = [view(hu, spacing, plane, _through(info, plane), window=window) for plane in PLANES]
+    labelled = [
+        view(hu, spacing, plane, _through(info, plane), nodes=shown, labels=labels, colors=colors, window=window)
+        for plane in PLANES
+    ]
+    axes = ", ".join(f"{node['short_axis_mm']:.0f}" for node in info["nodes"]) or "-"
+    size = " x ".join(map(str, hu.shape))
+    return montage(
+        [plain, labelled],
+        titles=["CT", "labels"],
+        columns=list(PLANES),
+        banner="" if info["kind"] == "real" else f"{info['kind'].upper()}: NOT A PATIENT'S IMAGE",
+        caption=f"{info['id']} ({info['split']}): {len(info['nodes'])} nodes, short axes {axes} mm; {size} at "
+        f"{spacing[0]:g} mm; {len(info['nodes_lost'])} nodes lost",
+    )
+
+
+def _through(info: dict, plane: str) -> int | None:
+    """The slice through the middle of the largest node; None (the middle of the volume) where there is no node."""
+    if not info["nodes"]:
+        return None
+    return round(max(info["nodes"], key=lambda node: node["volume_ml"])["centroid"][PLANES[plane]])
