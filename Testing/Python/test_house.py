@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -204,3 +205,18 @@ def test_the_lock_is_exact_and_serves_what_the_project_asks_for():
         wanted = Requirement(line)
         assert wanted.specifier.contains(pins[wanted.name.lower().replace("_", "-")]), line
     assert version("lnsynth") == re.search('__version__ = "(.+)"', (LIBRARY / "__init__.py").read_text())[1]
+
+
+def test_the_wheel_carries_the_library_and_its_resources(tmp_path):
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index",
+                    "--wheel-dir", str(tmp_path), str(REPOSITORY)], check=True, capture_output=True)
+    with zipfile.ZipFile(next(tmp_path.glob("lnsynth-*.whl"))) as wheel:
+        names = set(wheel.namelist())
+        wheel.extractall(tmp_path / "site")
+    wanted = {str(path.relative_to(REPOSITORY)) for path in MODULES}
+    wanted |= {f"LNSynthLib/{path.relative_to(REPOSITORY)}" for path in source_files()
+               if path.is_relative_to(REPOSITORY / "Resources")}
+    assert wanted - names == set()
+    code = "from LNSynthLib.runtime.settings import resources; print(resources())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "site", capture_output=True, text=True)
+    assert Path(done.stdout.strip()) == (tmp_path / "site" / "LNSynthLib" / "Resources").resolve()
