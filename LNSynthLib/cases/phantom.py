@@ -1,6 +1,6 @@
 """The phantom: a procedural abdomen with its CT, anatomy and lymph nodes, different for each seed.
 
-It is drawn, not measured: no patient's image is in it. Its purpose is to run everything without data (demo, tests, benchmarks).
+It is drawn, not measured: no patient's image is in it. Demo, tests and benchmarks run on it where there is no data.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
 from .dataset import Case, Dataset
 from .phantom_body import Habitus, draw_frame
-from .phantom_organs import draw_colon, draw_organs, draw_small_bowel
+from .phantom_gut import draw_colon, draw_small_bowel
+from .phantom_organs import draw_organs
 from .phantom_scene import Scene, Solid, ellipsoid
 from .volume import Volume
 
@@ -58,7 +59,13 @@ PHASES = {"native": 0.15, "arterial": 0.2, "portal venous": 0.65}  # and how oft
 
 @dataclass(frozen=True)
 class Phantom:
-    """CT (HU, int16), anatomy (TotalSegmentator v2 `total` ids, uint8) and nodes (uint16, instances 1..n) on one grid, and how they came about."""
+    """One drawn abdomen, all on one grid.
+
+    ct       HU, int16
+    anatomy  TotalSegmentator v2 `total` ids, uint8, 0 where nothing
+    nodes    instances 1..n, uint16, 0 background
+    phase    native, arterial or portal venous
+    """
 
     ct: Volume
     anatomy: Volume
@@ -162,7 +169,7 @@ def _mapping(workers: int):
 
 
 def draw_hu(rng: np.random.Generator, phase: str) -> dict[str, float]:
-    """One person's mean HU of each tissue in a contrast phase, and of the bowel's content ("oral": water or positive contrast)."""
+    """One person's mean HU of each tissue in a contrast phase; "oral" is what he drank (water or contrast)."""
     column = list(PHASES).index(phase)
     timing = rng.normal(1, 0.07 if phase != "native" else 0.0)  # early or late: all enhancement moves together
     drawn = {name: row[0] + (row[column] - row[0]) * timing + row[3] * rng.normal() for name, row in HU.items()}
@@ -171,13 +178,19 @@ def draw_hu(rng: np.random.Generator, phase: str) -> dict[str, float]:
 
 
 def node_short_axis(rng: np.random.Generator) -> float:
-    """Short axis (mm) as in 557 real abdominal nodes: 8.4, 13.4 and 26.8 mm at 5, 50 and 95 % (two-sided log-normal), cut at 6 and 32."""
+    """A short axis in mm, distributed as in 557 real abdominal nodes: 8.4, 13.4 and 26.8 mm at 5, 50 and 95 %.
+
+    Log-normal with a width of its own on either side of the median, cut at 6 and 32 mm.
+    """
     z = rng.normal()
     return float(np.clip(13.4 * np.exp(z * np.log(26.8 / 13.4 if z > 0 else 13.4 / 8.4) / 1.645), 6.0, 32.0))
 
 
 def draw_nodes(scene: Scene, habitus: Habitus, hu: dict[str, float], count: int) -> np.ndarray:
-    """Paints lymph nodes into the fat beside the great vessels, at the root of the mesentery and at the porta hepatis: uint16 instances."""
+    """Paints nodes into the fat by the great vessels, the mesentery's root and the porta hepatis: uint16 instances.
+
+    The stations and their shares are assumed, not measured: those are the places that radiologists look at first.
+    """
     rng = scene.rng
     instances = np.zeros(scene.shape, np.uint16)
     stations = [  # share, curve in mm along which the nodes lie, scatter in mm
@@ -227,21 +240,24 @@ def _paint_node(scene, node: Solid, inside, instances, hu, short: float) -> None
 
 
 def draw_table(scene: Scene) -> None:
-    """The scanner's table: a thin curved shell filled with foam, some air below the skin. Straight, whatever the person's shape."""
+    """The scanner's table: a thin curved shell filled with foam, some air below the skin."""
     x, y = (scene.lo[a] + scene.spacing[a] * np.arange(scene.shape[a]) for a in (0, 1))
     skin = y[np.nonzero((scene.hu > -400).any(axis=(0, 2)))[0][0]]
     depth = (
-        skin - scene.rng.uniform(7, 11) + x[:, None] ** 2 / scene.rng.uniform(900, 1600) - y[None, :]
+        skin - scene.rng.uniform(3, 7) + x[:, None] ** 2 / scene.rng.uniform(900, 1600) - y[None, :]
     )  # mm below its surface
     shell, foam = np.maximum(-depth, depth - 22), np.maximum(2.0 - depth, depth - 20)
     air = scene.hu < -500
-    for d, level in ((shell, -60.0), (foam, -930.0)):
+    for d, level in ((shell, 350.0), (foam, -930.0)):
         cover = np.clip(0.5 - d / scene.voxel, 0, 1).astype(np.float32)[:, :, None]
         scene.hu += np.where(air, cover * (level - scene.hu), 0)
 
 
 def scan(scene: Scene) -> np.ndarray:
-    """What a scanner makes of it: blur (PSF and slice profile), correlated noise strongest in the middle, whole HU (int16, -1024..3071)."""
+    """What a scanner makes of the scene: blur by its PSF and slice profile, and grainy noise, strongest in the middle.
+
+    Returns whole HU, int16, -1024..3071. The noise has a std of 8 to 25 HU, median 13, over the whole picture.
+    """
     rng = scene.rng
     blur = np.array([1.0, 1.0, rng.uniform(0.9, 1.8)]) * rng.uniform(0.55, 0.85)  # std in mm
     hu = gaussian_filter(scene.hu, blur / scene.spacing, mode="nearest")

@@ -1,16 +1,17 @@
 """The phantom's frame: outline, fat, muscles, spine, ribs, pelvis, diaphragm, chest and the table underneath.
 
-Millimetres, RAS+: the origin lies on the front of the second lumbar vertebra, +x is the patient's right hand in the sense of RAS
-(x grows towards the patient's RIGHT as nibabel means it), +y the belly, +z the head. Sizes are those of textbook adults.
+Millimetres, RAS+: the origin lies on the front of the second lumbar vertebra; x grows towards the patient's right, y
+towards the belly, z towards the head. Sizes are those of textbook adults.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
-from .phantom_scene import Scene, Solid, ellipsoid, smooth_max, smooth_min
+from .phantom_scene import Scene, Solid, ellipse, ellipsoid, smooth_max, smooth_min
 
 # TotalSegmentator v2 ids, and the height (mm) of each vertebra's centre
 VERTEBRAE = {27: -110.0, 28: -73.0, 29: -36.0, 30: 0.0, 31: 36.0, 32: 71.0, 33: 104.0, 34: 135.0, 35: 163.0, 36: 190.0}
@@ -23,7 +24,7 @@ RIBS = {7: 218.0, 8: 190.0, 9: 163.0, 10: 135.0, 11: 104.0, 12: 71.0}  # number:
 
 @dataclass(frozen=True)
 class Habitus:
-    """One person's proportions: half width, half depth and back of the abdominal cavity, wall and fat thickness, domes (mm)."""
+    """One person's proportions (mm): the cavity's half width, half depth and back; wall; fat; heights of the domes."""
 
     width: float
     depth: float
@@ -60,13 +61,13 @@ class Habitus:
         scaled = (np.abs(x) / a) ** 2.4 + (np.abs(y) / b) ** 2.4
         return radius * (1 - np.maximum(scaled, 1e-4) ** np.float32(-1 / 2.4))
 
-    def outline(self, x, y, z):
-        """Distance to the skin: wall and subcutaneous fat, thickest at the flanks' back, with the furrow of the spine."""
+    def outline(self, x, y, cavity):
+        """Distance to the skin around wall and fat; fat is thickest behind the flanks, the spine leaves a furrow."""
         back = np.clip(-(y - self.middle) / self.depth, 0, 1)
         side = np.clip(np.abs(x) / self.width, 0, 1)
         thickness = self.wall + self.fat * (1 + 0.5 * back * side - 0.35 * side * (1 - back)) + 8 * back
         furrow = 7 * back**4 * np.exp(-((x / 16) ** 2))
-        return self.cavity(x, y, z) - thickness + furrow
+        return cavity - thickness + furrow
 
     def dome(self, x, y):
         """Height of the diaphragm over (x, y): two domes with deep edges."""
@@ -91,11 +92,11 @@ def draw_frame(scene: Scene, habitus: Habitus, hu: dict[str, float]) -> None:
     """Paints everything that is not an abdominal organ; afterwards scene.free measures the room left in the abdomen."""
     x, y, z = scene.xyz
     whole = tuple(slice(0, n) for n in scene.shape)
-    skin = Solid(whole, habitus.outline(x, y, z))
+    cavity = habitus.cavity(x, y, z)
+    skin = Solid(whole, habitus.outline(x, y, cavity))
     fat = hu["fat"] + 5 * scene.noise(35.0) + 7 * scene.noise(7.0)
     scene.paint(skin, fat)
     scene.paint(Solid(whole, np.abs(skin.d + 1.0) - 1.0), hu["skin"])
-    cavity = habitus.cavity(x, y, z)
     _muscle_wall(scene, habitus, hu, skin.d, cavity)
 
     dome = (habitus.dome(x, y) - z) * np.float32(0.7)  # positive below the diaphragm
@@ -104,10 +105,10 @@ def draw_frame(scene: Scene, habitus: Habitus, hu: dict[str, float]) -> None:
     scene.free = -inside.d
     scene.paint(Solid(whole, np.maximum(inside.d, np.abs(dome) - 1.5)), hu["muscle"])
 
-    _back(scene, habitus, hu)
+    _back(scene, habitus, hu, skin.d)
     _spine(scene, hu)
     _ribs(scene, habitus, hu)
-    _pelvis(scene, habitus, hu)
+    _pelvis(scene, habitus, hu, skin.d)
     _chest(scene, habitus, hu, dome)
     scene.free = smooth_min(scene.free, dome - 2.0, 6.0)
 
@@ -131,26 +132,17 @@ def _muscle_wall(scene, habitus, hu, skin, cavity) -> None:
         )
 
 
-def _back(scene, habitus, hu) -> None:
+def _back(scene, habitus, hu, skin) -> None:
     """Erector spinae, quadratus lumborum and psoas on either side."""
     size = scene.rng.normal(1, 0.08)
     for side in (-1, 1):
         muscle = scene.rng.normal(hu["muscle"], 2)
-        parts = [
-            (
-                lambda x, y, z, s=side: ellipsoid((s * 30, habitus.back - 1, 0), (27, 21, 500), power=2.4)(x, y, z),
-                AUTOCHTHON[side],
-            ),
-            (
-                lambda x, y, z, s=side: np.maximum(
-                    ellipsoid((s * 62, -54, -35), (22, 11, 80), (0, 0, -20 * s))(x, y, z), z - 60
-                ),
-                None,
-            ),
-        ]
-        for distance, label in parts:
-            solid = scene.solid(distance, (-100, -140, -400), (100, -40, 400))
-            solid.d = np.maximum(solid.d, habitus.outline(*(c[solid.box] for c in scene.xyz)) + 2 + 0.6 * habitus.fat)
+        erector = ellipse((side * 30, habitus.back - 1), (27, 21), 2.4)
+        quadratus = ellipsoid((side * 62, -54, -35), (22, 11, 80), (0, 0, -20 * side))
+        inner, outer = sorted((0, side * 95))
+        for distance, label in ((erector, AUTOCHTHON[side]), (quadratus, None)):
+            solid = scene.solid(distance, (inner, -130, -400), (outer, -35, 400))
+            solid.d = np.maximum(solid.d, skin[solid.box] + 2 + 0.6 * habitus.fat)
             streak = -45 * np.maximum(scene.noise(6.0, solid.box) - 0.8, 0) + 5 * scene.noise(14.0, solid.box)
             scene.paint(solid, muscle + streak, label)
             scene.claim(solid)
@@ -185,24 +177,20 @@ def _bone(scene, solid, hu, label, cortex: float = 1.6, marrow: float | None = N
 
 def _spine(scene, hu) -> None:
     """Vertebrae with canal, pedicles, laminae and processes; discs between them; the cord or the cauda in the canal."""
-    discs = scene.solid(
-        lambda x, y, z: ellipsoid((0, -17.5, 0), (25, 18, 900), power=2.3)(x, y, z - z), (-30, -40, -140), (30, 5, 400)
-    )
+    discs = scene.solid(ellipse((0, -17.5), (25, 18), 2.3), (-30, -40, -140), (30, 5, 400))
     scene.paint(discs, hu["disc"] + 8 * scene.noise(9.0, discs.box))
     scene.claim(discs)
-    canal = scene.solid(
-        lambda x, y, z: ellipsoid((0, -46, 0), (11.5, 9.0, 900))(x, y, z - z), (-14, -60, -400), (14, -34, 400)
-    )
+    canal = scene.solid(ellipse((0, -46), (11.5, 9.0)), (-14, -60, -400), (14, -34, 400))
     for label, height in VERTEBRAE.items():
         size = 0.78 + 0.22 * np.clip((140 - height) / 170, 0, 1)  # thoracic vertebrae are smaller
         slope = -14 if height < 90 else -24  # the spinous process points down, more so in the chest
 
         def body(x, y, z, h=height, s=size):
             waist = 2.2 * (1 - np.minimum(((z - h) / 12.0) ** 2, 1))
-            disc = ellipsoid((0, -17.5 * s, 0), (24 * s, 17 * s, 900), power=2.3)(x, y, z - z) + waist
-            return smooth_max(disc, np.abs(z - h) - 13.5 * s, 4.0)
+            round_body = ellipse((0, -17.5 * s), (24 * s, 17 * s), 2.3)(x, y, z) + waist
+            return smooth_max(round_body, np.abs(z - h) - 13.5 * s, 4.0)
 
-        def arch(x, y, z, h=height, s=size):
+        def arch(x, y, z, h=height, s=size, slope=slope):
             ring = np.sqrt((x / 1.25) ** 2 + (y + 46) ** 2)
             lamina = np.maximum(np.abs(ring - 11.5) - 1.9, np.maximum(np.abs(z - h + 5) - 8, y + 44))
             pedicle = np.maximum(
@@ -215,11 +203,7 @@ def _spine(scene, hu) -> None:
             facet = np.sqrt((np.abs(x) - 18 * s) ** 2 + (y + 53) ** 2 + ((z - h + 10) * 0.6) ** 2) - 6.0 * s
             transverse = np.sqrt((y + 50 + 0.22 * (np.abs(x) - 15)) ** 2 + ((z - h) * 0.8) ** 2) - 3.4
             transverse = np.maximum(np.maximum(transverse, np.abs(x) - (40 * s if h < 60 else 30)), 15 - np.abs(x))
-            parts = [pedicle, spine, facet, transverse]
-            d = lamina
-            for part in parts:
-                d = smooth_min(d, part, 3.0)
-            return d
+            return reduce(lambda a, b: smooth_min(a, b, 3.0), (lamina, pedicle, spine, facet, transverse))
 
         for distance, lo, hi in (
             (body, (-28, -38, height - 16), (28, 4, height + 16)),
@@ -259,7 +243,7 @@ def _ribs(scene, habitus, hu) -> None:
                     scene.claim(cartilage)
 
 
-def _pelvis(scene, habitus, hu) -> None:
+def _pelvis(scene, habitus, hu, skin) -> None:
     """Top of the sacrum and the iliac wings with their muscles, where the scan reaches so low."""
     sacrum = scene.solid(
         lambda x, y, z: ellipsoid((0, -42, -165), (62, 26, 42), (-25, 0, 0), 2.6)(x, y, z),
@@ -282,7 +266,7 @@ def _pelvis(scene, habitus, hu) -> None:
         if solid is None:
             continue
         muscle = Solid(solid.box, solid.d - 13)
-        limit = habitus.outline(*(c[solid.box] for c in scene.xyz)) + 4 + 0.5 * habitus.fat
+        limit = skin[solid.box] + 4 + 0.5 * habitus.fat
         muscle.d = np.maximum(muscle.d, np.maximum(limit, scene.xyz[2][solid.box] + 96))
         scene.paint(muscle, hu["muscle"] + 5 * scene.noise(10.0, solid.box))
         scene.claim(muscle)

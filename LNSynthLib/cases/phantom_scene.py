@@ -1,8 +1,8 @@
-"""A scene to draw anatomy in: a voxel grid with smoothly deformed coordinates, on which solids given by signed distances are painted.
+"""A scene to draw anatomy in: a grid with smoothly deformed coordinates, on which solids are painted.
 
-Each solid is a function of the deformed coordinates that is negative inside and measures about a millimetre a unit. Three full-grid
-arrays hold the picture: `hu` (painted with partial volume), `label` (what is where), and `free`: the distance in mm to whatever was
-claimed so far (negative inside), which lets a later solid yield to the earlier ones, so that organs press on each other and never overlap.
+A solid is a function of the deformed coordinates, in about mm, negative inside. Three arrays hold the picture: `hu`,
+painted with partial volumes; `label`, what is where; and `free`, the distance to whatever was claimed so far (negative
+inside), by which a later solid yields to the earlier ones: organs press on each other and never overlap.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FAR = np.float32(60.0)  # distances are not followed beyond this
 
 @dataclass
 class Solid:
-    """A solid in a part of the grid: d (signed mm, float32) over `box` (a tuple of slices); along: arc length in mm, for tubes."""
+    """A solid in a part of the grid: its distance d (mm, float32) over `box`; of a tube, also the way along it (mm)."""
 
     box: tuple[slice, slice, slice]
     d: np.ndarray
@@ -26,7 +26,7 @@ class Solid:
 
 
 class Scene:
-    """Grid from lo to hi (mm, RAS+) with the given spacing (mm, three numbers), air everywhere, deformed at random by `rng`."""
+    """A grid from lo to hi (mm, RAS+) of the given spacing (three mm), full of air, deformed at random by `rng`."""
 
     def __init__(self, rng: np.random.Generator, lo, hi, spacing, bend_mm: float = 3.5, ripple_mm: float = 0.7):
         self.rng = rng
@@ -53,9 +53,9 @@ class Scene:
         return affine
 
     def noise(self, scale_mm: float, box=None) -> np.ndarray:
-        """Smooth random field (float32, mean about 0, std about 1) whose bumps are about `scale_mm` wide, on the grid or in a box.
+        """A smooth random field (float32, mean 0, std 1) with bumps about `scale_mm` wide, on the grid or in a box.
 
-        Random coefficients of a cubic B-spline with knots every scale_mm / 2, evaluated separably: cost hardly depends on the scale.
+        A cubic B-spline with random coefficients every scale_mm / 2, evaluated axis by axis.
         """
         box = box or tuple(slice(0, n) for n in self.shape)
         bases = []
@@ -83,7 +83,10 @@ class Scene:
         return box and Solid(box, distance(*(c[box] for c in self.xyz)).astype(np.float32, copy=False))
 
     def tube(self, points, radii, margin: float = 3.0, scale=(1.0, 1.0, 1.0), step: float = 3.0) -> Solid | None:
-        """A tube along a smooth curve through `points` (n, 3) mm, of `radii` (n or one) mm; scale > 1 flattens it along that axis."""
+        """A tube along a smooth curve through `points` (n, 3), mm, with `radii` (n or one), mm.
+
+        margin  distances are right up to this far outside; scale: > 1 flattens the tube along that axis
+        """
         curve, radius, length = smooth_curve(points, radii, step)
         scale = np.asarray(scale, np.float32)
         reach = (radius.max() + margin) / scale
@@ -118,7 +121,7 @@ class Scene:
         np.minimum(self.free[solid.box], solid.d - np.float32(margin), out=self.free[solid.box])
 
     def paint(self, solid: Solid, hu, label: int | None = None, offset: float = 0.0) -> None:
-        """Fills the solid (shrunk by `offset` mm) with `hu` (number or array over the box), partial volumes blended, and its label."""
+        """Fills the solid (shrunk by `offset` mm) with `hu` (a number, or an array over the box) and with its label."""
         d = solid.d + np.float32(offset)
         cover = np.clip(0.5 - d / np.float32(self.voxel), 0, 1)
         view = self.hu[solid.box]
@@ -126,9 +129,37 @@ class Scene:
         if label is not None:
             self.label[solid.box][d < 0] = label
 
+    def place(
+        self, solid: Solid | None, hu, label: int | None, gap: float = 1.0, margin: float = 0.0, round_mm: float = 2.0
+    ) -> Solid | None:
+        """Fits a solid into the free room, paints and claims it; None where it lies outside the grid."""
+        if solid is None:
+            return None
+        solid = self.fit(solid, gap, round_mm)
+        self.paint(solid, hu, label)
+        self.claim(solid, margin)
+        return solid
+
+    def vessel(
+        self, points, radii, hu: float, label: int | None = None, scale=(1.0, 1.0, 1.0), gap: float | None = None
+    ) -> None:
+        """A vessel through `points`; with a gap it yields to what is there, without one it runs through."""
+        tube = self.tube(self.jitter(points, 1.0), radii, scale=scale)
+        if tube is None:
+            return
+        if gap is not None:
+            tube = self.fit(tube, gap, 0.5)
+        self.paint(tube, hu, label)
+        self.claim(tube)
+
+    def jitter(self, points, std_mm: float) -> np.ndarray:
+        """The points (n, 3), each moved at random."""
+        points = np.asarray(points, float)
+        return points + self.rng.normal(0, std_mm, points.shape)
+
 
 def smooth_curve(points, radii, step: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points every `step` mm on a smooth curve through `points`: (m, 3) mm, radii (m,) mm, arc lengths (m,) mm. No overshoot (PCHIP)."""
+    """A curve through `points` without overshoot (PCHIP): points (m, 3) every `step` mm, radii (m,), lengths (m,)."""
     points = np.asarray(points, float)
     radii = np.broadcast_to(np.asarray(radii, float), len(points))
     knots = np.r_[0, np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))]
@@ -142,18 +173,31 @@ def smooth_curve(points, radii, step: float) -> tuple[np.ndarray, np.ndarray, np
 
 
 def smooth_max(a, b, k: float):
-    """Maximum of two distances with an edge rounded over k mm: the intersection of two solids (Quilez's polynomial smooth maximum)."""
+    """The intersection of two solids: the maximum of their distances, its edge rounded over k mm (Quilez)."""
     h = np.maximum(np.float32(k) - np.abs(a - b), 0) / np.float32(k)
     return np.maximum(a, b) + h * h * np.float32(k / 4)
 
 
 def smooth_min(a, b, k: float):
-    """Minimum of two distances with the groove filled over k mm: the union of two solids."""
+    """The union of two solids: the minimum of their distances, the groove filled over k mm."""
     return -smooth_max(-a, -b, k)
 
 
+def ellipse(centre, radii, power: float = 2.0):
+    """Distance function of an upright cylinder, its axial section an ellipse; power > 2 makes it boxier."""
+
+    def distance(x, y, z):
+        p = [c - np.float32(m) for c, m in zip((x, y), centre, strict=True)]
+        level = sum((np.abs(v) / np.float32(r)) ** power for v, r in zip(p, radii, strict=True)) ** np.float32(
+            1 / power
+        )
+        return np.sqrt(p[0] ** 2 + p[1] ** 2 + 1e-6) * (1 - 1 / np.maximum(level, 0.05))
+
+    return distance
+
+
 def ellipsoid(centre, radii, tilt=(0.0, 0.0, 0.0), power: float = 2.0):
-    """Distance function of an ellipsoid (radii mm) turned by `tilt` degrees about x, y, z; power > 2 makes it boxier."""
+    """Distance function of an ellipsoid, `tilt` in degrees about x, y and z; power > 2 makes it boxier."""
     turn = _rotation(np.radians(tilt)).T / np.asarray(radii, float)[:, None]
 
     def distance(x, y, z):
