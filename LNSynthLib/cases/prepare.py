@@ -30,6 +30,7 @@ from .body import label_map, organ_hu
 from .checks import check_ct, check_labels, check_nodes, check_pair
 from .dataset import ROLES, Case, Dataset
 from .labels import LabelTable
+from .nodes import records
 from .pictures import PLANES, montage, view, write_png
 from .store import PreparedCase, write_prepared
 from .volume import Volume, bounding_box, canonical, crop, grow, isotropic_grid, resample_to
@@ -212,7 +213,7 @@ def _compute(case: Case, settings: PrepareSettings, table: LabelTable) -> tuple[
         "spacing_mm": list(spacing),
         "affine": affine.tolist(),
         "organ_hu": organ_hu(hu, labels, table),
-        "nodes": node_records(instances, affine),
+        "nodes": records(instances, affine),
         "nodes_lost": lost,
     }
     return {"ct": scaled, "anatomy": labels, "nodes": instances}, info, hu
@@ -227,37 +228,6 @@ def _dense(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, list[int]
     number = np.zeros(int(after.max()) + 1, np.uint16)
     number[ids.astype(int)] = np.arange(1, len(ids) + 1)
     return number[after.astype(int)], [int(n) for n in lost]
-
-
-def node_records(nodes: np.ndarray, affine: np.ndarray) -> list[dict]:
-    """For each instance: id, bbox, centroid (voxels), centroid_mm (RAS), volume_ml and short_axis_mm.
-
-    The short axis is the minor axis of the ellipse of equal second moments on the node's largest axial slice.
-    """
-    from scipy import ndimage
-
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    records = []
-    for id, box in enumerate(ndimage.find_objects(nodes.astype(np.int32)), start=1):
-        if box is None:
-            continue
-        node = nodes[box] == id
-        centroid = np.argwhere(node).mean(axis=0) + [b.start for b in box]
-        largest = node[:, :, node.sum(axis=(0, 1)).argmax()]
-        plane = np.argwhere(largest) * spacing[:2]
-        moments = np.cov(plane.T, bias=True) if len(plane) > 1 else np.zeros((2, 2))
-        moments = moments + np.diag(spacing[:2] ** 2 / 12)  # a voxel has an extent of its own
-        records.append(
-            {
-                "id": id,
-                "bbox": [[b.start, b.stop] for b in box],
-                "centroid": centroid.tolist(),
-                "centroid_mm": (affine @ [*centroid, 1.0])[:3].tolist(),
-                "volume_ml": float(node.sum() * np.prod(spacing) / 1000),
-                "short_axis_mm": float(4 * np.sqrt(np.linalg.eigvalsh(moments)[0])),
-            }
-        )
-    return records
 
 
 def report(hu: np.ndarray, labels: np.ndarray, nodes: np.ndarray, info: dict, table: LabelTable) -> np.ndarray:

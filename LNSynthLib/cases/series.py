@@ -22,9 +22,7 @@ def read_ct_series(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     affine. Raises LNSynthError when the folder holds no CT series or several, when slices are missing, doubled or
     differ in orientation, size or pixel spacing.
     """
-    folder = Path(folder)
-    slices = ct_slices(folder)
-    files, affine = _stack(slices, folder)
+    files, affine, _ = ct_grid(folder)
     import SimpleITK as sitk
 
     planes = []
@@ -36,6 +34,14 @@ def read_ct_series(folder: Path) -> tuple[np.ndarray, np.ndarray]:
         planes.append(plane.reshape(plane.shape[-2:]).T)
     array = np.stack(planes, axis=2)
     return array.astype(np.float32) if array.dtype.kind == "f" else array, affine
+
+
+def ct_grid(folder: Path) -> tuple[list[Path], np.ndarray, tuple[int, int, int]]:
+    """(files in order of position, affine to RAS+ mm, shape) of the one CT series in a folder; reads headers only."""
+    slices = ct_slices(Path(folder))
+    files, affine = _stack(slices, Path(folder))
+    first = slices[0][1]
+    return files, affine, (int(first.Columns), int(first.Rows), len(files))
 
 
 def ct_slices(folder: Path) -> list:
