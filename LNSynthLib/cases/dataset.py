@@ -87,6 +87,10 @@ class Dataset:
         entries = (e for e in self.manifest["cases"] if split in (None, e["split"]))
         return sorted(entries, key=lambda e: e["id"])
 
+    def summary(self) -> dict[str, int]:
+        """The number of cases in all and in each split."""
+        return {"cases": len(self.cases()), **{split: len(self.cases(split)) for split in SPLITS}}
+
     def entry(self, id: str) -> dict:
         for entry in self.manifest["cases"]:
             if entry["id"] == id:

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 
 from ..runtime import seeds
 from ..runtime.errors import LNSynthError
+from .dataset import SPLITS
 
-SPLITS = ("train", "val", "test")
 PAPER = (88, 23, 27)  # the paper's 138 patients; stratified, its 86 ABD-LN and 52 CRC-LNM give a test set of 17 + 10
 
 
 def parse_shares(text: str) -> tuple[float, float, float]:
-    """Shares of train, val and test from "paper" (88:23:27), the name of one split, or three numbers such as 70:15:15."""
+    """Shares of train, val and test: from "paper" (88:23:27), a split's name, or three numbers such as 70:15:15."""
     if text == "paper":
         return PAPER
     if text in SPLITS:
@@ -45,7 +45,7 @@ def split_by_patient(patients: Mapping[str, str], shares: tuple = PAPER, seed: i
 
 
 def _counts(total: int, shares: tuple) -> list[int]:
-    """Whole numbers that add up to `total` in the proportions of the shares (largest remainder, earlier first in a tie)."""
+    """Whole numbers that add up to `total`, in proportion to the shares (largest remainder; in a tie, the first)."""
     exact = [total * share / sum(shares) for share in shares]
     counts = [int(number) for number in exact]
     by_remainder = sorted(range(len(shares)), key=lambda n: counts[n] - exact[n])

@@ -1,0 +1,167 @@
+"""Public collections of CTs with annotated lymph nodes, from the Imaging Data Commons (idc-index), as data sets."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..runtime.errors import Cancelled, LNSynthError
+from ..runtime.events import Callback, Event, Progress, ignore
+from .dataset import Dataset
+from .dicom import find_seg
+from .importers import Item, open_or_create, read_item
+from .splits import PAPER, split_by_patient
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What is known of a collection before its index is asked."""
+
+    name: str                 # its id at the Imaging Data Commons
+    regions: dict[str, str]   # region: how the ids of its patients begin
+    licence: str
+    cite: str
+
+
+COLLECTIONS = {
+    "ct_lymph_nodes": Collection(
+        "ct_lymph_nodes",
+        {"abdomen": "ABD_LYMPH", "mediastinum": "MED_LYMPH"},
+        "CC BY 3.0",
+        "Roth et al., A new 2.5D representation for lymph node detection in CT, doi:10.7937/K9/TCIA.2015.AQIIDCNM",
+    ),
+    "mediastinal_lymph_node_seg": Collection(
+        "mediastinal_lymph_node_seg",
+        {"mediastinum": "case_"},
+        "CC BY 4.0",
+        "Idris et al., Mediastinal Lymph Node Quantification (LNQ), doi:10.7937/QVAZ-JA09",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """One patient's CT series and the SEG series drawn on it (SeriesInstanceUIDs)."""
+
+    patient: str
+    ct: str
+    seg: str
+    annotation: str = ""  # the SEG's description: LNQ tells fully from partially annotated patients
+    slices: int = 0       # of the CT; 0 where unknown
+
+
+def fetch_collection(
+    name: str,
+    out: Path,
+    *,
+    region: str = "",
+    limit: int | None = None,
+    shares: tuple = PAPER,
+    seed: int = 0,
+    callback: Callback = ignore,
+    studies: Callable[[str], list[Study]] | None = None,
+    download: Callable[[list[str], Path], None] | None = None,
+) -> Dataset:
+    """Download a collection, patient by patient, and make a data set of it; what is there already is not fetched again.
+
+    region    abdomen or mediastinum; default: the first the collection has
+    limit     at most so many patients, in order of id. Splits are drawn over all patients of the region all the same,
+              so that a patient's split does not depend on how many were fetched
+    studies   lists the collection (default: idc-index's own index)
+    download  download(uids, folder) puts the files of each series into folder/<SeriesInstanceUID>/ (default: idc-index)
+    The DICOM files of a patient are removed once its case is written. Raises LNSynthError at the end when patients were
+    refused, and why; the others are in the data set then.
+    """
+    if name not in COLLECTIONS:
+        raise LNSynthError(f"The collection {name!r} is unknown; choose one of {', '.join(COLLECTIONS)}.")
+    collection = COLLECTIONS[name]
+    region = region or next(iter(collection.regions))
+    if region not in collection.regions:
+        raise LNSynthError(f"{name} has no region {region!r}; choose one of {', '.join(collection.regions)}.")
+    callback(Event("fetching", message=f"looking up {name}"))
+    everyone = sorted((studies or idc_studies)(name), key=lambda s: s.patient)
+    listed = [s for s in everyone if s.patient.startswith(collection.regions[region])]
+    if not listed:
+        raise LNSynthError(f"{name}: its index lists no {region} patient with a CT and a SEG; update idc-index.")
+    splits = split_by_patient({s.patient: name for s in listed}, shares, seed)
+    dataset = open_or_create(out, name, f"{collection.cite}; {collection.licence}; {region}")
+    there = {entry["id"] for entry in dataset.cases()}
+    wanted = [s for s in listed[:limit] if s.patient not in there]
+    refused = {}
+    with Progress("fetching", len(wanted), callback) as progress:
+        for study in wanted:
+            with tempfile.TemporaryDirectory(prefix=".download.", dir=dataset.folder) as folder:
+                ct, seg = _arrived(study, Path(folder), download or idc_download)  # a broken network ends it all
+                try:
+                    # A collection of lymph nodes: every segment is a node, however it is called.
+                    case = read_item(Item(study.patient, ct, find_seg(seg)), all_segments=True)
+                    case.entry = {
+                        "patient": study.patient,
+                        "split": splits[study.patient],
+                        "source": name,
+                        "licence": collection.licence,
+                        "annotation": study.annotation,
+                        "series": {"ct": study.ct, "seg": study.seg},
+                    }
+                    dataset.add(case)
+                    message = f"{study.patient}: {int(case.nodes.array.max())} nodes"
+                except LNSynthError as error:
+                    refused[study.patient] = message = str(error)
+            progress.step(message=message)
+    if refused:
+        ids, first = ", ".join(refused), next(iter(refused.values()))
+        raise LNSynthError(f"{len(refused)} of {len(wanted)} patients were refused ({ids}), the first because {first}")
+    return dataset
+
+
+def _arrived(study: Study, folder: Path, download: Callable) -> tuple[Path, Path]:
+    """The folders of the CT and the SEG, downloaded and counted: missing end slices leave no gap that shows."""
+    download([study.ct, study.seg], folder)
+    ct, seg = folder / study.ct, folder / study.seg
+    arrived = len([p for p in ct.iterdir() if p.is_file()]) if ct.is_dir() else 0
+    if not arrived or not seg.is_dir() or (study.slices and arrived != study.slices):
+        raise LNSynthError(
+            f"{study.patient}: {arrived} of {study.slices or 'its'} slices and {'a' if seg.is_dir() else 'no'} SEG "
+            "arrived; check the network and fetch again."
+        )
+    return ct, seg
+
+
+def idc_studies(collection: str) -> list[Study]:
+    """Patients of a collection that have exactly one CT and one SEG in a study, from the index inside idc-index."""
+    table = _idc_client().sql_query(
+        "SELECT PatientID, StudyInstanceUID, SeriesInstanceUID, Modality, SeriesDescription, instanceCount FROM index "
+        f"WHERE collection_id = '{collection}' AND Modality IN ('CT', 'SEG')"
+    )
+    studies = []
+    for (patient, _), series in table.groupby(["PatientID", "StudyInstanceUID"]):
+        ct, seg = (series[series.Modality == modality] for modality in ("CT", "SEG"))
+        if len(ct) == len(seg) == 1:
+            ct, seg = ct.iloc[0], seg.iloc[0]
+            uids = str(ct.SeriesInstanceUID), str(seg.SeriesInstanceUID)
+            studies.append(Study(str(patient), *uids, str(seg.SeriesDescription or ""), int(ct.instanceCount)))
+    return studies
+
+
+def idc_download(uids: list[str], folder: Path) -> None:
+    """Download series, each into folder/<SeriesInstanceUID>/. A failed transfer may only show in what is missing."""
+    try:
+        _idc_client().download_from_selection(
+            downloadDir=str(folder), seriesInstanceUID=uids, dirTemplate="%SeriesInstanceUID", show_progress_bar=False
+        )
+    except Cancelled:
+        raise
+    except Exception as error:  # idc-index passes on whatever the network, the disk or s5cmd raise
+        raise LNSynthError(f"The download failed ({error}); check the network and the free disk space.") from error
+
+
+def _idc_client():
+    try:
+        from idc_index import IDCClient
+    except ImportError:
+        raise LNSynthError("idc-index is not installed; run `pip install idc-index`.") from None
+    logging.getLogger("idc_index").setLevel(logging.ERROR)  # it tells every step
+    return IDCClient.client()

@@ -1,0 +1,217 @@
+"""A data set from a hospital's own folders: pair CTs with their node masks, check them, bring them to one grid."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..runtime.errors import LNSynthError
+from ..runtime.events import Callback, Progress, ignore
+from .checks import check_ct, check_labels, check_nodes, check_pair
+from .dataset import SPLITS, Case, Dataset
+from .dicom import is_seg, read_seg
+from .nodes import instances
+from .splits import PAPER, split_by_patient
+from .volume import Volume, canonical, is_volume_file, read, stem
+
+COLUMNS = ("image", "nodes", "id", "anatomy", "patient", "split", "source")  # of a table; the first two are needed
+
+
+@dataclass(frozen=True)
+class Item:
+    """What is to become one case. Paths are files that `volume.read` knows, DICOM folders, or (nodes) a DICOM SEG."""
+
+    id: str
+    image: Path
+    nodes: Path
+    anatomy: Path | None = None
+    patient: str = ""  # "" means the id
+    split: str = ""    # "" leaves it to the seeded split by patient
+    source: str = ""
+
+
+def import_folder(
+    images: Path,
+    nodes: Path,
+    out: Path,
+    anatomy: Path | None = None,
+    *,
+    table: Path | None = None,
+    name: str = "",
+    source: str = "",
+    anatomy_version: int = 2,
+    shares: tuple = PAPER,
+    seed: int = 0,
+    callback: Callback = ignore,
+) -> Dataset:
+    """Make (or add to) a data set of CTs and their node masks.
+
+    images, nodes, anatomy  folders; an image belongs to the masks of the same stem (nnU-Net's _0000 is ignored)
+    table            a CSV that pairs them instead: columns image, nodes and, where wanted, id, anatomy, patient, split,
+                     source; paths count from the three folders
+    source           where the images come from; default: the name of the images folder
+    anatomy_version  TotalSegmentator version of the anatomy masks' ids
+    shares           of train, val and test for the patients whose split the table does not name
+    Raises LNSynthError when images and masks do not match up (before any work), or at the end when cases were refused,
+    and why; the others are in the data set then.
+    """
+    items = pair_by_table(table, images, nodes, anatomy) if table else pair_by_stem(images, nodes, anatomy)
+    source = source or Path(images).resolve().name
+    splits = _splits(items, source, shares, seed)
+    dataset = open_or_create(out, name)
+    refused = {}
+    with Progress("importing", len(items), callback) as progress:
+        for item in items:
+            try:
+                case = read_item(item)
+                case.entry = {
+                    "patient": item.patient or item.id,
+                    "split": splits[item.id],
+                    "source": item.source or source,
+                    "anatomy_version": anatomy_version,
+                }
+                dataset.add(case)
+                message = f"{item.id}: {int(case.nodes.array.max())} nodes"
+            except LNSynthError as error:
+                refused[item.id] = message = str(error)
+            progress.step(message=message)
+    if refused:
+        ids, first = ", ".join(refused), next(iter(refused.values()))
+        raise LNSynthError(f"{len(refused)} of {len(items)} cases were refused ({ids}), the first because {first}")
+    return dataset
+
+
+def open_or_create(out: Path, name: str = "", note: str = "") -> Dataset:
+    """The data set of real cases in a folder, new where there is none."""
+    if not (Path(out) / "dataset.json").exists():
+        return Dataset.create(out, name, "real", note)
+    dataset = Dataset.open(out)
+    if dataset.kind != "real":
+        raise LNSynthError(f"{out}: this data set holds {dataset.kind} cases; import real ones into another folder.")
+    return dataset
+
+
+def pair_by_stem(images: Path, nodes: Path, anatomy: Path | None = None) -> list[Item]:
+    """Each image with the masks of its stem. Raises LNSynthError when one has no partner or two share a stem."""
+    images_of, nodes_of = _by_stem(images), _by_stem(nodes)
+    anatomy_of = _by_stem(anatomy) if anatomy else {}
+    if not images_of:
+        raise LNSynthError(f"{images}: there is no image here; give a folder of NIfTI, NRRD, MHA or DICOM folders.")
+    for folder, masks in ((nodes, nodes_of), (anatomy, anatomy_of)):
+        if folder is None:
+            continue
+        _match(folder, "mask", images_of, masks)
+        _match(images, "image", masks, images_of)
+    return [Item(id, path, nodes_of[id], anatomy_of.get(id)) for id, path in sorted(images_of.items())]
+
+
+def _match(folder: Path, what: str, wanted: dict, found: dict) -> None:
+    alone = sorted(set(wanted) - set(found))
+    if alone:
+        some = ", ".join(alone[:5]) + (f" and {len(alone) - 5} more" if len(alone) > 5 else "")
+        raise LNSynthError(f"{folder}: there is no {what} for {some}; name the files alike, or give a CSV of pairs.")
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    """Volume files, DICOM SEG files and DICOM folders directly in a folder, by stem."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise LNSynthError(f"{folder}: there is no such folder; check the path.")
+    found: dict[str, Path] = {}
+    for path in sorted(p for p in folder.iterdir() if not p.name.startswith(".")):
+        if path.is_dir():
+            key = path.name
+        elif is_volume_file(path):
+            key = stem(path).removesuffix("_0000")
+        elif path.suffix.lower() == ".dcm" and is_seg(path):
+            key = path.stem
+        else:
+            continue
+        if key in found:
+            raise LNSynthError(f"{path}: {found[key].name} has the same stem; keep one, or list the pairs in a CSV.")
+        found[key] = path
+    return found
+
+
+def pair_by_table(table: Path, images: Path, nodes: Path, anatomy: Path | None = None) -> list[Item]:
+    """The pairs that a CSV lists. Raises LNSynthError for unknown columns, missing files, doubled ids, wrong splits."""
+    try:
+        with open(table, newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            rows, columns = list(reader), reader.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise LNSynthError(f"{table}: the CSV cannot be read ({error}); check the path and save it as UTF-8.") from None
+    unknown = [c for c in columns if c not in COLUMNS]
+    if unknown or not {"image", "nodes"} <= set(columns):
+        raise LNSynthError(
+            f"{table}: its columns are {', '.join(map(str, columns))}; it needs image and nodes and may have "
+            f"{', '.join(COLUMNS[2:])}."
+        )
+    items: list[Item] = []
+    for number, row in enumerate(rows, start=2):
+        row = {key: (value or "").strip() for key, value in row.items() if key}
+        where = f"{table}, line {number}"
+        paths = {}
+        for column, folder in (("image", images), ("nodes", nodes), ("anatomy", anatomy)):
+            if not row.get(column):
+                continue
+            paths[column] = Path(folder or images) / row[column]
+            if not paths[column].exists():
+                raise LNSynthError(f"{where}: {paths[column]} does not exist; correct the path.")
+        if not {"image", "nodes"} <= set(paths):
+            raise LNSynthError(f"{where}: image or nodes is empty; name both files.")
+        if row.get("split") and row["split"] not in SPLITS:
+            raise LNSynthError(f"{where}: the split is one of {', '.join(SPLITS)}, not {row['split']!r}.")
+        id = row.get("id") or stem(paths["image"]).removesuffix("_0000")
+        if any(id == item.id for item in items):
+            raise LNSynthError(f"{where}: the id {id} appears twice; give each case its own.")
+        about = {key: row.get(key, "") for key in ("patient", "split", "source")}
+        items.append(Item(id, paths["image"], paths["nodes"], paths.get("anatomy"), **about))
+    if not items:
+        raise LNSynthError(f"{table}: the CSV lists no case; add a line for each.")
+    return items
+
+
+def _splits(items: list[Item], source: str, shares: tuple, seed: int) -> dict[str, str]:
+    """Each item's split: the table's where it names one, else the patient's."""
+    named: dict[str, str] = {}
+    for item in items:
+        patient = item.patient or item.id
+        if item.split and named.setdefault(patient, item.split) != item.split:
+            raise LNSynthError(f"Patient {patient} is listed in two splits; keep all cases of a patient in one.")
+    free = {p: item.source or source for item in items if (p := item.patient or item.id) not in named}
+    drawn = named | split_by_patient(free, shares, seed)
+    return {item.id: drawn[item.patient or item.id] for item in items}
+
+
+def read_item(item: Item, all_segments: bool = False) -> Case:
+    """Read and check one case: canonical axes, nodes as instances, every mask exactly on the CT's grid.
+
+    all_segments  take every segment of a DICOM SEG for a node, whatever it is called
+    """
+    ct = read(item.image)
+    check_ct(ct, str(item.image))
+    if item.nodes.is_dir() or is_seg(item.nodes):
+        nodes = read_seg(item.nodes, ct, all_segments)
+    else:
+        nodes = read(item.nodes)
+    anatomy = read(item.anatomy) if item.anatomy else None
+    ct = canonical(ct)
+    nodes = _on_grid(ct, nodes, str(item.nodes))
+    check_nodes(nodes, str(item.nodes))
+    nodes.array = instances(nodes.array)
+    if anatomy is not None:
+        anatomy = _on_grid(ct, anatomy, str(item.anatomy))
+        check_labels(anatomy, str(item.anatomy))
+        anatomy.array = anatomy.array.astype(np.uint8)
+    return Case(id=item.id, ct=ct, nodes=nodes, anatomy=anatomy)
+
+
+def _on_grid(ct: Volume, mask: Volume, name: str) -> Volume:
+    """The mask in the CT's order of axes and with exactly its affine, once it is seen to lie on that grid."""
+    mask = canonical(mask)
+    check_pair(ct, mask, name)
+    return Volume(mask.array, ct.affine)
