@@ -21,8 +21,9 @@ from ..runtime.events import Callback, Progress, ignore
 from .dataset import Case, Dataset
 from .phantom_body import Habitus, draw_frame
 from .phantom_gut import draw_colon, draw_small_bowel
+from .phantom_nodes import draw_nodes
 from .phantom_organs import draw_organs
-from .phantom_scene import Scene, Solid, ellipsoid
+from .phantom_scene import Scene
 from .volume import Volume
 
 # Mean HU by contrast phase (native, arterial, portal venous), and the spread between persons
@@ -99,7 +100,7 @@ def phantom(seed: int, spacing: float | Sequence[float] = 1.0, nodes: int | None
     draw_frame(scene, habitus, hu)
     draw_organs(scene, habitus, hu)
     count = int(nodes if nodes is not None else np.clip(rng.lognormal(np.log(4.5), 0.6), 1, 10))
-    instances = draw_nodes(scene, habitus, hu, count)
+    instances = draw_nodes(scene, hu, count)
     draw_colon(scene, habitus, hu)
     draw_small_bowel(scene, habitus, hu)
     draw_table(scene)
@@ -169,7 +170,7 @@ def _mapping(workers: int):
 
 
 def draw_hu(rng: np.random.Generator, phase: str) -> dict[str, float]:
-    """One person's mean HU of each tissue in a contrast phase; "oral" is what he drank (water or contrast)."""
+    """One person's mean HU of each tissue in a contrast phase; "oral" is what fills the bowel (fluid or contrast)."""
     column = list(PHASES).index(phase)
     timing = rng.normal(1, 0.07 if phase != "native" else 0.0)  # early or late: all enhancement moves together
     drawn = {name: row[0] + (row[column] - row[0]) * timing + row[3] * rng.normal() for name, row in HU.items()}
@@ -177,78 +178,15 @@ def draw_hu(rng: np.random.Generator, phase: str) -> dict[str, float]:
     return {name: float(value) for name, value in drawn.items()}
 
 
-def node_short_axis(rng: np.random.Generator) -> float:
-    """A short axis in mm, distributed as in 557 real abdominal nodes: 8.4, 13.4 and 26.8 mm at 5, 50 and 95 %.
-
-    Log-normal with a width of its own on either side of the median, cut at 6 and 32 mm.
-    """
-    z = rng.normal()
-    return float(np.clip(13.4 * np.exp(z * np.log(26.8 / 13.4 if z > 0 else 13.4 / 8.4) / 1.645), 6.0, 32.0))
-
-
-def draw_nodes(scene: Scene, habitus: Habitus, hu: dict[str, float], count: int) -> np.ndarray:
-    """Paints nodes into the fat by the great vessels, the mesentery's root and the porta hepatis: uint16 instances.
-
-    The stations and their shares are assumed, not measured: those are the places that radiologists look at first.
-    """
-    rng = scene.rng
-    instances = np.zeros(scene.shape, np.uint16)
-    stations = [  # share, curve in mm along which the nodes lie, scatter in mm
-        (0.24, [(-26, 12, 40), (-26, 10, 0), (-24, 10, -80)], 6),
-        (0.12, [(8, 20, 20), (8, 21, -20), (9, 20, -78)], 4),
-        (0.14, [(36, 16, 15), (36, 12, -30), (32, 10, -80)], 5),
-        (0.28, [(4, 46, -12), (2, 58, -40), (6, 62, -85)], 14),
-        (0.14, [(36, 44, 28), (28, 46, 20), (14, 50, 26)], 8),
-        (0.08, [(-12, 42, 30), (-30, 42, 34), (-48, 34, 40)], 7),
-    ]
-    shares = np.array([s[0] for s in stations]) / sum(s[0] for s in stations)
-    for short in sorted((node_short_axis(rng) for _ in range(count)), reverse=True):
-        for _ in range(60):
-            station = stations[rng.choice(len(stations), p=shares)]
-            path = np.array(station[1], float)
-            at = rng.uniform(0, len(path) - 1)
-            i = min(int(at), len(path) - 2)
-            centre = path[i] + (at - i) * (path[i + 1] - path[i]) + rng.normal(0, station[2], 3)
-            radii = short / 2 * np.array([1.0, rng.uniform(1.0, 1.35), rng.uniform(1.15, 1.8)])
-            node = scene.solid(
-                ellipsoid(centre, radii, rng.uniform(-180, 180, 3)), centre - radii.max() - 2, centre + radii.max() + 2
-            )
-            if node is None:
-                continue
-            node.d += 0.06 * short * scene.noise(0.7 * short, node.box)
-            whole = np.count_nonzero(node.d < 0)
-            node = scene.fit(node, 0.8)
-            inside = (node.d < 0) & (scene.label[node.box] == 0)
-            if np.count_nonzero(inside) < max(0.75 * whole, 8):
-                continue
-            _paint_node(scene, node, inside, instances, hu, short)
-            break
-    return instances
-
-
-def _paint_node(scene, node: Solid, inside, instances, hu, short: float) -> None:
-    rng = scene.rng
-    level = hu["node"] + rng.normal(0, 9)
-    texture = 5 * scene.noise(max(4.0, short / 2), node.box)
-    if short > 18 and rng.random() < 0.4:  # a necrotic centre
-        level = level - np.clip((-node.d / (short / 2) - 0.35) * 90, 0, 40)
-    elif rng.random() < 0.2:  # a fatty hilum
-        level = level - 60 * np.clip(1.5 * scene.noise(short * 0.8, node.box) - 1, 0, 1)
-    scene.paint(node, level + texture)
-    scene.claim(node)
-    instances[node.box][inside] = instances.max() + 1
-
-
 def draw_table(scene: Scene) -> None:
     """The scanner's table: a thin curved shell filled with foam, some air below the skin."""
     x, y = (scene.lo[a] + scene.spacing[a] * np.arange(scene.shape[a]) for a in (0, 1))
     skin = y[np.nonzero((scene.hu > -400).any(axis=(0, 2)))[0][0]]
-    depth = (
-        skin - scene.rng.uniform(3, 7) + x[:, None] ** 2 / scene.rng.uniform(900, 1600) - y[None, :]
-    )  # mm below its surface
-    shell, foam = np.maximum(-depth, depth - 22), np.maximum(2.0 - depth, depth - 20)
+    surface = skin - scene.rng.uniform(3, 7) + x[:, None] ** 2 / scene.rng.uniform(900, 1600)
+    depth = surface - y[None, :]  # mm below it
+    shell, foam = np.maximum(-depth, depth - 22), np.maximum(3.0 - depth, depth - 19)
     air = scene.hu < -500
-    for d, level in ((shell, 350.0), (foam, -930.0)):
+    for d, level in ((shell, 300.0), (foam, -930.0)):
         cover = np.clip(0.5 - d / scene.voxel, 0, 1).astype(np.float32)[:, :, None]
         scene.hu += np.where(air, cover * (level - scene.hu), 0)
 
@@ -256,15 +194,14 @@ def draw_table(scene: Scene) -> None:
 def scan(scene: Scene) -> np.ndarray:
     """What a scanner makes of the scene: blur by its PSF and slice profile, and grainy noise, strongest in the middle.
 
-    Returns whole HU, int16, -1024..3071. The noise has a std of 8 to 25 HU, median 13, over the whole picture.
+    Returns whole HU, int16, -1024..3071. The noise has a std of about 8 to 25 HU, median 13, in the middle of the body.
     """
     rng = scene.rng
     blur = np.array([1.0, 1.0, rng.uniform(0.9, 1.8)]) * rng.uniform(0.55, 0.85)  # std in mm
     hu = gaussian_filter(scene.hu, blur / scene.spacing, mode="nearest")
     white = rng.standard_normal(scene.shape, np.float32)
-    grain = (
-        np.array([0.75, 0.75, 0.5]) / scene.spacing
-    )  # reconstruction kernels pass a band: fine grain without slow waves
+    # Reconstruction kernels pass a band: fine grain without slow waves.
+    grain = np.array([0.75, 0.75, 0.5]) / scene.spacing
     noise = gaussian_filter(white, grain) - 0.75 * gaussian_filter(white, 2.5 * grain)
     noise *= np.exp(rng.normal(np.log(13), 0.28)).clip(8, 25) / noise.std()
     x, y, _ = (scene.lo[a] + scene.spacing[a] * np.arange(scene.shape[a]) for a in range(3))

@@ -164,7 +164,7 @@ def _adrenals(scene, hu) -> None:
         solid = scene.solid(plate, centre - 20, centre + 20)
         if solid is not None:
             solid.d += np.float32(0.4) * scene.noise(8.0, solid.box)
-            scene.place(solid, hu["adrenal"], label, gap=0.7, margin=1.5)
+            scene.place(solid, hu["adrenal"], label, gap=0.7, margin=2.5)
 
 
 def _portal_system(scene, hu) -> None:
