@@ -39,17 +39,15 @@ def gather(model, optimizer, ema: MovingAverage) -> dict[str, dict[str, torch.Te
         averaged = _copied(get_model_state_dict(model, options=WHOLE))
     adam = get_optimizer_state_dict(model, optimizer, options=WHOLE)
     moments = {}
-    for group in adam["param_groups"]:
+    for group in adam.get("param_groups", ()):  # any process but the first gets nothing
         for name in group["params"]:
             # A weight that never had a gradient (no node was ever seen) has no state yet: all zero means the same.
-            state = adam["state"].get(name) or _no_steps(weights.get(name))
+            state = adam["state"].get(name) or _no_steps(weights[name])
             moments.update({f"{name}{SEPARATOR}{key}": value.contiguous() for key, value in state.items()})
     return {"model": weights, "ema": averaged, "optimizer": moments}
 
 
-def _no_steps(weight: torch.Tensor | None) -> dict[str, torch.Tensor]:
-    if weight is None:  # any process but the first: it holds none of the gathered tensors
-        return {}
+def _no_steps(weight: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"step": torch.zeros(()), "exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..cases.labels import LabelTable
 from ..cases.store import PreparedCase, list_prepared
-from ..conditions.encode import encode, scale_hu
+from ..conditions.encode import encode, expected_hu
 from ..generators.protocol import DataForm
 from ..runtime.errors import LNSynthError
 from ..runtime.seeds import rng
@@ -46,16 +46,11 @@ def collect(folders: Sequence[str | Path], prepared: str, form: DataForm, split:
     return cases
 
 
-def expected_hu(case: PreparedCase, form: DataForm) -> np.ndarray | None:
-    """Mean HU of each label in this case scaled to [-1, 1], the table's typical one where it has none; (C,) float32.
-
-    None where the generator does not take it.
-    """
+def expected(case: PreparedCase, form: DataForm) -> np.ndarray | None:
+    """`encode.expected_hu` of a case, (C + 1,) float32; None where the generator does not take it."""
     if not form.expected_hu:
         return None
-    typical = [label.hu for label in LabelTable.load(form.labels).labels]
-    measured = case.info["organ_hu"]
-    return scale_hu([t if m is None else m for t, m in zip(typical, measured, strict=True)], form.window)
+    return expected_hu(LabelTable.load(form.labels), case.info["organ_hu"], case.info["node_hu"], form.window)
 
 
 def patch(case: PreparedCase, start: Sequence[int], form: DataForm, augment: AugmentSettings | None = None,
@@ -65,7 +60,7 @@ def patch(case: PreparedCase, start: Sequence[int], form: DataForm, augment: Aug
     start    first voxel of the patch; it may reach beyond the volume, where there is air
     augment  changes drawn from `random`; none where it is None
     """
-    size, expected = np.array(form.patch), expected_hu(case, form)
+    size, means = np.array(form.patch), expected(case, form)
     matrix = np.eye(3) if augment is None else _geometry(augment, random)
     if np.array_equal(matrix, np.eye(3)):
         box = tuple(slice(int(s), int(s + n)) for s, n in zip(start, size, strict=True))
@@ -76,8 +71,8 @@ def patch(case: PreparedCase, start: Sequence[int], form: DataForm, augment: Aug
         gain = 1 + random.uniform(-augment.gain, augment.gain)
         shift = random.uniform(-augment.shift_hu, augment.shift_hu) * 2 / (form.window[1] - form.window[0])
         ct = _recoloured(ct, gain, shift)
-        expected = None if expected is None else _recoloured(expected, gain, shift)
-    return {"image": torch.from_numpy(ct)[None], "condition": encode(anatomy, nodes, form.anatomy_channels, expected)}
+        means = None if means is None else _recoloured(means, gain, shift)
+    return {"image": torch.from_numpy(ct)[None], "condition": encode(anatomy, nodes, form.anatomy_channels, means)}
 
 
 def _geometry(augment: AugmentSettings, random: np.random.Generator) -> np.ndarray:
