@@ -213,6 +213,7 @@ def _compute(case: Case, settings: PrepareSettings, table: LabelTable) -> tuple[
         "spacing_mm": list(spacing),
         "affine": affine.tolist(),
         "organ_hu": organ_hu(hu, labels, table),
+        "node_hu": float(np.clip(hu[instances > 0], low, high).mean()) if kept else None,
         "nodes": records(instances, affine),
         "nodes_lost": lost,
     }

@@ -22,7 +22,8 @@ class LNDDPMSettings:
     anatomy: bool = True                             # False: the node mask is the only condition (paper, Table 3)
     timesteps: int = 300                             # T
     schedule: Literal["cosine", "linear", "scaled_linear"] = "cosine"
-    prediction: Literal["noise", "velocity"] = "noise"  # what the denoiser learns; the paper's is the noise
+    prediction: Literal["noise", "velocity", "preconditioned"] = "noise"  # what is learned; the paper's is the noise
+    data_std: float = 0.5                            # of x_0 about its expectation; for "preconditioned" alone
     loss: Literal["l1", "l2"] = "l1"
 
 
@@ -51,8 +52,33 @@ class LNDDPM(nn.Module):
         c = self.form.anatomy_channels
         return condition[:, c:c + 1]
 
+    def _expected(self, condition: torch.Tensor) -> torch.Tensor | float:
+        return condition[:, -1:] if self.form.expected_hu else 0.0
+
+    def _gaussian(self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor):
+        """(mean, deviation, x standardised): what x_t tells of x_0 if x_0 were Gaussian about its expectation e.
+
+        With x_t = alpha x_0 + sigma eps and x_0 ~ N(e, s^2): mean = e + alpha s^2 / v (x_t - alpha e), deviation =
+        s sigma / sqrt(v), v = alpha^2 s^2 + sigma^2. With e = 0 these are c_skip, c_out and c_in of Karras et al.
+        2022 (arXiv 2206.00364, eq. 7 and table 1) in variance-preserving form; e is the expected HU where given.
+        """
+        a = self.alpha_bar[t.cpu()].reshape(-1, 1, 1, 1, 1)
+        s, e = self.settings.data_std, self._expected(condition)
+        total = a * s**2 + (1 - a)
+        alpha, gain, deviation, scale = (c.to(x) for c in (a.sqrt(), a.sqrt() * s**2 / total,
+                                                           s * ((1 - a) / total).sqrt(), total.rsqrt()))
+        centred = x - alpha * e
+        return e + gain * centred, deviation, scale * centred
+
     def predict(self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        """The denoiser's output: the noise or the velocity in x_t, (B, 1, X, Y, Z). t is (B,)."""
+        """The denoiser's output for x_t, (B, 1, X, Y, Z); t is (B,). What it means is `settings.prediction`:
+
+        noise           eps
+        velocity        alpha eps - sigma x_0 (Salimans and Ho 2022, arXiv 2202.00512, eq. 11)
+        preconditioned  (x_0 - mean) / deviation, see `_gaussian`
+        """
+        if self.settings.prediction == "preconditioned":
+            x = self._gaussian(x, t, condition)[2]
         return self.denoiser(x, t, self._used(condition), self._nodes(condition))
 
     def forward(self, batch: dict[str, torch.Tensor], rng: torch.Generator) -> dict[str, torch.Tensor]:
@@ -64,19 +90,25 @@ class LNDDPM(nn.Module):
         image, condition = batch["image"], batch["condition"]
         t = torch.randint(1, self.settings.timesteps + 1, (len(image),), generator=rng)
         noise = torch.randn(image.shape, generator=rng).to(image)
-        target = noise
+        x, target = diffuse(image, noise, t, self.alpha_bar), noise
         if self.settings.prediction == "velocity":
-            # v = alpha eps - sigma x_0 (Salimans and Ho 2022, arXiv 2202.00512, eq. 11)
             target = diffuse(noise, -image, t, self.alpha_bar)
-        output = self.predict(diffuse(image, noise, t, self.alpha_bar), t.to(image.device), condition)
+        elif self.settings.prediction == "preconditioned":
+            mean, deviation, _ = self._gaussian(x, t, condition)
+            target = (image - mean) / deviation
+        output = self.predict(x, t.to(image.device), condition)
         norm = F.l1_loss if self.settings.loss == "l1" else F.mse_loss
         return {"loss": norm(output.float(), target)}
 
     def clean(self, x: torch.Tensor, t: int, condition: torch.Tensor) -> torch.Tensor:
         """The denoiser's estimate of x_0 from x_t, clipped to [-1, 1]."""
-        output = self.predict(x, torch.full((len(x),), t, device=x.device), condition)
+        times = torch.full((len(x),), t, device=x.device)
+        output = self.predict(x, times, condition)
         if self.settings.prediction == "velocity":
             estimate = diffuse(x, -output, t, self.alpha_bar)  # x_0 = alpha x_t - sigma v
+        elif self.settings.prediction == "preconditioned":
+            mean, deviation, _ = self._gaussian(x, times, condition)
+            estimate = mean + deviation * output
         else:
             estimate = clean_from_noise(x, output, t, self.alpha_bar)
         return estimate.clamp(-1, 1)

@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from LNSynthLib.cases.labels import LabelTable
 from LNSynthLib.cases.store import list_prepared
-from LNSynthLib.conditions.encode import encode, scale_hu, unscale_hu
+from LNSynthLib.conditions.encode import encode, expected_hu, unscale_hu
 from LNSynthLib.generators import checkpoint
 from LNSynthLib.runtime.devices import pick
 from LNSynthLib.runtime.events import Progress, console
@@ -26,13 +26,13 @@ from LNSynthLib.runtime.files import write_json
 from LNSynthLib.runtime.seeds import derive
 
 
-def expected_hu(case, table, form, typical: bool):
-    """Each label's mean HU scaled to [-1, 1]: the case's own where it has the label, else the table's."""
+def expected(case, table, form, typical: bool):
+    """Each label's mean HU and the nodes', scaled to [-1, 1]: the case's own, or those that the table calls typical."""
     if not form.expected_hu:
         return None
-    own = case.info["organ_hu"]
-    hu = [label.hu if typical or own[label.id] is None else own[label.id] for label in table.labels]
-    return scale_hu(hu, form.window)
+    if typical:
+        return expected_hu(table, [None] * table.channels, None, form.window)
+    return expected_hu(table, case.info["organ_hu"], case.info["node_hu"], form.window)
 
 
 def tiles(case, table, side: int, most: int):
@@ -98,20 +98,20 @@ def main() -> None:
     side, margin = form.patch[0], max(1, round(4 / form.spacing_mm))
     organs, nodes, moved = {}, [], []
 
-    def sample(labels, mask, expected, *keys):
-        condition = encode(labels, mask, form.anatomy_channels, expected)[None]
+    def sample(labels, mask, means, *keys):
+        condition = encode(labels, mask, form.anatomy_channels, means)[None]
         result = generator.sample(condition, seeds=[derive(args.seed, *keys)], steps=args.steps, sampler=args.sampler)
         return unscale_hu(result[0, 0].cpu().numpy(), form.window)
 
     for case in list_prepared(args.prepared):
-        expected = expected_hu(case, table, form, args.typical_hu)
+        means = expected(case, table, form, args.typical_hu)
         boxes = tiles(case, table, side, args.tiles)
         figure, axes = pyplot.subplots(3, len(boxes), figsize=(2.2 * len(boxes), 6.6), squeeze=False)
         with Progress(f"tiles of {case.id}", len(boxes), console()) as progress:
             for i, box in enumerate(boxes):
                 labels, mask = case.anatomy(box), case.nodes(box)
                 real = unscale_hu(case.ct(box), form.window)
-                synthetic = sample(labels, mask, expected, case.id, "tile", i)
+                synthetic = sample(labels, mask, means, case.id, "tile", i)
                 for label in table.labels:
                     at = (labels == label.id) & (mask == 0)
                     if at.any():
@@ -135,14 +135,14 @@ def main() -> None:
                 box = tuple(slice(c, c + side) for c in corner)
                 labels, mask = case.anatomy(box), case.nodes(box)
                 one = mask == node["id"]
-                hu = sample(labels, mask, expected, case.id, "node", i)
+                hu = sample(labels, mask, means, case.id, "node", i)
                 figures = follows(hu, one, labels, fat, margin)
                 if figures:
                     nodes.append({"case": case.id, "node": node["id"], "dice": figures[0], "contrast_hu": figures[1]})
                 there = move(one, labels, table, fat, np.random.default_rng(derive(args.seed, case.id, i)))
                 panels = [(unscale_hu(case.ct(box), form.window), one), (hu, one)]
                 if there is not None:
-                    elsewhere = sample(labels, there, expected, case.id, "node", i)
+                    elsewhere = sample(labels, there, means, case.id, "node", i)
                     figures = follows(elsewhere, there, labels, fat, margin)
                     if figures:
                         left = elsewhere[one & ~there & (labels == fat)]

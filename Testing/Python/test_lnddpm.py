@@ -36,7 +36,10 @@ def perfect(generator, truth):
         a = generator.alpha_bar[t].reshape(-1, 1, 1, 1, 1)
         alpha, sigma = a.sqrt(), (1 - a).sqrt()
         noise = (x - alpha * truth) / sigma
-        return (noise if generator.settings.prediction == "noise" else alpha * noise - sigma * truth).to(x)
+        mean = alpha * 0.25 / (0.25 * a + 1 - a) * x  # of x_0 ~ N(0, 0.5^2) given x_t: product of two Gaussians
+        deviation = (1 / (1 / 0.25 + a / (1 - a))).sqrt()
+        return {"noise": noise, "velocity": alpha * noise - sigma * truth,
+                "preconditioned": (truth - mean) / deviation}[generator.settings.prediction].to(x)
     generator.predict = predict
 
 
@@ -44,7 +47,7 @@ def test_it_is_a_generator():
     assert isinstance(tiny(), Generator)
 
 
-@pytest.mark.parametrize("prediction", ["noise", "velocity"])
+@pytest.mark.parametrize("prediction", ["noise", "velocity", "preconditioned"])
 def test_loss_of_a_perfect_denoiser_is_zero(prediction):
     generator = tiny(prediction=prediction)
     image = torch.rand(2, 1, 8, 8, 8) * 2 - 1
@@ -61,7 +64,7 @@ def test_loss_of_an_untrained_denoiser_is_the_mean_absolute_noise():
 
 
 @pytest.mark.parametrize("sampler, steps", [("dpmpp", 10), ("ddim", 10), ("ddpm", 50)])
-@pytest.mark.parametrize("prediction", ["noise", "velocity"])
+@pytest.mark.parametrize("prediction", ["noise", "velocity", "preconditioned"])
 def test_sampling_with_a_perfect_denoiser_returns_the_truth(sampler, steps, prediction):
     generator = tiny(prediction=prediction)
     truth = torch.rand(2, 1, 8, 8, 8, dtype=torch.float64) * 2 - 1
@@ -110,6 +113,17 @@ def test_the_node_only_ablation_ignores_the_anatomy():
     assert torch.equal(generator.predict(x, t, c), generator.predict(x, t, other))
     other[:, 3] = 1 - other[:, 3]
     assert not torch.equal(generator.predict(x, t, c), generator.predict(x, t, other))
+
+
+def test_untrained_preconditioned_samples_are_gaussian_about_the_expected_hu():
+    # The denoiser starts at zero, so x_0 ~ N(e, s^2) is what it knows; many steps must return just that.
+    generator = tiny(prediction="preconditioned", data_std=0.1, timesteps=300,
+                     form={**SETTINGS["form"], "expected_hu": True})
+    c = torch.zeros(1, 5, 16, 16, 16)
+    c[:, -1] = 0.4
+    result = generator.sample(c, seeds=[1], sampler="ddim", steps=300)
+    assert result.mean().item() == pytest.approx(0.4, abs=0.01)
+    assert result.std().item() == pytest.approx(0.1, rel=0.05)
 
 
 def test_wrong_patch_and_sampler_are_refused():
@@ -165,11 +179,11 @@ def test_encode():
     anatomy[1] = 2
     nodes = np.zeros((2, 2, 2), np.uint16)
     nodes[0, 0, 0] = 7
-    c = encode(anatomy, nodes, 3, expected=np.array([-1.0, 0.0, 0.5]))
+    c = encode(anatomy, nodes, 3, expected=np.array([-1.0, 0.0, 0.5, 0.25]))
     assert c.shape == (5, 2, 2, 2)
     assert torch.equal(c[:3].sum(0), torch.ones(2, 2, 2)) and c[2, 1].all() and c[0, 0].all()
     assert c[3].sum() == 1 and c[3, 0, 0, 0] == 1
-    assert (c[4, 0] == -1).all() and (c[4, 1] == 0.5).all()
+    assert c[4, 0, 0, 0] == 0.25 and (c[4, 0].flatten()[1:] == -1).all() and (c[4, 1] == 0.5).all()
 
 
 def test_hu_scaling_is_the_papers():

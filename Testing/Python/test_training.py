@@ -54,7 +54,7 @@ def write_case(folder, number, split="train", kind="phantom", shape=(28, 26, 24)
     return write_prepared(place, data.scale_hu(hu, WINDOW), anatomy, nodes, {
         "id": f"case{number}", "patient": f"p{number}", "split": split, "kind": kind, "spacing_mm": [1.0, 1.0, 1.0],
         "affine": np.eye(4).tolist(), "window": list(WINDOW), "labels": "abdomen14", "key": f"key{number}",
-        "organ_hu": [None] * 6 + [111.0] + [None] * 7,
+        "organ_hu": [None] * 6 + [111.0] + [None] * 7, "node_hu": None,
         "nodes": [{"id": id, "bbox": box} for id, box in enumerate(NODE_BOXES, 1)]})
 
 
@@ -197,7 +197,7 @@ def test_geometric_augmentation_turns_image_and_labels_about_the_patch_s_centre(
     shape = (40, 40, 40)
     ramp = np.broadcast_to(np.linspace(-0.9, 0.9, 40)[:, None, None], shape)
     info = {"id": "ramp", "split": "train", "kind": "phantom", "spacing_mm": [1, 1, 1], "affine": np.eye(4).tolist(),
-            "window": list(WINDOW), "labels": "abdomen14", "organ_hu": [None] * 14, "nodes": []}
+            "window": list(WINDOW), "labels": "abdomen14", "organ_hu": [None] * 14, "node_hu": None, "nodes": []}
     case = write_prepared(tmp_path, ramp, (ramp > 0).astype(np.uint8), np.zeros(shape, np.uint16), info)
     augment = AugmentSettings(rotate_deg=15, zoom=0.1)
     matrix = data._geometry(augment, np.random.default_rng(5))
