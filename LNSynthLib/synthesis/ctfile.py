@@ -1,0 +1,117 @@
+"""A CT file of which a few voxels change: everything else in it, header and stored numbers, stays as it is."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..cases.checks import check_ct
+from ..cases.volume import ITK, NIFTI, Volume, read, write
+from ..runtime.errors import LNSynthError
+from ..runtime.files import atomic_path
+
+
+@dataclass(frozen=True, eq=False)
+class CTFile:
+    """A CT in the numbers of its file: HU = scaling[0] * voxel + scaling[1]. `keep` writes a file of the same kind."""
+
+    path: Path
+    stored: Volume
+    scaling: tuple[float, float]
+    keep: Callable[[Path, np.ndarray, str], None]
+
+    def write(self, path: Path, stored: Volume, description: str) -> None:
+        """Writes changed voxels to another file, header kept but for its description; or, where the suffix asks for
+        another kind of file, as a volume in HU."""
+        if file_kind(path) == file_kind(self.path) != "folder":
+            self.keep(Path(path), stored.array, description)
+            return
+        slope, intercept = self.scaling
+        if self.scaling != (1.0, 0.0):
+            stored = Volume(stored.array * np.float32(slope) + np.float32(intercept), stored.affine)
+        write(path, stored, description)
+
+
+def file_kind(path: Path) -> str:
+    """nifti, itk, or folder (of a DICOM series)."""
+    name = Path(path).name.lower()
+    return "nifti" if name.endswith(NIFTI) else "itk" if name.endswith(ITK) else "folder"
+
+
+def check_target(path: Path) -> None:
+    """Raises LNSynthError for a name that no volume can be written to: better before the work than after it."""
+    if file_kind(path) == "folder" or Path(path).suffix.lower() == ".mhd":
+        raise LNSynthError(f"{path}: this file type is not written; use .nii, .nii.gz, .nrrd or .mha.")
+
+
+def open_ct(path: Path) -> CTFile:
+    """Opens NIfTI, NRRD, MetaImage or a DICOM folder; LNSynthError for what is no CT in HU."""
+    path = Path(path)
+    volume = read(path)
+    check_ct(volume, str(path))
+    kind = file_kind(path)
+    if kind == "nifti":
+        return _nifti(path, volume)
+    return _itk(path, volume) if kind == "itk" else CTFile(path, volume, (1.0, 0.0), write)
+
+
+def _nifti(path: Path, volume: Volume) -> CTFile:
+    import nibabel
+
+    image = nibabel.load(path)
+    proxy, dtype = image.dataobj, image.get_data_dtype()
+    scaling = float(proxy.slope), float(proxy.inter)
+    if scaling != (1.0, 0.0) or volume.array.dtype != dtype:
+        volume = Volume(np.asarray(proxy.get_unscaled()).reshape(volume.shape), volume.affine)
+
+    def keep(target: Path, array: np.ndarray, description: str) -> None:
+        with _stream(path, "rb") as stream:
+            start = stream.read(proxy.offset)  # header and extensions, byte for byte
+        size = int(image.header["sizeof_hdr"])
+        header = type(image.header)(start[:size], check=False)
+        header["descrip"] = description.encode()
+        with atomic_path(target) as beside, _stream(beside, "wb") as stream:
+            stream.write(header.binaryblock[:size] + start[size:])
+            stream.write(array.astype(dtype, copy=False).tobytes(order="F"))
+
+    return CTFile(path, volume, scaling, keep)
+
+
+@contextmanager
+def _stream(path: Path, mode: str):
+    with open(path, mode) as file:
+        if path.name.lower().endswith(".gz"):
+            # No name and no time inside: the same voxels give the same bytes.
+            with gzip.GzipFile("", mode, 4, file, mtime=0) as unpacked:
+                yield unpacked
+        else:
+            yield file
+
+
+def _itk(path: Path, volume: Volume) -> CTFile:
+    import SimpleITK as sitk
+
+    header = sitk.ImageFileReader()
+    header.SetFileName(str(path))
+    header.ReadImageInformation()
+    if header.GetPixelID() == sitk.sitkFloat64:
+        volume = Volume(sitk.GetArrayFromImage(sitk.ReadImage(str(path))).T, volume.affine)
+
+    def keep(target: Path, array: np.ndarray, description: str) -> None:
+        image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
+        image.SetSpacing(header.GetSpacing())
+        image.SetOrigin(header.GetOrigin())
+        image.SetDirection(header.GetDirection())
+        for key in header.GetMetaDataKeys():
+            if not key.startswith("ITK_"):
+                image.SetMetaData(key, header.GetMetaData(key))
+        image.SetMetaData("description", description)
+        with atomic_path(target) as beside:
+            sitk.WriteImage(image, str(beside), useCompression=True)
+
+    return CTFile(path, volume, (1.0, 0.0), keep)

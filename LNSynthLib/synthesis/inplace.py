@@ -1,0 +1,60 @@
+"""Synthesis in place from file to file: read, check, insert or remove, write the CT and its provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from ..cases.checks import check_labels, check_nodes, check_pair
+from ..cases.volume import read
+from ..generators import checkpoint
+from ..runtime.devices import pick
+from ..runtime.events import Callback, ignore
+from ..runtime.files import atomic_path, sha256, write_json
+from .ctfile import check_target, open_ct
+from .insert import InsertSettings, insert
+from .provenance import description, provenance, sidecar
+
+
+def insert_file(generator: Path, ct: Path, nodes: Path, out: Path, settings: InsertSettings, *,
+                anatomy: Path | None = None, anatomy_version: int = 2, only: Sequence[int] | None = None,
+                remove: bool = False, device: str = "auto", callback: Callback = ignore) -> dict:
+    """Makes (or removes) the nodes of a mask in a CT and writes it as `out`, `out`'s provenance beside it.
+
+    Where `out` is the same kind of file as the CT, its header, voxel type and scaling stay, and so does every stored
+    number away from the nodes. Arguments as for `insert`. Returns the content of the provenance file, with "file".
+    Raises LNSynthError for inputs that do not fit together, before any work.
+    """
+    check_target(out)
+    device = pick(device)
+    model, facts = checkpoint.load(generator, device)
+    source = open_ct(ct)
+    mask = read(nodes)
+    check_pair(source.stored, mask, str(nodes))
+    check_nodes(mask, str(nodes))
+    organs = None
+    if anatomy is not None:
+        organs = read(anatomy)
+        check_pair(source.stored, organs, str(anatomy))
+        check_labels(organs, str(anatomy))
+    made = insert(source.stored, mask, model, settings, anatomy=organs, anatomy_version=anatomy_version, only=only,
+                  remove=remove, scaling=source.scaling, device=device, callback=callback)
+
+    inputs = {"ct": ct, "nodes": nodes} | ({"anatomy": anatomy} if anatomy is not None else {})
+    with atomic_path(out) as beside:
+        source.write(beside, made.ct, description(facts))
+        record = provenance(
+            "removal" if remove else "insertion", facts, seed=settings.seed, sampler=settings.sampler,
+            steps=settings.steps, device=device,
+            source={name: {"file": Path(p).name, "sha256": _digest(p)} for name, p in inputs.items()},
+            condition={"settings": asdict(settings), "anatomy_version": anatomy_version, "patches": made.patches},
+            outputs={Path(out).name: sha256(beside)})
+        write_json(sidecar(out), record)  # before the CT gets its name: no synthetic CT is ever without it
+    return {"file": str(out), **record}
+
+
+def _digest(path: Path) -> str | dict:
+    """SHA-256 of a file, or of each file of a DICOM folder."""
+    path = Path(path)
+    return sha256(path) if path.is_file() else {p.name: sha256(p) for p in sorted(path.iterdir()) if p.is_file()}

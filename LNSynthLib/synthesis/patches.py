@@ -1,0 +1,96 @@
+"""Where a generator looks in a CT of any geometry: isotropic patches around lymph nodes, and what they contain."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..cases.volume import Box
+from ..generators.protocol import DataForm
+
+LEAST_CONTEXT_MM = 12.0  # seen around a node even where the patch must grow beyond what a generator was trained on
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """An isotropic, orthogonal voxel grid: 4x4 affine (RAS+ mm) and shape."""
+
+    affine: np.ndarray
+    shape: tuple[int, int, int]
+
+
+def patch_shape(size_mm, form: DataForm, stride: int, context_mm: float) -> tuple[int, int, int]:
+    """Voxels of the patch for a node region of `size_mm`, each a multiple of `stride`.
+
+    The region and `context_mm` on either side, but no more than the generator's own patch, unless the region itself
+    and LEAST_CONTEXT_MM need more.
+    """
+    def sides(context):
+        return [int(np.ceil((mm + 2 * context) / form.spacing_mm / stride)) * stride for mm in size_mm]
+
+    most = [max(stride, side // stride * stride) for side in form.patch]
+    return tuple(max(least, min(wanted, cap)) for least, wanted, cap
+                 in zip(sides(min(LEAST_CONTEXT_MM, context_mm)), sides(context_mm), most, strict=True))
+
+
+def groups(boxes: dict[int, Box], spacing, form: DataForm, stride: int, context_mm: float) -> list[list[int]]:
+    """Node ids that share a patch: two groups join where their one patch has no more voxels than their two."""
+    def cost(ids):
+        box = union([boxes[i] for i in ids])
+        return int(np.prod(patch_shape(size_mm(box, spacing), form, stride, context_mm)))
+
+    found = [[i] for i in sorted(boxes)]
+    while True:
+        saved = [(cost(a) + cost(b) - cost(a + b), i, j)
+                 for (i, a), (j, b) in itertools.combinations(enumerate(found), 2)]
+        gain, i, j = max(saved, key=lambda s: (s[0], -s[1], -s[2]), default=(-1, 0, 0))
+        if gain < 0:
+            return [sorted(group) for group in found]
+        found[i] += found.pop(j)
+
+
+def union(boxes: list[Box]) -> Box:
+    return tuple(slice(min(b.start for b in axis), max(b.stop for b in axis)) for axis in zip(*boxes, strict=True))
+
+
+def size_mm(box: Box, spacing) -> list[float]:
+    return [(b.stop - b.start) * mm for b, mm in zip(box, spacing, strict=True)]
+
+
+def patch_grid(affine: np.ndarray, shape, box: Box, spacing_mm: float, patch) -> Grid:
+    """The isotropic grid of `patch` voxels, along the volume's own axes, centred on a box of it.
+
+    Where the patch would stick out of the volume it is moved inside; a volume smaller than the patch lies in its
+    middle. A sheared volume gets the nearest rotation.
+    """
+    u, _, vt = np.linalg.svd(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))
+    directions = u @ vt
+
+    def along(edges):  # lowest and highest coordinate along each direction of a box of voxel edges
+        corners = np.array(list(itertools.product(*edges)))
+        reached = (corners @ affine[:3, :3].T + affine[:3, 3]) @ directions
+        return reached.min(axis=0), reached.max(axis=0)
+
+    low, high = along([(-0.5, n - 0.5) for n in shape])
+    first, last = along([(b.start - 0.5, b.stop - 0.5) for b in box])
+    patch = np.array(patch)
+    half = patch * spacing_mm / 2
+    centre = np.where(high - low >= 2 * half, np.clip((first + last) / 2, low + half, high - half), (low + high) / 2)
+    grid = np.eye(4)
+    grid[:3, :3] = directions * spacing_mm
+    grid[:3, 3] = directions @ (centre - (patch - 1) / 2 * spacing_mm)
+    return Grid(grid, tuple(int(n) for n in patch))
+
+
+def source_box(grid: Grid, affine: np.ndarray, shape) -> Box | None:
+    """The box of a volume that resampling to the grid reads, its smoothing included; None where they do not meet."""
+    corners = np.array([[*c, 1.0] for c in itertools.product(*((0, n - 1) for n in grid.shape))]).T
+    matrix = np.linalg.inv(affine) @ grid.affine
+    index = (np.linalg.inv(affine) @ grid.affine @ corners)[:3]
+    # The smoothing of `resample_to` reaches four times its sigma, (factor - 1) / 2.
+    reach = 2 + np.ceil(2 * np.maximum(0, np.linalg.norm(matrix[:3, :3], axis=1) - 1))
+    start = np.maximum(0, np.floor(index.min(axis=1) - reach)).astype(int)
+    stop = np.minimum(shape, np.ceil(index.max(axis=1) + reach + 1)).astype(int)
+    return tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True)) if (start < stop).all() else None

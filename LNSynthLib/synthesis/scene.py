@@ -1,0 +1,124 @@
+"""What a generator is shown of a CT in place: the CT as it is, its anatomy, and the nodes as they are to be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from ..cases.labels import LabelTable
+from ..cases.volume import Box, Volume, bounding_box, crop, grow, resample_to
+from ..conditions.encode import encode, expected_hu, scale_hu
+from ..conditions.nodes import boxes, instances
+from ..generators.protocol import DataForm
+from ..runtime.errors import LNSynthError
+from .canvas import Canvas
+from .patches import Grid, source_box
+from .survey import Survey, patch_labels, survey
+
+AIR_HU = -1000.0  # beyond the CT, as in prepared cases
+
+
+@dataclass(frozen=True, eq=False)
+class Nodes:
+    """The instances of a node mask. Only the region around them is held, whatever the size of the CT."""
+
+    region: Box            # of the CT
+    instances: Volume      # of that region
+    boxes: dict[int, Box]  # of each instance, in the CT
+
+    @classmethod
+    def of(cls, mask: Volume, margin_mm: float) -> Nodes:
+        """mask: canonical, on the CT's grid; the region reaches `margin_mm` beyond the nodes."""
+        found = bounding_box(mask.array)
+        if found is None:
+            raise LNSynthError("The node mask is empty; draw at least one node.")
+        region = grow(found, margin_mm, mask.spacing, mask.shape)
+        part = crop(mask, region)
+        separate = Volume(instances(part.array), part.affine)
+        moved = {i: tuple(slice(b.start + r.start, b.stop + r.start) for b, r in zip(box, region, strict=True))
+                 for i, box in boxes(separate.array).items()}
+        return cls(region, separate, moved)
+
+    def mask(self, ids, box: Box) -> np.ndarray:
+        """Where some nodes are in a box of the CT, which must lie in the region; bool."""
+        inside = tuple(slice(b.start - r.start, b.stop - r.start) for b, r in zip(box, self.region, strict=True))
+        return np.isin(self.instances.array[inside], list(ids)) & (self.instances.array[inside] > 0)
+
+    def on_grid(self, index: int, grid: Grid) -> np.ndarray:
+        """Where a patch's voxels are at least half node, or, of a node smaller than a voxel, the fullest ones."""
+        spacing = self.instances.spacing
+        pad = [3 + int(np.ceil(2 * np.linalg.norm(grid.affine[:3, 0]) / mm)) for mm in spacing]  # smoothing reaches it
+        mask = np.pad(self.mask([index], self.boxes[index]).astype(np.float32), [(p, p) for p in pad])
+        first = [b.start - r.start - p for b, r, p in zip(self.boxes[index], self.region, pad, strict=True)]
+        affine = self.instances.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ first
+        share = resample_to(Volume(mask, affine), grid.affine, grid.shape, order=1).array
+        return (share >= min(0.5, float(share.max()))) & (share > 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """What a generator is given, each (1, channels, X, Y, Z); see `Generator.sample`."""
+
+    condition: torch.Tensor
+    known: torch.Tensor
+    keep: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What all patches of one CT share. Volumes are canonical and on one grid; `ct` changes as patches are painted."""
+
+    ct: Canvas
+    organs: Volume | None  # TotalSegmentator ids of `version`
+    version: int
+    nodes: Nodes
+    form: DataForm
+    table: LabelTable
+    survey: Survey
+    node_hu: float | None  # mean of the nodes that are in the CT from the start
+
+    @classmethod
+    def of(cls, ct: Canvas, organs: Volume | None, version: int, nodes: Nodes, there: set[int],
+           form: DataForm) -> Scene:
+        """there: instances that are in the CT already."""
+        table = LabelTable.load(form.labels)
+        node_hu = None
+        if there:
+            hu = ct.hu(nodes.region).array[nodes.mask(there, nodes.region)]
+            node_hu = float(np.clip(hu, *form.window).mean())
+        return cls(ct, organs, version, nodes, form, table, survey(ct, organs, nodes.region, table, version), node_hu)
+
+    def patch(self, grid: Grid, free_ids, present, margin_mm: float) -> Patch:
+        """The patch on a grid, where the generator is free within `margin_mm` of the nodes `free_ids`.
+
+        present  the nodes that the patch is to hold, those it holds already among them
+        """
+        box = source_box(grid, self.ct.affine, self.ct.shape)
+        hu = resample_to(self.ct.hu(box), grid.affine, grid.shape, order=1, cval=AIR_HU).array
+        organs = None
+        if self.organs is not None:
+            organs = resample_to(crop(self.organs, box), grid.affine, grid.shape, order=0).array
+        near = {i: self.nodes.on_grid(i, grid) for i, at in self.nodes.boxes.items() if _meet(at, box)}
+        every = np.zeros(grid.shape, np.uint16)
+        for i, mask in near.items():
+            every[mask] = i
+        # The anatomy never shows where nodes are or were, as in training.
+        labels = patch_labels(hu, organs, every, grid, self.survey, self.table, self.version)
+        expected = None
+        if self.form.expected_hu:
+            expected = expected_hu(self.table, self.survey.organ_hu, self.node_hu, self.form.window)
+        wanted = np.isin(every, list(present)) & (every > 0)
+        condition = encode(labels, wanted, self.form.anatomy_channels, expected)
+        # One voxel more than what is painted later, so that no border of what is kept shows through.
+        distance = ndimage.distance_transform_edt(~np.any([near[i] for i in free_ids], axis=0))
+        keep = distance > margin_mm / self.form.spacing_mm + 1
+        return Patch(condition[None], torch.from_numpy(scale_hu(hu, self.form.window))[None, None],
+                     torch.from_numpy(keep.astype(np.float32))[None, None])
+
+
+def _meet(a: Box, b: Box) -> bool:
+    return all(x.start < y.stop and y.start < x.stop for x, y in zip(a, b, strict=True))

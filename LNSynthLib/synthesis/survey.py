@@ -1,0 +1,76 @@
+"""One coarse look at the axial slices around the nodes: where the body is, and how bright each organ is in this CT.
+
+A patch alone cannot tell a bowel loop that its border cuts open from the air around the patient, nor the mean HU of a
+liver of which it shows a corner. Blocks of about 3 mm can, at a thirtieth of the voxels of a CT.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from ..cases.body import label_map, organ_hu
+from ..cases.labels import AIR, BODY, LabelTable
+from ..cases.volume import Box, Volume, grow, resample_to
+from .canvas import Canvas
+
+BLOCK_MM = 3.0
+REACH_MM = 60.0  # above and below the nodes
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """body: Volume of uint8, 1 in the patient; organ_hu: each label's mean in this CT, None where there is none."""
+
+    body: Volume
+    organ_hu: list[float | None]
+
+
+def survey(ct: Canvas, anatomy: Volume | None, region: Box, table: LabelTable, version: int = 2) -> Survey:
+    """anatomy: canonical, on the CT's grid, or None; region: box of the nodes in it; table: the generator's labels."""
+    slab = (slice(0, ct.shape[0]), slice(0, ct.shape[1]), grow(region, REACH_MM, ct.spacing, ct.shape)[2])
+    step = [max(1, min(round(BLOCK_MM / mm), b.stop - b.start)) for mm, b in zip(ct.spacing, slab, strict=True)]
+    hu, affine = _blocks(ct, slab, step)
+    organs = None
+    if anatomy is not None:
+        organs = anatomy.array[tuple(slice(b.start + s // 2, b.start + n * s, s)
+                                     for b, s, n in zip(slab, step, hu.shape, strict=True))]
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    labels = label_map(hu, organs, spacing, table, version=version)
+    return Survey(Volume((labels != AIR).astype(np.uint8), affine), organ_hu(hu, labels, table))
+
+
+def _blocks(ct: Canvas, slab: Box, step) -> tuple[np.ndarray, np.ndarray]:
+    """Block means (float32) of a slab and the affine of their centres; what does not fill a block is left out."""
+    count = [(b.stop - b.start) // s for b, s in zip(slab, step, strict=True)]
+    array = ct.stored.array[tuple(slice(b.start, b.start + n * s) for b, n, s in zip(slab, count, step, strict=True))]
+    split = [size for n, s in zip(count, step, strict=True) for size in (n, s)]
+    means = array.reshape(split).mean(axis=(1, 3, 5), dtype=np.float32)
+    affine = ct.affine.copy()
+    affine[:3, :3] = ct.affine[:3, :3] * step
+    affine[:3, 3] += ct.affine[:3, :3] @ [b.start + (s - 1) / 2 for b, s in zip(slab, step, strict=True)]
+    return ct.to_hu(means), affine
+
+
+def patch_labels(hu: np.ndarray, organs: np.ndarray | None, nodes: np.ndarray, grid, found: Survey, table: LabelTable,
+                 version: int = 2) -> np.ndarray:
+    """The label map of a patch, its air and cavities as the survey saw them in whole slices.
+
+    hu, organs (TotalSegmentator ids or None) and nodes (instances): (X, Y, Z) on the patch's grid. Returns uint8.
+    """
+    spacing = np.linalg.norm(grid.affine[:3, :3], axis=0)
+    labels = label_map(hu, organs, spacing, table, nodes, version)
+    cross = ndimage.generate_binary_structure(3, 1)
+    body = found.body.array > 0
+    # Half a block is the survey's uncertainty: it decides what lies deeper than that inside or outside.
+    inside, outside = (Volume(m.astype(np.uint8), found.body.affine) for m in (
+        ndimage.binary_erosion(body, cross, border_value=1), ~ndimage.binary_dilation(body, cross)))
+    labels[resample_to(outside, grid.affine, grid.shape, order=0).array > 0] = AIR
+    lost = (labels == AIR) & (resample_to(inside, grid.affine, grid.shape, order=0).array > 0)
+    labels[lost] = BODY
+    for label in table.thresholds:
+        low, high = label.threshold
+        labels[lost & (hu >= low) & (hu < high)] = label.id
+    return labels
