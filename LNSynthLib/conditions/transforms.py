@@ -1,0 +1,177 @@
+"""Random changes of nodes: affine, elastic, or removal of one of several (paper, Sec. 3.3). Anatomy stays.
+
+Each node is resampled on its own small grid from the signed distance to its surface, so the work is in proportion to
+the node and not to the volume. A change that would cover an organ, cover or touch another node, or leave the body or
+the volume is drawn again, a little weaker each time; after `tries` the node stays as it was and its record says so.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..cases.labels import LabelTable
+from .nodes import TOUCHING, boxes
+from .placement import clear_of_others
+
+CONTROL = 4     # control points an axis of the elastic deformation, across the node's own grid
+MARGIN = 3      # voxels around a node's grid, so that its distance field has an outside
+CALMER = 0.85   # every rejected try scales the next one's parameters by this
+
+
+@dataclass(frozen=True)
+class VarySettings:
+    """How much nodes change. Probabilities in 0..1, angles in degrees, lengths in mm."""
+
+    remove: float = 0.2            # probability that one node is taken away, where there are several
+    elastic: float = 0.5           # probability that a node changes elastically; else by an affine map
+    rotation_deg: float = 30.0     # up to, about each axis
+    scale: float = 1.25            # up to, and down to 1/scale, along each axis
+    shear: float = 0.1             # up to, between each two axes
+    translation_mm: float = 8.0    # up to, along each axis
+    elastic_amplitude: float = 0.15  # standard deviation of the displacement, over the node's radius
+    volume_factor: float = 2.0     # a node's volume changes by no more than this factor either way
+    tries: int = 20                # draws before a node is left as it was
+
+
+def vary(nodes: np.ndarray, labels: np.ndarray, spacing, rng: np.random.Generator, settings: VarySettings,
+         table: LabelTable) -> tuple[np.ndarray, list[dict]]:
+    """New instances and one record a node, both determined by `rng`.
+
+    nodes: (X, Y, Z) instances; labels: ids of `table` on the same grid; spacing: mm. Ids stay. A record holds id,
+    operation ("affine", "elastic", "removed" or "unchanged"), tries, and the parameters used (lengths in mm), enough
+    for `replay`; "unchanged" comes with the reason. Whatever changed lies wholly where `table` lets nodes lie.
+    """
+    spacing = np.asarray(spacing, float)
+    nodes, places, records = nodes.copy(), boxes(nodes), []
+    if len(places) > 1 and rng.random() < settings.remove:
+        removed = int(rng.choice(list(places)))
+        box = places.pop(removed)
+        nodes[box][nodes[box] == removed] = 0
+        records.append({"id": removed, "operation": "removed", "tries": 1})
+    for index, box in places.items():
+        mask = nodes[box] == index
+        record = None
+        nodes[box][mask] = 0
+        for attempt in range(settings.tries):
+            draw = _elastic if rng.random() < settings.elastic else _affine
+            parameters = draw(rng, settings, CALMER**attempt)
+            changed, start = deform(mask, [s.start for s in box], spacing, parameters)
+            if changed is not None and _allowed(changed, start, mask, nodes, labels, table, settings):
+                target = tuple(slice(s, s + n) for s, n in zip(start, changed.shape, strict=True))
+                nodes[target][changed] = index
+                record = {"id": index, "operation": parameters["kind"], "tries": attempt + 1, "parameters": parameters}
+                break
+        if record is None:
+            nodes[box][mask] = index
+            record = {"id": index, "operation": "unchanged", "tries": settings.tries,
+                      "reason": f"{settings.tries} draws met an organ, another node, or the edge of the body"}
+        records.append(record)
+    return nodes, sorted(records, key=lambda r: r["id"])
+
+
+def replay(nodes: np.ndarray, spacing, records: list[dict]) -> np.ndarray:
+    """The result of `vary` again, from the nodes it began with and its records."""
+    spacing, changed = np.asarray(spacing, float), nodes.copy()
+    places = boxes(nodes)
+    for record in records:
+        if record["operation"] != "unchanged":
+            box = places[record["id"]]
+            changed[box][nodes[box] == record["id"]] = 0
+    for record in records:
+        if "parameters" in record:
+            box = places[record["id"]]
+            mask, start = deform(nodes[box] == record["id"], [s.start for s in box], spacing, record["parameters"])
+            changed[tuple(slice(s, s + n) for s, n in zip(start, mask.shape, strict=True))][mask] = record["id"]
+    return changed
+
+
+def deform(mask: np.ndarray, start, spacing, parameters: dict) -> tuple[np.ndarray | None, np.ndarray]:
+    """One node after a change: its bool array, cut to its bounding box, and the voxel where that box starts.
+
+    mask: the node in its box, which starts at voxel `start`; parameters: of kind "affine" (matrix, a 3x3 map about the
+    node's centroid in mm; translation_mm) or "elastic" (seed; amplitude, the standard
+    deviation of the displacement over the radius of the ball of the node's volume). Only the largest
+    piece is kept; (None, …) when nothing is left.
+    """
+    from scipy import ndimage
+
+    spacing = np.asarray(spacing, float)
+    reach = np.argwhere(mask) * spacing
+    center = reach.mean(0)
+    radius = np.linalg.norm(reach - center, axis=1).max() + spacing.max()
+    source = np.pad(mask, MARGIN)
+    distance = (ndimage.distance_transform_edt(source, sampling=spacing)
+                - ndimage.distance_transform_edt(~source, sampling=spacing)).astype(np.float32)
+    if parameters["kind"] == "affine":
+        matrix, shift = np.array(parameters["matrix"]), np.array(parameters["translation_mm"])
+        grown, inverse = radius * np.linalg.norm(matrix, 2), np.linalg.inv(matrix)
+        low, shape = _grid(center + shift, grown, spacing)
+        index = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"))
+        points = _column(low) + index
+        at = np.tensordot(inverse, points * _column(spacing) - _column(center + shift), 1) + _column(center)
+        at = at / _column(spacing)
+    else:
+        rng = np.random.default_rng(parameters["seed"])
+        amplitude = parameters["amplitude"] * np.cbrt(mask.sum() * spacing.prod() * 3 / (4 * np.pi))
+        push = rng.standard_normal((3, CONTROL, CONTROL, CONTROL)) * amplitude
+        low, shape = _grid(center, radius + 2 * amplitude, spacing)
+        index = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"))
+        x, y, z = (_spline(n) for n in shape)
+        field = np.einsum("ia,jb,kc,dabc->dijk", x, y, z, push, optimize=True)
+        at = _column(low) + index - field / _column(spacing)
+    inside = ndimage.map_coordinates(distance, at + MARGIN, order=1, mode="nearest") > 0
+    pieces, count = ndimage.label(inside, TOUCHING)
+    if count == 0:
+        return None, low
+    if count > 1:
+        inside = pieces == 1 + np.bincount(pieces.ravel())[1:].argmax()
+    (tight,) = ndimage.find_objects(inside.astype(np.uint8))
+    return inside[tight], np.asarray(start) + low + [s.start for s in tight]
+
+
+def _spline(n) -> np.ndarray:
+    """(n, CONTROL) weights of a cubic B-spline, scaled so that independent unit control points give unit variance."""
+    apart = np.abs(np.linspace(0, CONTROL - 1, n)[:, None] - np.arange(CONTROL))
+    weights = np.where(apart < 1, 2 / 3 - apart**2 + apart**3 / 2, np.clip(2 - apart, 0, None) ** 3 / 6)
+    return weights / np.linalg.norm(weights, axis=1, keepdims=True)
+
+
+def _grid(center, radius, spacing):
+    """First voxel (relative to the node's box) and shape of a grid that holds a ball (mm)."""
+    low = np.floor((center - radius) / spacing).astype(int)
+    return low, tuple(np.ceil((center + radius) / spacing).astype(int) - low + 1)
+
+
+def _column(vector):
+    return np.asarray(vector)[:, None, None, None]
+
+
+def _allowed(changed, start, mask, nodes, labels, table, settings) -> bool:
+    if not mask.sum() / settings.volume_factor <= changed.sum() <= mask.sum() * settings.volume_factor:
+        return False
+    if (start < 0).any() or (start + changed.shape > np.array(nodes.shape)).any():
+        return False
+    target = tuple(slice(s, s + n) for s, n in zip(start, changed.shape, strict=True))
+    return table.free(labels[target][changed]).all() and clear_of_others(changed, start, nodes)
+
+
+def _affine(rng, settings, strength) -> dict:
+    """Rotation x shear x scale, and a translation, uniform within the settings (scale: uniform in its logarithm)."""
+    angles = np.radians(settings.rotation_deg * strength) * rng.uniform(-1, 1, 3)
+    matrix = np.eye(3)
+    for axis, angle in enumerate(angles):
+        i, j = [a for a in range(3) if a != axis]
+        turn = np.eye(3)
+        turn[i, i] = turn[j, j] = np.cos(angle)
+        turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
+        matrix = turn @ matrix
+    shear = np.eye(3)
+    shear[np.triu_indices(3, 1)] = settings.shear * strength * rng.uniform(-1, 1, 3)
+    scale = np.exp(np.log(settings.scale) * strength * rng.uniform(-1, 1, 3))
+    return {"kind": "affine", "matrix": (matrix @ shear @ np.diag(scale)).tolist(),
+            "translation_mm": (settings.translation_mm * strength * rng.uniform(-1, 1, 3)).tolist()}
+
+
+def _elastic(rng, settings, strength) -> dict:
+    return {"kind": "elastic", "seed": int(rng.integers(2**31)), "amplitude": settings.elastic_amplitude * strength}

@@ -1,0 +1,128 @@
+"""New nodes: in body or fat, near vessels, clear of organs and each other, on a phantom scene and on the real CTs."""
+import json
+
+import nibabel
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from LNSynthLib.cases.body import label_map
+from LNSynthLib.cases.labels import LabelTable
+from LNSynthLib.conditions.nodes import TOUCHING, axes_mm, boxes
+from LNSynthLib.conditions.placement import add, clear_of_others
+from LNSynthLib.conditions.prior import ShapePrior
+
+PRIOR = ShapePrior.load()
+SPACING = (2.0, 2.0, 2.5)
+
+
+def abdomen(table):
+    """Labels of a simple trunk (x right, y front): wall, cavity of fat, spine behind two vessels, liver, pancreas."""
+    shape = (150, 110, 60)
+    x, y, z = np.ogrid[: shape[0], : shape[1], : shape[2]]
+
+    def tube(cx, cy, rx, ry):
+        return np.broadcast_to(((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 <= 1, shape)
+
+    fat = table.index("fat") if "fat" in table.names else table.index("body")
+    labels = np.zeros(shape, np.uint8)
+    labels[tube(75, 55, 72, 50)] = fat                    # subcutaneous
+    labels[tube(75, 53, 62, 40)] = table.index("body")    # wall
+    labels[tube(75, 53, 58, 36)] = fat                    # cavity
+    labels[tube(75, 26, 14, 12)] = table.index("bone") if "bone" in table.names else table.index("body")
+    labels[tube(82, 44, 6, 6)] = table.index("inferior_vena_cava")
+    labels[tube(66, 44, 5, 5)] = table.index("aorta")
+    labels[tube(108, 60, 22, 24) & (z > 25)] = table.index("liver")
+    labels[tube(72, 62, 22, 5) & (z > 25) & (z < 40)] = table.index("pancreas")
+    return labels
+
+
+@pytest.mark.parametrize("name", ["abdomen14", "abdomen17"])
+def test_new_nodes_keep_clear_and_lie_where_nodes_lie(name):
+    table = LabelTable.load(name)
+    labels = abdomen(table)
+    present = np.zeros(labels.shape, np.uint16)
+    present[60:64, 60:64, 10:13] = 7
+    nodes, records = add(present, labels, SPACING, table, 15, np.random.default_rng(0), PRIOR)
+    placed = [r for r in records if r["placed"]]
+    assert len(records) == 15 and len(placed) >= 13
+    assert np.array_equal(nodes == 7, present == 7)
+    assert [r["id"] for r in placed] == list(range(8, 8 + len(placed)))
+    assert table.free(labels[nodes > 0]).all()
+    assert ndimage.label(nodes, TOUCHING)[1] == len(placed) + 1
+    vessels = np.isin(labels, [table.index("aorta"), table.index("inferior_vena_cava")])
+    from_vessels = ndimage.distance_transform_edt(~vessels, sampling=SPACING)
+    from_air = ndimage.distance_transform_edt(labels != 0, sampling=SPACING)
+    spots = np.array([np.round(r["centroid_index"]).astype(int) for r in placed])
+    for record, spot in zip(placed, spots, strict=True):
+        assert from_air[tuple(spot)] > 15
+        if record["station"] == "retroperitoneal":
+            assert from_vessels[tuple(spot)] < 32
+        assert spot[1] * SPACING[1] > 38 * SPACING[1] - 12  # never behind the vessels, where the spine is
+        assert record["fat"] is None if name == "abdomen14" else record["fat"] > 0.8
+    assert {r["station"] for r in placed} == {"retroperitoneal", "portal", "mesenteric"}
+    json.dumps(records)
+
+
+def test_records_measure_what_was_placed():
+    table = LabelTable.load("abdomen17")
+    nodes, records = add(np.zeros((150, 110, 60)), abdomen(table), SPACING, table, 4, np.random.default_rng(1), PRIOR)
+    for record in records:
+        where = nodes == record["id"]
+        assert record["volume_ml"] == pytest.approx(where.sum() * 0.01)
+        assert np.allclose(record["centroid_index"], np.argwhere(where).mean(0))
+        box = boxes(nodes)[record["id"]]
+        assert record["short_axis_mm"] == pytest.approx(axes_mm(where[box], np.diag(SPACING))[1])
+
+
+def test_size_as_asked_and_seeded():
+    table = LabelTable.load("abdomen17")
+    labels, none = abdomen(table), np.zeros((150, 110, 60), np.uint16)
+    first, records = add(none, labels, SPACING, table, 3, np.random.default_rng(5), PRIOR, short_axis_mm=12.0)
+    again, _ = add(none, labels, SPACING, table, 3, np.random.default_rng(5), PRIOR, short_axis_mm=12.0)
+    other, _ = add(none, labels, SPACING, table, 3, np.random.default_rng(6), PRIOR, short_axis_mm=12.0)
+    assert np.array_equal(first, again) and not np.array_equal(first, other) and not none.any()
+    assert [r["short_axis_mm"] for r in records] == pytest.approx([12.0] * 3, abs=2.0)
+
+
+def test_no_room_is_recorded_and_changes_nothing():
+    table = LabelTable.load("abdomen14")
+    labels = np.full((40, 40, 20), table.index("liver"), np.uint8)
+    labels[20, 20, 10] = table.index("body")
+    nodes, records = add(np.zeros(labels.shape, np.uint16), labels, SPACING, table, 2, np.random.default_rng(0), PRIOR)
+    assert not nodes.any()
+    assert [r["placed"] for r in records] == [False, False] and "no room" in records[0]["reason"]
+
+
+def test_a_volume_without_vessels_takes_nodes_anywhere_deep():
+    table = LabelTable.load("abdomen14")
+    labels = np.full((60, 60, 40), table.index("body"), np.uint8)
+    nodes, records = add(np.zeros(labels.shape, np.uint16), labels, SPACING, table, 2, np.random.default_rng(0), PRIOR)
+    assert [r["station"] for r in records] == ["anywhere"] * 2 and nodes.max() == 2
+
+
+def test_clear_of_others_counts_corners_and_copes_with_the_border():
+    nodes = np.zeros((6, 6, 6), np.uint16)
+    nodes[3, 3, 3] = 1
+    cube = np.ones((2, 2, 2), bool)
+    assert clear_of_others(cube, (0, 0, 0), nodes)
+    assert not clear_of_others(cube, (1, 1, 1), nodes)      # shares a corner
+    assert not clear_of_others(cube, (4, 4, 4), nodes)
+    assert clear_of_others(np.ones((1, 1, 1), bool), (5, 5, 5), nodes)
+    hollow = cube.copy()
+    hollow[1, 1, 1] = False
+    assert clear_of_others(hollow, (1, 1, 1), nodes)
+
+
+@pytest.mark.parametrize("ct_name, anatomy_name", [("ts_example_ct", "ts_example_labels"),
+                                                   ("r01142_abd_ct", "r01142_abd_coarse_anatomy")])
+def test_real_abdomens_have_room_in_fat(shared_data, ct_name, anatomy_name):
+    table = LabelTable.load("abdomen17")
+    image = nibabel.as_closest_canonical(nibabel.load(shared_data / f"{ct_name}.nii.gz"))
+    spacing = np.linalg.norm(image.affine[:3, :3], axis=0)
+    raw = np.asarray(nibabel.as_closest_canonical(nibabel.load(shared_data / f"{anatomy_name}.nii.gz")).dataobj)
+    labels = label_map(np.asarray(image.dataobj), raw, spacing, table)
+    nodes, records = add(np.zeros(labels.shape), labels, spacing, table, 10, np.random.default_rng(0), PRIOR)
+    assert all(r["placed"] for r in records)
+    assert np.median([r["fat"] for r in records]) > 0.8
+    assert table.free(labels[nodes > 0]).all() and ndimage.label(nodes, TOUCHING)[1] == 10
