@@ -140,13 +140,11 @@ def draw_small_bowel(scene: Scene, habitus: Habitus, hu: dict[str, float]) -> No
     x, y, z = (c[coarse] for c in scene.xyz)
     room[(y < 12) & (np.abs(x) < 75) | (y < -5) | (z > 45) | (np.hypot(x, y - 18) < 34)] = 0
     spots, radius = [], float(rng.uniform(10.5, 13.0))
-    candidates = np.argwhere(room > radius - 2)
-    rng.shuffle(candidates)
-    place = np.stack([x, y, z], -1)
-    for index in candidates:
-        p = place[tuple(index)].astype(float)
-        if all(np.sum((p - q) ** 2) > (2.25 * radius) ** 2 for q in spots):
-            spots.append(p)
+    left = np.stack([x, y, z], -1)[room > radius - 2].astype(float)
+    rng.shuffle(left)
+    while len(left):  # loops lie side by side: no two turns closer than a diameter and a bit
+        spots.append(left[0])
+        left = left[np.sum((left - left[0]) ** 2, axis=1) > (2.25 * radius) ** 2]
     if len(spots) < 2:
         return
     for loop in _loops(np.array(spots), 3.6 * radius):
