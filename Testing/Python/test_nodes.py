@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from LNSynthLib.cases.labels import LabelTable
-from LNSynthLib.conditions.nodes import boxes, instances, measure, padded, remove
+from LNSynthLib.conditions.nodes import boxes, instances, measure, remove
 from LNSynthLib.runtime.errors import LNSynthError
 
 
@@ -127,11 +127,10 @@ def test_remove_keeps_the_other_ids():
         remove(nodes, 4)
 
 
-def test_boxes_and_padding():
+def test_boxes_by_id():
     nodes = np.zeros((10, 10, 10), np.uint16)
     nodes[2:4, 0:5, 9:10] = 7
-    assert list(boxes(nodes)) == [7]
-    assert padded(boxes(nodes)[7], (3, 1, 2), nodes.shape) == (slice(0, 7), slice(0, 6), slice(7, 10))
+    assert boxes(nodes) == {7: (slice(2, 4), slice(0, 5), slice(9, 10))}
 
 
 def test_real_nodes_measure_as_published(shared_data):
