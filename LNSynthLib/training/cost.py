@@ -1,11 +1,21 @@
-"""What a generator costs before any of it is trained: parameters, and floating-point operations of a forward pass."""
+"""What a generator costs before any of it is trained: parameters, floating-point operations, memory.
+
+All counted on the meta device, where tensors have shapes and no values, so that a large network costs nothing to ask.
+"""
+
+import math
+import weakref
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..runtime.seeds import torch_rng
 from .settings import Preset, make_generator
+
+CPU = torch.device("cpu")
+NODE_SHARE = 0.05
 
 
 def parameters(generator: torch.nn.Module) -> int:
@@ -15,28 +25,75 @@ def parameters(generator: torch.nn.Module) -> int:
 def forward_flops(generator: torch.nn.Module, patch: tuple[int, int, int]) -> int:
     """FLOPs (a multiplication and an addition are two) of one forward pass over one patch, without computing it.
 
-    Counted on the meta device, where tensors have shapes and no values. Local detail conditioning is counted as if
-    every position held a node, which is the most it can cost.
+    Local detail conditioning is counted as if nodes were everywhere, which is the most it can cost.
     """
-    generator = generator.to("meta").eval()
-    batch = {"image": torch.empty(1, 1, *patch, device="meta"),
-             "condition": torch.empty(1, generator.form.condition_channels, *patch, device="meta")}
-    with torch.no_grad(), FlopCounterMode(display=False) as counter, _EveryPosition():
-        generator.loss(batch, torch_rng(0))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, _Answers(1.0):
+        _loss(generator.to("meta").eval(), patch)
     return counter.get_total_flops()
 
 
-class _EveryPosition(TorchDispatchMode):
-    """`nonzero` of a mask without values: every position."""
+def training_bytes(generator: torch.nn.Module, patch: tuple[int, int, int], micro_batch: int = 1) -> int:
+    """Most bytes of tensors alive at once in a training step in fp32: activations, gradients, weights, their average
+    and Adam's two moments. What convolutions need as workspace comes on top (a gigabyte or two on a GPU).
+
+    Local detail conditioning is counted with NODE_SHARE of all positions at nodes, more than real patches have.
+    """
+    weights = sum(p.nbytes for p in generator.parameters())
+    with _Alive() as alive, _Answers(NODE_SHARE):
+        _loss(generator.to("meta").train(), patch, micro_batch).backward()
+    return alive.most + 4 * weights
+
+
+def _loss(generator: torch.nn.Module, patch: tuple[int, int, int], samples: int = 1) -> torch.Tensor:
+    batch = {"image": torch.empty(samples, 1, *patch, device="meta"),
+             "condition": torch.empty(samples, generator.form.condition_channels, *patch, device="meta")}
+    return generator.loss(batch, torch_rng(0))["loss"]
+
+
+class _Answers(TorchDispatchMode):
+    """Answers what only values could: `nonzero` finds this share of all positions, a copy to the CPU holds zeros."""
+
+    def __init__(self, share: float):
+        super().__init__()
+        self.share = share
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
         if function is torch.ops.aten.nonzero.default and args[0].is_meta:
-            return torch.empty(args[0].numel(), args[0].dim(), dtype=torch.int64, device="meta")
-        return function(*args, **(kwargs or {}))
+            found = math.ceil(args[0].numel() * self.share)
+            return torch.empty(found, args[0].dim(), dtype=torch.int64, device="meta")
+        if function is torch.ops.aten._to_copy.default and args[0].is_meta and kwargs.get("device") == CPU:
+            return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
+        return function(*args, **kwargs)
+
+
+class _Alive(TorchDispatchMode):
+    """Adds up the storages that operations make, until each is freed; `most` is the highest sum so far."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.most = 0
+        self._known = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.is_meta:
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self._known:
+                    self._known.add(storage._cdata)
+                    self.now += storage.nbytes()
+                    weakref.finalize(storage, self._freed, storage._cdata, storage.nbytes())
+        self.most = max(self.most, self.now)
+        return result
+
+    def _freed(self, storage: int, size: int) -> None:
+        self._known.discard(storage)
+        self.now -= size
 
 
 def describe(preset: Preset) -> dict:
-    """Parameters and FLOPs per forward pass, at 128^3 (where presets compare) and at the preset's own patch."""
+    """Parameters, FLOPs per forward pass at 128^3 (where presets compare) and at the preset's own patch, memory."""
     generator = make_generator(preset)
     own = tuple(generator.form.patch)
     count = parameters(generator)
@@ -48,6 +105,7 @@ def describe(preset: Preset) -> dict:
         "flops_per_forward_128": flops[128, 128, 128],
         "patch": list(own),
         "flops_per_forward_patch": flops[own],
+        "training_bytes": training_bytes(generator, own, training.micro_batch),
         "steps": training.steps,
         "batch": training.batch,
         # a backward pass costs about two forward passes

@@ -64,10 +64,14 @@ def _preset_and_data(args):
 
 def _print_cost(name: str, about: str, cost: dict) -> None:
     patch = "x".join(map(str, cost["patch"]))
-    print(f"{name}: {about}\n"
-          f"  generator               {cost['generator']}\n"
-          f"  parameters              {cost['parameters'] / 1e6:.2f} million\n"
-          f"  one forward, 128x128x128  {cost['flops_per_forward_128'] / 1e12:.3f} TFLOP\n"
-          f"  one forward, {patch:<12} {cost['flops_per_forward_patch'] / 1e12:.3f} TFLOP (this preset's patch)\n"
-          f"  training                {cost['steps']} steps of batch {cost['batch']}, "
-          f"{cost['flops_training'] / 1e15:.2f} PFLOP")
+    rows = {
+        "generator": cost["generator"],
+        "parameters": f"{cost['parameters'] / 1e6:.2f} million",
+        "one forward, 128x128x128": f"{cost['flops_per_forward_128'] / 1e12:.3f} TFLOP",
+        f"one forward, {patch}": f"{cost['flops_per_forward_patch'] / 1e12:.3f} TFLOP, this preset's patch",
+        "training memory": f"{cost['training_bytes'] / 1e9:.1f} GB in fp32, and the convolutions' workspace",
+        "training": f"{cost['steps']} steps of batch {cost['batch']}, {cost['flops_training'] / 1e15:.2f} PFLOP",
+    }
+    print(f"{name}: {about}")
+    for what, value in rows.items():
+        print(f"  {what:<26}{value}")

@@ -505,6 +505,47 @@ def test_counted_flops_are_those_of_a_real_forward_pass():
     assert cost.forward_flops(make_generator(tiny()), (16, 16, 16)) == counter.get_total_flops()
 
 
+def test_counted_memory_is_that_of_the_tensors_alive():
+    """A chain of n convolutions of equal width: their outputs are kept, and two more live at the backward pass."""
+    class Chain(torch.nn.Module):
+        form = DataForm()
+
+        def __init__(self, length):
+            super().__init__()
+            self.layers = torch.nn.ModuleList(torch.nn.Conv3d(15, 15, 1, bias=False) for _ in range(length))
+
+        def loss(self, batch, rng):
+            h = batch["condition"]
+            for layer in self.layers:
+                h = layer(h)
+            return {"loss": h.mean()}
+
+    volume = 15 * 16**3 * 4
+    counted = [cost.training_bytes(Chain(length), (16, 16, 16)) for length in (4, 8)]
+    assert (counted[1] - counted[0]) / volume == pytest.approx(4, rel=0.05)  # one more kept a layer
+    assert 6 * volume < counted[0] < 9 * volume  # image, condition, 4 outputs, and the gradient of one or two
+
+
+def test_activation_checkpointing_saves_memory():
+    def counted(saving):
+        denoiser = {"channels": [16, 16], "blocks": 2, "groups": 4, "local_detail": None,
+                    "activation_checkpointing": saving}
+        generator = make_generator(replace(tiny(), generator={**TINY["generator"], "denoiser": denoiser}))
+        return cost.training_bytes(generator, (16, 16, 16))
+
+    assert counted(True) < 0.65 * counted(False)
+
+
+def test_small_preset_is_the_paper_s_within_12_gb():
+    small, paper = load_preset("small"), load_preset("paper")
+    described = cost.describe(small)
+    assert described["training_bytes"] < 8e9 and described["flops_per_forward_128"] == cost.describe(paper)[
+        "flops_per_forward_128"]
+    small.generator["denoiser"]["activation_checkpointing"] = False
+    assert small.generator == paper.generator
+    assert replace(small.training, workers=paper.training.workers) == paper.training
+
+
 def test_cost_of_a_preset_is_described():
     described = cost.describe(tiny())
     assert described["parameters"] == sum(p.numel() for p in make_generator(tiny()).parameters())
