@@ -10,6 +10,7 @@ from LNSynthLib.cases.dataset import Dataset
 from LNSynthLib.cases.phantom import HU, PHASES, phantom, phantom_dataset
 from LNSynthLib.cases.phantom_nodes import node_short_axis
 from LNSynthLib.cases.phantom_scene import Scene, Solid, ellipsoid
+from LNSynthLib.cli import EXIT_REFUSED, main
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.files import sha256
 
@@ -165,3 +166,12 @@ def test_workers_draw_the_same_cases(tmp_path):
     two = phantom_dataset(tmp_path / "two", 2, seed=2, spacing=5.0, workers=2)
     for entry in one.cases():
         assert entry["sha256"] == two.entry(entry["id"])["sha256"]
+
+
+def test_the_command_makes_a_dataset(tmp_path, capsys):
+    folder = tmp_path / "made"
+    assert main(["--events", "json", "phantom", "--out", str(folder), "--spacing", "5", "--nodes", "2"]) == 0
+    assert '"kind": "phantom"' in capsys.readouterr().out
+    assert Dataset.open(folder).load("phantom-0-0000").nodes.array.max() == 2
+    assert main(["phantom", "--out", str(folder), "--spacing", "0"]) == EXIT_REFUSED
+    assert "0.4 to 6 mm" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from LNSynthLib.cases.dataset import Dataset
 from LNSynthLib.cases.labels import LabelTable
 from LNSynthLib.cases.phantom import HU, PHASES, phantom
 from LNSynthLib.cases.volume import Volume, canonical, read, write
+from LNSynthLib.cli import EXIT_REFUSED, main
 from LNSynthLib.conditions import pseudo
 from LNSynthLib.conditions.prior import ShapePrior
 from LNSynthLib.runtime.errors import LNSynthError
@@ -170,3 +171,14 @@ def test_the_look_of_real_cts(shared_data, name, anatomy, levels):
     assert levels[0] < look.node_hu < levels[1]
     assert 4 < look.noise_std < 25
     assert all(0.3 < b < 2.5 for b in look.blur_mm)
+
+
+def test_the_command_makes_a_dataset(tmp_path, files, capsys):
+    ct, anatomy = map(str, files)
+    folder = tmp_path / "made"
+    where = ["--ct", ct, "--anatomy", anatomy, "--out", str(folder)]
+    assert main(["pseudo", *where, "--nodes", "3", "2"]) == EXIT_REFUSED
+    assert not folder.exists() and "MIN" in capsys.readouterr().err
+    assert main(["--events", "json", "pseudo", *where, "--nodes", "2", "2"]) == 0
+    assert '"kind": "pseudo"' in capsys.readouterr().out
+    assert len(Dataset.open(folder).cases("train")) == 1
