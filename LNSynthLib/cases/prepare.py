@@ -213,7 +213,8 @@ def _compute(case: Case, settings: PrepareSettings, table: LabelTable) -> tuple[
         "spacing_mm": list(spacing),
         "affine": affine.tolist(),
         "organ_hu": organ_hu(hu, labels, table),
-        "node_hu": float(np.clip(hu[instances > 0], low, high).mean()) if kept else None,
+        # Of their cores: partial volume at the rim, most of a small node, would drag a mean towards fat.
+        "node_hu": float(np.percentile(hu[instances > 0], 75)) if kept else None,
         "nodes": records(instances, affine),
         "nodes_lost": lost,
     }

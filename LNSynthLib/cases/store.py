@@ -22,8 +22,8 @@ class PreparedCase:
     """One prepared case. Holds no open file, so it can be sent to worker processes.
 
     info  case.json: id, patient, split, kind (real, phantom, pseudo), source, shape, spacing_mm, affine, window
-          [lo, hi] HU, labels (table name), organ_hu (mean HU per label id, None where absent), node_hu (mean HU
-          of all nodes, None without), nodes (each with id,
+          [lo, hi] HU, labels (table name), organ_hu (mean HU per label id, None where absent), node_hu (of the
+          nodes' cores, None without), nodes (each with id,
           bbox [[start, stop] x 3], centroid (voxels), centroid_mm (RAS), volume_ml, short_axis_mm), settings, sha256
           (of the source files), key
     """
