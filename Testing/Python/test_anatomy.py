@@ -52,13 +52,13 @@ def stand_in(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("environment, expected", [
     ({"TOTALSEG_WEIGHTS_PATH": "/a/w", "TOTALSEG_HOME_DIR": "/b"}, "/a/w"),
-    ({"TOTALSEG_HOME_DIR": "/b"}, "/b/nnunet/results"), ({}, "/home/x/.totalsegmentator/nnunet/results"),
+    ({"TOTALSEG_HOME_DIR": "/b"}, "/b/nnunet/results"), ({}, "/users/x/.totalsegmentator/nnunet/results"),
     ({"HOME": "/"}, "/tmp/.totalsegmentator/nnunet/results")])
 def test_weights_are_sought_where_totalsegmentator_seeks_them(monkeypatch, environment, expected):
     from totalsegmentator.config import get_weights_dir
     for name in ("TOTALSEG_WEIGHTS_PATH", "TOTALSEG_HOME_DIR"):
         monkeypatch.delenv(name, raising=False)
-    for name, value in {"HOME": "/home/x", **environment}.items():
+    for name, value in {"HOME": "/users/x", **environment}.items():
         monkeypatch.setenv(name, value)
     assert str(anatomy.weights_folder()) == expected == str(get_weights_dir())
 

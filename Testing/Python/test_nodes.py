@@ -1,10 +1,13 @@
 """Instances and their measures, against ellipsoids whose measures are known."""
+import csv
 import json
 
 import numpy as np
 import pytest
 
 from LNSynthLib.cases.labels import LabelTable
+from LNSynthLib.cases.volume import Volume, read, write
+from LNSynthLib.cli import main
 from LNSynthLib.conditions.nodes import boxes, instances, measure, remove
 from LNSynthLib.runtime.errors import LNSynthError
 
@@ -145,3 +148,86 @@ def test_real_nodes_measure_as_published(shared_data):
     low, median, high = np.percentile(short, [5, 50, 95])
     assert low == pytest.approx(8.4, abs=1.0) and median == pytest.approx(13.4, abs=1.5)
     assert high == pytest.approx(26.8, abs=4)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A trunk of fat with liver and aorta as CT, anatomy and two nodes, stored flipped, permuted and oblique."""
+    shape = (80, 60, 40)
+    x, y, z = np.indices(shape)
+    body = ((x - 40) / 38.0) ** 2 + ((y - 30) / 28.0) ** 2 <= 1
+    liver = ((x - 58) / 12.0) ** 2 + ((y - 34) / 12.0) ** 2 <= 1
+    aorta = (x - 36) ** 2 + (y - 18) ** 2 <= 16
+    ct = np.where(body, -100, -1000)
+    ct[body & (((x - 40) / 36.0) ** 2 + ((y - 30) / 26.0) ** 2 > 1)] = 50   # a thin wall
+    ct[liver], ct[aorta] = 110, 150
+    nodes = np.zeros(shape, np.uint8)
+    nodes[24:29, 26:31, 18:22], nodes[34:39, 34:39, 10:14] = 1, 2
+    ct[nodes > 0] = 70
+    affine = np.eye(4)
+    affine[:3, :3] = turn(5, 1) @ np.diag([3.0, 3, 4])
+    affine = affine @ np.array([[0, -1, 0, 79], [0, 0, 1, 0], [-1, 0, 0, 39], [0, 0, 0, 1.0]])
+
+    def stored(array):  # index (i, j, k) of the file is (39 - z, 79 - x, y) of the scene
+        return Volume(np.ascontiguousarray(array.transpose(2, 0, 1)[::-1, ::-1]), affine)
+
+    for name, array in (("ct", ct.astype(np.int16)), ("nodes", nodes),
+                        ("anatomy", np.where(liver, 5, np.where(aorta, 52, 0)).astype(np.uint8))):
+        write(tmp_path / f"{name}.nii.gz", stored(array))
+    return tmp_path
+
+
+def nodes_verb(folder, *arguments):
+    return main(["nodes", *[str(folder / a) if a.endswith((".gz", ".csv", ".json")) else a for a in arguments]])
+
+
+def test_verb_measures_into_a_table(files, capsys):
+    for out in ("table.csv", "table.json"):
+        assert nodes_verb(files, "--nodes", "nodes.nii.gz", "--anatomy", "anatomy.nii.gz", "--measure",
+                          "--out", out) == 0
+    rows = list(csv.DictReader((files / "table.csv").open()))
+    assert [row["id"] for row in rows] == ["1", "2"]
+    assert float(rows[0]["volume_ml"]) == pytest.approx(100 * 36 / 1000)
+    assert rows[1]["nearest_organ"] == "liver" and float(rows[1]["distance_mm"]) == pytest.approx(24)
+    assert len(json.loads((files / "table.json").read_text())["nodes"]) == 2
+    assert "aorta 36 mm" in capsys.readouterr().out
+
+
+def test_verb_removes_adds_and_varies_on_the_files_grid(files):
+    given = ("--ct", "ct.nii.gz", "--anatomy", "anatomy.nii.gz", "--nodes", "nodes.nii.gz")
+    before, anatomy = read(files / "nodes.nii.gz"), read(files / "anatomy.nii.gz").array
+    assert nodes_verb(files, *given, "--remove", "1", "--add", "2", "--short-axis", "12", "--out", "new.nii.gz") == 0
+    new = read(files / "new.nii.gz")
+    assert np.array_equal(new.affine, before.affine) and new.shape == before.shape
+    assert np.array_equal(new.array == 2, before.array == 2) and not (new.array == 1).any()
+    assert sorted(boxes(new.array)) == [2, 3, 4] and not (new.array[anatomy > 0] > 0).any()
+    story = json.loads((files / "new.json").read_text())
+    assert [c["operation"] for c in story["changes"]] == ["removed", "added", "added"]
+    assert [n["id"] for n in story["nodes"]] == [2, 3, 4]
+    assert all(n["short_axis_mm"] == pytest.approx(12, abs=4) for n in story["nodes"][1:])
+
+    for out in ("first.nii.gz", "again.nii.gz"):
+        assert nodes_verb(files, *given, "--vary", "2", "--seed", "3", "--out", out) == 0
+    for one in (1, 2):
+        varied = read(files / f"first_{one}.nii.gz").array
+        assert np.array_equal(varied, read(files / f"again_{one}.nii.gz").array)
+        assert not np.array_equal(varied, before.array) and not (varied[anatomy > 0] > 0).any()
+        # The nodes moved by millimetres within the patient, not to a mirrored or permuted place.
+        for node in measure(varied, before.affine):
+            (was,) = [n for n in measure(before.array, before.affine) if n.id == node.id]
+            assert np.linalg.norm(np.subtract(node.centroid_mm, was.centroid_mm)) < 25
+    assert not np.array_equal(read(files / "first_1.nii.gz").array, read(files / "first_2.nii.gz").array)
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (("--add", "1", "--out", "o.nii.gz"), "--nodes is missing"),
+    (("--nodes", "nodes.nii.gz", "--vary", "1", "--out", "o.nii.gz"), "lnsynth anatomy"),
+    (("--nodes", "nodes.nii.gz", "--remove", "1"), "--out is missing"),
+    (("--nodes", "nodes.nii.gz", "--remove", "1", "--out", "o.csv"), "must end in .nii"),
+    (("--nodes", "nodes.nii.gz", "--measure", "--out", "o.nii.gz"), "must end in .csv"),
+    (("--nodes", "nodes.nii.gz", "--remove", "9", "--out", "o.nii.gz"), "no node 9"),
+    (("--nodes", "nodes.nii.gz", "--remove", "1", "--measure", "--out", "o.nii.gz"), "--measure writes only"),
+    (("--nodes", "ct.nii.gz", "--measure"), "mask")])
+def test_verb_refuses_what_makes_no_sense(files, capsys, arguments, words):
+    assert nodes_verb(files, *arguments) == 2
+    assert words in capsys.readouterr().err and not (files / "o.nii.gz").exists()

@@ -1,0 +1,208 @@
+"""Measures the lymph nodes of a mask, and removes, adds or varies nodes.
+
+Nodes are numbered as in the mask, or by connected component where it holds one value. In one call nodes are removed
+first, then added, then varied. Beside each mask that is written lie its table (.csv) and, with the parameters of every
+change, a .json. Adding and varying need the CT, for the body, and the anatomy, which no node may cover.
+
+  lnsynth nodes --nodes nodes.nii.gz --anatomy anatomy.nii.gz --measure --out table.csv
+  lnsynth nodes --ct ct.nii.gz --anatomy anatomy.nii.gz --add 3 --out new.nii.gz
+  lnsynth nodes --ct ct.nii.gz --anatomy anatomy.nii.gz --nodes nodes.nii.gz --vary 4 --out varied.nii.gz
+"""
+
+
+def add_arguments(parser):
+    parser.add_argument("--nodes", metavar="MASK", help="node mask; without it, --add begins with none")
+    parser.add_argument("--ct", metavar="CT", help="NIfTI, NRRD, MHA or the folder of a DICOM series")
+    parser.add_argument("--anatomy", metavar="MASK", help="TotalSegmentator labels on the same grid")
+    parser.add_argument("--anatomy-version", type=int, choices=(1, 2), default=2,
+                        help="TotalSegmentator version of those labels' ids (default 2)")
+    parser.add_argument("--measure", action="store_true", help="write only the table: --out is a .csv or .json")
+    parser.add_argument("--remove", type=int, action="append", default=[], metavar="ID", help="take this node away")
+    parser.add_argument("--add", type=int, default=0, metavar="K", help="add K nodes of random shape where nodes lie")
+    parser.add_argument("--short-axis", type=float, metavar="MM", help="size of added nodes (default: as real ones)")
+    parser.add_argument("--vary", type=int, default=0, metavar="K",
+                        help="write K masks with every node changed at random (K > 1: _1, _2, ... in their names)")
+    parser.add_argument("--seed", type=int, default=0, help="of what is random (default 0)")
+    parser.add_argument("--table", default="abdomen17", metavar="NAME|YAML",
+                        help="label table (default abdomen17, which knows fat)")
+    parser.add_argument("--out", metavar="FILE", help="the mask to write (.nii.gz, .nrrd, .mha), or the table")
+
+
+def run(args, callback):
+    from pathlib import Path
+
+    from ..cases.labels import LabelTable
+    from ..cases.volume import stem
+    from ..runtime.events import Progress
+    from ..runtime.files import write_json
+
+    _check(args)
+    table = LabelTable.load(args.table)
+    ct, anatomy, nodes = _read(args, table)
+    grid = ct or nodes
+    changing = bool(args.remove or args.add or args.vary)
+    written, results = [], []
+    with Progress("nodes", max(1, args.vary), callback) as progress:
+        for variant, (mask, records) in enumerate(_variants(args, table, ct, anatomy, nodes), 1):
+            measures = _measure(mask, grid, anatomy, table)
+            results.append({"nodes": measures, "changes": records})
+            if args.out and changing:
+                out = Path(args.out)
+                if args.vary > 1:
+                    out = out.with_name(f"{stem(out)}_{variant}{out.name[len(stem(out)):]}")
+                _write_mask(out, mask, grid)
+                _write_csv(out.with_name(stem(out) + ".csv"), measures)
+                write_json(out.with_name(stem(out) + ".json"), {"seed": args.seed, **results[-1]})
+                written.append(str(out))
+            progress.step()
+    if args.out and not changing:
+        if args.out.endswith(".json"):
+            write_json(args.out, results[0])
+        else:
+            _write_csv(Path(args.out), measures)
+        written.append(args.out)
+    for result in results:
+        _print(**result)
+    return {"out": written, "results": results}
+
+
+def _check(args) -> None:
+    """Arguments that make no sense together."""
+    from ..runtime.errors import LNSynthError
+
+    if min(args.add, args.vary) < 0 or (args.short_axis is not None and not 3 <= args.short_axis <= 80):
+        raise LNSynthError("--add and --vary count from 0, and --short-axis is 3 to 80 mm; correct them.")
+    changing = args.remove or args.add or args.vary
+    if not args.nodes and not (args.add and args.ct):
+        raise LNSynthError("--nodes is missing: give a node mask, or --ct with --add to begin without nodes.")
+    if (args.add or args.vary) and not (args.ct and args.anatomy):
+        raise LNSynthError("--add and --vary need --ct and --anatomy, so that no node covers an organ or leaves the "
+                           "body; make the anatomy with `lnsynth anatomy`.")
+    if args.measure and changing:
+        raise LNSynthError("--measure writes only the table; leave it out, the table comes beside the mask anyway.")
+    if changing and not args.out:
+        raise LNSynthError("--out is missing: name the mask to write.")
+    endings = (".nii", ".nii.gz", ".nrrd", ".mha") if changing else (".csv", ".json")
+    if args.out and not args.out.endswith(endings):
+        raise LNSynthError(f"{args.out}: a {'mask' if changing else 'table'} is written here, so its name must end in "
+                           f"{', '.join(endings)}.")
+
+
+def _read(args, table):
+    """CT, raw anatomy and nodes as given (volumes or None), checked and on one grid."""
+    from pathlib import Path
+
+    from ..cases.checks import check_ct, check_nodes, check_pair
+    from ..cases.volume import read
+    from ..conditions.anatomy import load
+
+    ct = read(Path(args.ct)) if args.ct else None
+    if ct is not None:
+        check_ct(ct, args.ct)
+    nodes = read(Path(args.nodes)) if args.nodes else None
+    if nodes is not None:
+        check_nodes(nodes, args.nodes)
+        if ct is not None:
+            check_pair(ct, nodes, args.nodes)
+    anatomy = load(Path(args.anatomy), ct or nodes, args.anatomy_version, table) if args.anatomy else None
+    return ct, anatomy, nodes
+
+
+def _instances(nodes, grid):
+    """Ids as in the file where it tells nodes apart, else by connected component; none without a file."""
+    import numpy as np
+
+    from ..conditions.nodes import instances
+
+    if nodes is None:
+        return np.zeros(grid.shape, np.uint16)
+    told_apart = len(np.unique(nodes.array)) > 2
+    return nodes.array.astype(np.uint16) if told_apart else instances(nodes.array)
+
+
+def _variants(args, table, ct, anatomy, nodes):
+    """(mask, records) of each variant to write, on the grid of the files."""
+    import numpy as np
+
+    from ..cases.body import label_map
+    from ..cases.volume import Volume, canonical
+    from ..conditions.nodes import remove
+    from ..conditions.placement import add
+    from ..conditions.prior import ShapePrior
+    from ..conditions.transforms import VarySettings, vary
+    from ..runtime.seeds import rng
+
+    mask, records = _instances(nodes, ct or nodes), []
+    for index in args.remove:
+        mask = remove(mask, index)
+        records.append({"id": index, "operation": "removed"})
+    if not (args.add or args.vary):
+        yield mask, records
+        return
+    image = canonical(ct)
+    raw, mask = (canonical(Volume(array, ct.affine)).array for array in (anatomy.array, mask))
+    labels = label_map(image.array, raw, image.spacing, table, nodes=mask)
+    if args.add:
+        mask, added = add(mask, labels, image.spacing, table, args.add, rng(args.seed, "add"), ShapePrior.load(),
+                          args.short_axis)
+        records += [{"operation": "added", **record} for record in added]
+    for variant in range(max(1, args.vary)):
+        changed, changes = mask, []
+        if args.vary:
+            changed, changes = vary(mask, labels, image.spacing, rng(args.seed, "vary", variant), VarySettings(), table)
+        yield _back(np.asarray(changed), ct), records + changes
+
+
+def _back(array, original):
+    """An array of the canonical volume on the grid that `original` came with."""
+    import numpy as np
+    from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
+
+    canonical = np.array([[0, 1], [1, 1], [2, 1]])
+    return np.ascontiguousarray(apply_orientation(array, ornt_transform(canonical, io_orientation(original.affine))))
+
+
+def _measure(mask, grid, anatomy, table) -> list[dict]:
+    from ..conditions.nodes import measure
+
+    labels = None if anatomy is None else table.from_totalsegmentator(anatomy.array)
+    return [node.as_dict() for node in measure(mask, grid.affine, labels, table)]
+
+
+def _write_mask(out, mask, grid) -> None:
+    import numpy as np
+
+    from ..cases.volume import Volume, write
+
+    write(out, Volume(mask, grid.affine), "lymph nodes, instances", np.uint16 if mask.max() > 255 else np.uint8)
+
+
+def _write_csv(out, measures) -> None:
+    import csv
+    import io
+
+    from ..runtime.files import write_text
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "volume_ml", "short_axis_mm", "long_axis_mm", "right_mm", "anterior_mm", "superior_mm",
+                     "i", "j", "k", "nearest_organ", "distance_mm"])
+    for node in measures:
+        organ, distance = node["nearest"][0] if node["nearest"] else ("", "")
+        numbers = [*(node[name] for name in ("volume_ml", "short_axis_mm", "long_axis_mm")), *node["centroid_mm"],
+                   *node["centroid_index"]]
+        writer.writerow([node["id"], *(f"{number:.3f}" for number in numbers), organ,
+                         f"{distance:.1f}" if organ else ""])
+    write_text(out, text.getvalue())
+
+
+def _print(nodes, changes) -> None:
+    print(f"{'node':>5}{'volume mL':>11}{'short mm':>10}{'long mm':>9}   centre (RAS mm)          nearest organs")
+    for node in nodes:
+        centre = " ".join(f"{value:7.1f}" for value in node["centroid_mm"])
+        nearest = ", ".join(f"{name} {distance:.0f} mm" for name, distance in node["nearest"])
+        print(f"{node['id']:>5}{node['volume_ml']:>11.2f}{node['short_axis_mm']:>10.1f}{node['long_axis_mm']:>9.1f}   "
+              f"{centre}  {nearest}")
+    for change in changes:
+        if "reason" in change:
+            print(f"node {change['id'] or '(new)'}: {change['reason']}")
