@@ -7,12 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..cases.checks import check_labels, check_nodes, check_pair
-from ..cases.volume import read
+from ..cases.volume import Volume, read
 from ..generators import checkpoint
 from ..runtime.devices import pick
 from ..runtime.events import Callback, ignore
 from ..runtime.files import atomic_path, sha256, write_json
+from .canvas import canonical_view
 from .ctfile import check_target, open_ct
+from .exact import exact
 from .insert import InsertSettings, insert
 from .provenance import description, provenance, sidecar
 
@@ -31,15 +33,13 @@ def insert_file(generator: Path, ct: Path, nodes: Path, out: Path, settings: Ins
     model, facts = checkpoint.load(generator, device)
     source = open_ct(ct)
     mask = read(nodes)
-    check_pair(source.stored, mask, str(nodes))
-    check_nodes(mask, str(nodes))
-    organs = None
-    if anatomy is not None:
-        organs = read(anatomy)
-        check_pair(source.stored, organs, str(anatomy))
-        check_labels(organs, str(anatomy))
-    made = insert(source.stored, mask, model, settings, anatomy=organs, anatomy_version=anatomy_version, only=only,
-                  remove=remove, scaling=source.scaling, device=device, callback=callback)
+    organs = read(anatomy) if anatomy is not None else None
+    _check(source.stored, mask, nodes, check_nodes)
+    if organs is not None:
+        _check(source.stored, organs, anatomy, check_labels)
+    with exact():
+        made = insert(source.stored, mask, model, settings, anatomy=organs, anatomy_version=anatomy_version, only=only,
+                      remove=remove, scaling=source.scaling, device=device, callback=callback)
 
     inputs = {"ct": ct, "nodes": nodes} | ({"anatomy": anatomy} if anatomy is not None else {})
     with atomic_path(out) as beside:
@@ -52,6 +52,12 @@ def insert_file(generator: Path, ct: Path, nodes: Path, out: Path, settings: Ins
             outputs={Path(out).name: sha256(beside)})
         write_json(sidecar(out), record)  # before the CT gets its name: no synthetic CT is ever without it
     return {"file": str(out), **record}
+
+
+def _check(ct: Volume, mask: Volume, path: Path, check) -> None:
+    # The same voxels in another order, as other programs write them, are the same grid.
+    check_pair(canonical_view(ct), canonical_view(mask), str(path))
+    check(mask, str(path))
 
 
 def _digest(path: Path) -> str | dict:

@@ -247,7 +247,8 @@ def test_what_the_generator_sees_of_this_ct():
     low, high = painter.form.window
     expected = (condition[18] + 1) * (high - low) / 2 + low
     for name, hu in (("fat", -85), ("liver", 130)):
-        assert expected[condition[table.index(name)] > 0] == pytest.approx(hu, abs=4)
+        tissue = (condition[table.index(name)] > 0) & (condition[17] == 0)
+        assert tissue.sum() > 200 and np.abs(expected[tissue] - hu).max() < 4
     assert not condition[table.index("body")][condition[17] > 0].any(), "fat under the node, as before it came"
 
 

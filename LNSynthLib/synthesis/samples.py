@@ -1,0 +1,71 @@
+"""A synthetic sample on disk: one folder with CT, nodes, anatomy, montage and provenance, whole or not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..cases import pictures
+from ..cases.labels import LabelTable
+from ..cases.volume import Volume, write
+from ..conditions.encode import unscale_hu
+from ..runtime.errors import LNSynthError
+from ..runtime.files import atomic_folder, read_json, sha256, write_json
+from .draft import Draft
+from .provenance import description
+
+BANNER = "SYNTHETIC - not a patient's image"
+
+
+def to_hu(sample: np.ndarray, window) -> np.ndarray:
+    """[-1, 1] to whole HU, int16."""
+    return np.rint(unscale_hu(sample, window)).astype(np.int16)
+
+
+def write_sample(folder: Path, draft: Draft, hu: np.ndarray, facts: dict, about) -> None:
+    """Writes a sample's folder; `about(outputs) -> dict` makes its provenance from the files' SHA-256.
+
+    ct.nii.gz (HU), nodes.nii.gz (instances, with the ids they have in the case) and anatomy.nii.gz (TotalSegmentator v2
+    ids) lie on the patch's grid.
+    """
+    table = LabelTable.load(draft.form.labels)
+    said = description(facts)
+    with atomic_folder(folder) as beside:
+        write(beside / "ct.nii.gz", Volume(hu, draft.affine), said)
+        write(beside / "nodes.nii.gz", Volume(draft.nodes.astype(np.uint16), draft.affine), said)
+        write(beside / "anatomy.nii.gz", Volume(table.to_totalsegmentator(draft.anatomy), draft.affine), said)
+        pictures.write_png(beside / "montage.png", montage(draft, hu), said)
+        outputs = {path.name: sha256(path) for path in sorted(beside.iterdir())}
+        write_json(beside / "provenance.json", about(outputs))
+
+
+def is_whole(folder: Path, key: str) -> bool:
+    """Whether the folder holds the complete sample that `key` (a hash of all that determines it) stands for."""
+    try:
+        record = read_json(folder / "provenance.json")
+        return record["key"] == key and all(
+            (folder / name).is_file() and sha256(folder / name) == digest
+            for name, digest in record["outputs"].items())
+    except (LNSynthError, KeyError, TypeError):
+        return False
+
+
+def montage(draft: Draft, hu: np.ndarray) -> np.ndarray:
+    """Real CT, condition and synthetic CT in three planes through the nodes, as one picture."""
+    table = LabelTable.load(draft.form.labels)
+    colors = {label.id: label.color for label in table.labels if label.id > 1}
+    real = unscale_hu(draft.case.ct(draft.box), draft.form.window)
+    before = draft.case.nodes(draft.box)
+    spacing, rows = draft.case.spacing, []
+    for plane in pictures.PLANES:
+        index = pictures.widest(draft.nodes if draft.nodes.any() else before, plane)
+        size = {"mm_per_pixel": 0.5, "index": index, "plane": plane}
+        rows.append([
+            pictures.view(real, spacing, nodes=before, **size),
+            pictures.view(real, spacing, nodes=draft.nodes, labels=draft.anatomy, colors=colors, **size),
+            pictures.view(hu, spacing, nodes=draft.nodes, **size),
+            pictures.view(hu, spacing, **size)])
+    kind = {"real": "source CT", "phantom": "source (PHANTOM)", "pseudo": "source (painted nodes)"}[draft.case.kind]
+    return pictures.montage(rows, list(pictures.PLANES), [kind, "condition", "synthetic", "synthetic"], banner=BANNER,
+                            caption=f"{draft.case.id}, patch at {draft.start}, {draft.case.spacing[0]:g} mm")

@@ -1,0 +1,101 @@
+"""Many synthetic patches from a data set: which there are depends on the seed alone, whoever computes them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from ..cases.store import PreparedCase
+from ..conditions.transforms import VarySettings
+from ..generators import checkpoint
+from ..runtime.devices import pick
+from ..runtime.events import Callback, Progress, ignore
+from ..runtime.seeds import derive
+from .draft import draft, prepared_cases
+from .exact import exact
+from .provenance import provenance
+from .samples import is_whole, to_hu, write_sample
+
+FORMAT = 1  # raise it when the same settings give other samples: those on disk are then made again
+
+
+@dataclass(frozen=True)
+class SynthesizeSettings:
+    per_case: int = 1
+    seed: int = 0
+    sampler: str = "dpmpp"
+    steps: int = 25
+    split: str | None = "train"                              # None: the cases of every split
+    vary: VarySettings = field(default_factory=VarySettings)  # how nodes change
+    threads: int = 1                                         # of the CPU for a sample; another number, other last bits
+
+
+@dataclass(frozen=True)
+class Job:
+    """One sample: its folder's name, its case, its seed, and the hash of all that determines its content."""
+
+    name: str
+    case: PreparedCase
+    seed: int
+    key: str
+
+
+def plan(cases: list[PreparedCase], facts: dict, settings: SynthesizeSettings) -> list[Job]:
+    """Every sample of a run, in a fixed order."""
+    jobs = []
+    for case in cases:
+        for number in range(settings.per_case):
+            seed = derive(settings.seed, "synthesize", case.id, number)
+            content = {"format": FORMAT, "weights": facts["weights_sha256"], "generator": facts["settings"],
+                       "case": case.info["key"], "seed": seed, "sampler": settings.sampler, "steps": settings.steps,
+                       "vary": asdict(settings.vary)}
+            key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+            jobs.append(Job(f"{case.id}-{number:03d}", case, seed, key))
+    return jobs
+
+
+def synthesize(generator: Path, data: list[Path], out: Path, settings: SynthesizeSettings, device: str = "auto",
+               callback: Callback = ignore) -> dict:
+    """Makes the samples of this process's share, one folder each under `out`; those that are whole already stay.
+
+    The share is RANK of WORLD_SIZE (torchrun sets both). Returns {"folder", "made", "unchanged"} (names). Interrupted,
+    finished samples stay and the next call goes on. Raises LNSynthError for data that do not fit the generator.
+    """
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if device == "auto" and "LOCAL_RANK" in os.environ and pick().type == "cuda":
+        import torch
+
+        device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+    device = pick(device)
+    model, facts = checkpoint.load(generator, device)
+    share = plan(prepared_cases(data, model.form, settings.split), facts, settings)[rank::world]
+    unchanged = [job.name for job in share if is_whole(out / job.name, job.key)]
+    todo = [job for job in share if job.name not in unchanged]
+    with exact(settings.threads), Progress("synthesising", len(todo) * settings.steps, callback) as progress:
+        for job in todo:
+            _make(job, model, facts, out, settings, device, progress)
+    return {"folder": str(out), "made": [job.name for job in todo], "unchanged": unchanged}
+
+
+def _make(job: Job, model, facts: dict, out: Path, settings: SynthesizeSettings, device, progress: Progress) -> None:
+    plan = draft(job.case, model.form, job.seed, settings.vary)
+    # One by one, whatever memory there is: a batch's samples differ in their last bits from single ones.
+    scaled = model.sample(plan.condition().to(device), seeds=[job.seed], steps=settings.steps,
+                          sampler=settings.sampler, callback=lambda *_: progress.step())
+    hu = to_hu(scaled.float().cpu().numpy()[0, 0], model.form.window)
+
+    def about(outputs: dict) -> dict:
+        info = job.case.info
+        record = provenance(
+            "patch", facts, seed=job.seed, sampler=settings.sampler, steps=settings.steps, device=device,
+            source={"case": job.case.id, "kind": info["kind"], "sha256": info["sha256"], "prepared_key": info["key"]},
+            condition={"start": list(plan.start), "shape": list(hu.shape), "nodes": plan.records,
+                       "vary": asdict(settings.vary)},
+            outputs=outputs)
+        return {"key": job.key, **record}
+
+    write_sample(out / job.name, plan, hu, facts, about)
+    progress.step(0, f"{job.name} done")

@@ -1,0 +1,65 @@
+"""Generate CT patches from the prepared cases of data sets, their lymph nodes changed at random.
+
+Each sample is a folder under OUT: CT in HU, nodes, anatomy, montage and provenance, marked SYNTHETIC. Run again, it
+makes only what is missing. The samples are the same whatever the number of workers. Several GPUs:
+torchrun --nproc-per-node N -m LNSynthLib synthesize ...
+"""
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("--generator", metavar="WEIGHTS|RUN",
+                        help="folder of a generator or of a training run (default: the demo weights)")
+    parser.add_argument("--data", nargs="+", required=True, metavar="DATASET",
+                        help="data sets that `lnsynth prepare` prepared in the generator's form")
+    parser.add_argument("--out", required=True, metavar="OUT", help="folder for the samples")
+    parser.add_argument("--per-case", type=int, default=1, metavar="K", help="samples a case (default 1; paper: 10)")
+    parser.add_argument("--split", choices=("train", "val", "test", "all"), default="train",
+                        help="cases to start from (default train, so that no test case leaks into training data)")
+    parser.add_argument("--sampler", choices=("dpmpp", "ddim", "ddpm"), default="dpmpp")
+    parser.add_argument("--steps", type=int, default=25, metavar="N", help="sampling steps (default 25)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="assignments",
+                        help="change how nodes vary, e.g. remove=0 translation_mm=4")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes at once (default 1: this one)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N",
+                        help="CPU threads for one sample (default 1; another number changes a sample's last bits)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
+
+
+def run(args, callback) -> dict:
+    from ..runtime.errors import LNSynthError
+
+    if args.per_case < 1 or args.steps < 1 or args.workers < 1 or args.threads < 1:
+        raise LNSynthError("--per-case, --steps, --workers and --threads must be 1 or more.")
+    result = _shared(args, callback) if args.workers > 1 else _here(args, callback)
+    print(f"{result['folder']}: {len(result['made'])} samples made, {len(result['unchanged'])} unchanged (SYNTHETIC)")
+    return result
+
+
+def _here(args, callback) -> dict:
+    from pathlib import Path
+
+    from ..conditions.transforms import VarySettings
+    from ..runtime.settings import build, override
+    from ..synthesis.synthesize import SynthesizeSettings, synthesize
+    from ..synthesis.weights import generator_path
+
+    settings = SynthesizeSettings(
+        per_case=args.per_case, seed=args.seed, sampler=args.sampler, steps=args.steps, threads=args.threads,
+        split=None if args.split == "all" else args.split,
+        vary=build(VarySettings, override({}, args.assignments), "--set"))
+    return synthesize(generator_path(args.generator), [Path(d) for d in args.data], Path(args.out), settings,
+                      args.device, callback)
+
+
+def _shared(args, callback) -> dict:
+    from ..synthesis.workers import run_shares
+
+    arguments = ["synthesize", "--data", *args.data, "--out", args.out]
+    for name in ("per_case", "split", "sampler", "steps", "seed", "threads", "device"):
+        arguments += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
+    arguments += ["--generator", args.generator] if args.generator else []
+    arguments += ["--set", *args.assignments] if args.assignments else []
+    shares = run_shares(arguments, args.workers, callback)
+    return {"folder": shares[0]["folder"]} | {
+        what: sorted(name for share in shares for name in share[what]) for what in ("made", "unchanged")}

@@ -1,0 +1,203 @@
+"""Synthesis in place from file to file: what the files hold, and where they say they come from."""
+
+import gzip
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from scipy import ndimage
+
+from LNSynthLib import cli
+from LNSynthLib.cases.volume import Volume, read, write
+from LNSynthLib.generators import checkpoint
+from LNSynthLib.runtime.errors import Cancelled, LNSynthError
+from LNSynthLib.runtime.files import sha256
+from LNSynthLib.synthesis.inplace import insert_file
+from LNSynthLib.synthesis.insert import InsertSettings
+from LNSynthLib.synthesis.provenance import description, sidecar
+
+SETTINGS = InsertSettings(steps=2, seed=5)
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory):
+    """A small LN-DDPM with random weights, in the demo's form."""
+    torch.manual_seed(0)
+    model = checkpoint.create("lnddpm", {
+        "form": {"labels": "abdomen17", "anatomy_channels": 17, "expected_hu": True, "spacing_mm": 2.0,
+                 "patch": [32, 32, 32]},
+        "denoiser": {"channels": [8, 16], "blocks": 1, "groups": 4, "heads": 2, "head_width": 8, "token_width": 8},
+        "timesteps": 20})
+    return checkpoint.save(tmp_path_factory.mktemp("weights") / "tiny", model)
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """A cylinder of fat in air with a node mask, oblique: (CT in HU, mask, affine)."""
+    rng = np.random.default_rng(0)
+    shape = (60, 56, 30)
+    x, y, z = np.ogrid[:60, :56, :30]
+    hu = np.where((x - 30) ** 2 + (y - 28) ** 2 < 24**2, -100, -1000) + rng.normal(0, 12, shape)
+    nodes = ((x - 32) ** 2 + (y - 26) ** 2 + (1.5 * (z - 14)) ** 2 < 4**2).astype(np.uint8)
+    turn = np.deg2rad(10)
+    affine = np.array([[-2 * np.cos(turn), 2 * np.sin(turn), 0, 50], [2 * np.sin(turn), 2 * np.cos(turn), 0, -70],
+                       [0, 0, 3, 12], [0, 0, 0, 1]])
+    return np.clip(np.rint(hu), -1024, 3071), nodes, affine
+
+
+def scaled_nifti(path, hu, affine, dtype=">i2", slope=0.5, intercept=-512.0):
+    """A NIfTI as scanners' converters write some: big-endian, scaled, with an extension and a descriptive header."""
+    header = nibabel.Nifti1Header(endianness=">")
+    header.set_data_dtype(dtype)
+    header.set_data_shape(hu.shape)
+    header.set_sform(affine, 2)
+    header.set_qform(affine, 1)
+    header["descrip"], header["aux_file"], header["intent_name"] = b"original", b"aux", b"kept"
+    image = nibabel.Nifti1Image(((hu - intercept) / slope).astype(dtype), None, header)
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"a note from the hospital"))
+    image.header.set_slope_inter(slope, intercept)
+    image = nibabel.Nifti1Image(hu, affine, image.header)
+    nibabel.save(image, path)
+
+
+def stored(path):
+    opened = gzip.open(path) if path.name.endswith(".gz") else open(path, "rb")
+    with opened as stream:
+        return stream.read()
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_nifti_keeps_its_bytes_but_for_the_nodes_and_the_description(tmp_path, generator, scene, suffix):
+    hu, nodes, affine = scene
+    ct, mask, out = tmp_path / f"ct{suffix}", tmp_path / "nodes.nii.gz", tmp_path / f"out{suffix}"
+    scaled_nifti(ct, hu, affine)
+    write(mask, Volume(nodes, affine))
+    insert_file(generator, ct, mask, out, SETTINGS, device="cpu")
+
+    before, after = np.frombuffer(stored(ct), np.uint8), np.frombuffer(stored(out), np.uint8)
+    assert len(before) == len(after)
+    offset = nibabel.load(ct).dataobj.offset
+    head = np.flatnonzero(before[:offset] != after[:offset])
+    assert len(head) and ((head >= 148) & (head < 228)).all(), "more of the header changed than its description"
+    assert b"SYNTHETIC" in after[148:228].tobytes()
+    changed = (before[offset:] != after[offset:]).reshape(-1, 2).any(axis=1).reshape(hu.shape, order="F")
+    distance = ndimage.distance_transform_edt(nodes == 0, sampling=(2, 2, 3))
+    assert changed.any() and not changed[distance >= SETTINGS.margin_mm].any()
+    assert nibabel.load(out).get_data_dtype() == np.dtype(">i2")
+    assert np.array_equal(nibabel.load(out).affine, nibabel.load(ct).affine)
+    assert np.array_equal(read(out).array[distance >= 6], read(ct).array[distance >= 6])
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+@pytest.mark.parametrize("dtype", [np.int16, np.float64])
+def test_nrrd_and_mha_keep_their_voxels_type_and_metadata(tmp_path, generator, scene, suffix, dtype):
+    hu, nodes, affine = scene
+    ct, mask, out = tmp_path / f"ct{suffix}", tmp_path / "nodes.nrrd", tmp_path / f"out{suffix}"
+    image = sitk.GetImageFromArray(np.ascontiguousarray(hu.T.astype(dtype)))
+    lps = np.diag([-1, -1, 1, 1]) @ affine
+    image.SetSpacing((2, 2, 3))
+    image.SetDirection((lps[:3, :3] / (2, 2, 3)).ravel())
+    image.SetOrigin(lps[:3, 3])
+    image.SetMetaData("series", "portal venous")
+    sitk.WriteImage(image, str(ct))
+    write(mask, Volume(nodes, affine))
+    insert_file(generator, ct, mask, out, SETTINGS, device="cpu")
+    result, original = sitk.ReadImage(str(out)), sitk.ReadImage(str(ct))
+    assert result.GetPixelID() == original.GetPixelID()
+    for get in ("GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(result, get)() == pytest.approx(getattr(original, get)(), abs=1e-12)
+    assert result.GetMetaData("series") == "portal venous" and "SYNTHETIC" in result.GetMetaData("description")
+    differs = (sitk.GetArrayFromImage(result) != sitk.GetArrayFromImage(original)).T
+    distance = ndimage.distance_transform_edt(nodes == 0, sampling=(2, 2, 3))
+    assert differs.any() and not differs[distance >= 6].any()
+
+
+def test_the_sidecar_says_how_to_make_it_again(tmp_path, generator, scene):
+    hu, nodes, affine = scene
+    ct, mask = tmp_path / "ct.nii.gz", tmp_path / "nodes.nii.gz"
+    write(ct, Volume(hu.astype(np.int16), affine))
+    write(mask, Volume(nodes, affine))
+    first = insert_file(generator, ct, mask, tmp_path / "a.nii.gz", SETTINGS, device="cpu")
+    record = json.loads((tmp_path / "a.provenance.json").read_text())
+    assert record == {k: v for k, v in first.items() if k != "file"}
+    assert record["synthetic"] is True and record["what"] == "insertion"
+    facts = checkpoint.facts(generator)
+    assert record["generator"] == {k: facts[k] for k in ("kind", "weights_sha256", "settings")}
+    assert record["sampling"] == {"seed": 5, "sampler": "dpmpp", "steps": 2}
+    assert record["source"]["ct"] == {"file": "ct.nii.gz", "sha256": sha256(ct)}
+    assert record["outputs"] == {"a.nii.gz": sha256(tmp_path / "a.nii.gz")}
+    assert record["condition"]["patches"][0]["nodes"] == [1]
+    assert record["versions"]["torch"] == torch.__version__.split("+")[0] or record["versions"]["torch"]
+
+    s, c = record["sampling"], record["condition"]["settings"]
+    again = InsertSettings(**{**c, **s})
+    insert_file(generator, ct, mask, tmp_path / "b.nii.gz", again, device=record["made_on"]["device"])
+    assert (tmp_path / "b.nii.gz").read_bytes() == (tmp_path / "a.nii.gz").read_bytes()
+    insert_file(generator, ct, mask, tmp_path / "c.nii.gz", InsertSettings(steps=2, seed=6), device="cpu")
+    assert (tmp_path / "c.nii.gz").read_bytes() != (tmp_path / "a.nii.gz").read_bytes()
+
+
+def test_the_description_fits_a_nifti_header():
+    assert len(description({"kind": "a kind with a very long name", "weights_sha256": "f" * 64}).encode()) <= 79
+
+
+@pytest.mark.parametrize("name,beside", [("ct.nii.gz", "ct.provenance.json"), ("a.b.nrrd", "a.b.provenance.json")])
+def test_the_sidecar_lies_beside_the_volume(name, beside):
+    assert sidecar(Path("x") / name) == Path("x") / beside
+
+
+def test_cancelled_work_leaves_nothing(tmp_path, generator, scene):
+    hu, nodes, affine = scene
+    ct, mask = tmp_path / "ct.nii.gz", tmp_path / "nodes.nii.gz"
+    write(ct, Volume(hu.astype(np.int16), affine))
+    write(mask, Volume(nodes, affine))
+    before = {p.name for p in tmp_path.iterdir()}
+
+    def stop(event):
+        if event.done == 1:
+            raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):
+        insert_file(generator, ct, mask, tmp_path / "out.nii.gz", SETTINGS, device="cpu", callback=stop)
+    assert {p.name for p in tmp_path.iterdir()} == before
+
+
+def test_wrong_inputs_are_refused_before_any_work(tmp_path, generator, scene):
+    hu, nodes, affine = scene
+    ct, mask = tmp_path / "ct.nii.gz", tmp_path / "nodes.nii.gz"
+    write(ct, Volume(hu.astype(np.int16), affine))
+    write(mask, Volume(nodes, affine))
+    write(tmp_path / "other.nii.gz", Volume(nodes[:-1], affine))
+    write(tmp_path / "empty.nii.gz", Volume(nodes * 0, affine))
+    write(tmp_path / "mr.nii.gz", Volume((hu - hu.min()).astype(np.int16), affine))
+    for arguments, said in (
+        ((ct, mask, tmp_path / "out.jpg"), "type is not written"),
+        ((ct, tmp_path / "other.nii.gz", tmp_path / "out.nii"), "other.nii.gz: the mask does not lie on the CT's grid"),
+        ((ct, tmp_path / "empty.nii.gz", tmp_path / "out.nii"), "empty"),
+        ((tmp_path / "mr.nii.gz", mask, tmp_path / "out.nii"), "Hounsfield"),
+    ):
+        with pytest.raises(LNSynthError, match=said):
+            insert_file(generator, *arguments, SETTINGS, device="cpu")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_dicom_folder_becomes_a_nifti(tmp_path, generator, shared_data):
+    folder = shared_data / "ts_slab_dicom"
+    ct = read(folder)
+    nodes = np.zeros(ct.shape, np.uint8)
+    nodes[248:256, 232:240, 7:12] = 1
+    write(tmp_path / "nodes.nii.gz", Volume(nodes, ct.affine))
+    status = cli.main(["insert", "--generator", str(generator), "--ct", str(folder), "--nodes",
+                       str(tmp_path / "nodes.nii.gz"), "--anatomy", str(shared_data / "ts_slab_labels.nii.gz"),
+                       "--out", str(tmp_path / "out.nii.gz"), "--steps", "1", "--device", "cpu"])
+    assert status == 0
+    made = read(tmp_path / "out.nii.gz")
+    assert made.array.dtype == ct.array.dtype and made.affine == pytest.approx(ct.affine, abs=1e-4)
+    distance = ndimage.distance_transform_edt(nodes == 0, sampling=ct.spacing)
+    assert np.array_equal(made.array[distance >= 6], ct.array[distance >= 6])
+    record = json.loads((tmp_path / "out.provenance.json").read_text())
+    assert len(record["source"]["ct"]["sha256"]) == 20

@@ -1,0 +1,232 @@
+"""Many samples from a data set: what each is, and that it is the same whoever computes it and however often."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from LNSynthLib import cli
+from LNSynthLib.cases.labels import LabelTable
+from LNSynthLib.cases.phantom import phantom_dataset
+from LNSynthLib.cases.prepare import PrepareSettings, prepare
+from LNSynthLib.cases.volume import read, same_grid
+from LNSynthLib.conditions.transforms import VarySettings
+from LNSynthLib.generators import checkpoint
+from LNSynthLib.runtime.errors import Cancelled, LNSynthError
+from LNSynthLib.runtime.files import sha256
+from LNSynthLib.synthesis.draft import draft, prepared_cases
+from LNSynthLib.synthesis.synthesize import SynthesizeSettings, synthesize
+
+SETTINGS = SynthesizeSettings(per_case=2, seed=3, steps=2)
+FILES = {"ct.nii.gz", "nodes.nii.gz", "anatomy.nii.gz", "montage.png", "provenance.json"}
+
+
+def make_generator(folder, seed=0, **form):
+    """A small LN-DDPM whose weights are random but not zero, so that every seed and condition shows."""
+    torch.manual_seed(seed)
+    model = checkpoint.create("lnddpm", {
+        "form": {"labels": "abdomen17", "anatomy_channels": 17, "expected_hu": True, "spacing_mm": 4.0,
+                 "patch": [16, 16, 16], **form},
+        "denoiser": {"channels": [8, 16], "blocks": 1, "groups": 4, "heads": 2, "head_width": 8, "token_width": 8},
+        "timesteps": 20})
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    return checkpoint.save(folder, model)
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory):
+    return make_generator(tmp_path_factory.mktemp("weights") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "phantoms"
+    dataset = phantom_dataset(folder, 2, seed=1, spacing=4.0, nodes=4)
+    prepare(dataset, PrepareSettings(spacing_mm=4.0, labels="abdomen17", name="coarse"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(generator, data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("made")
+    result = synthesize(generator, [data], out, SETTINGS, "cpu")
+    return out, result
+
+
+def digests(folder: Path) -> dict:
+    return {str(p.relative_to(folder)): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_each_sample_is_a_pair_with_its_provenance(made, generator, data):
+    out, result = made
+    assert len(result["made"]) == 4 and sorted(result["made"]) == sorted(p.name for p in out.iterdir())
+    table, cases = LabelTable.load("abdomen17"), {c.id: c for c in prepared_cases([data], _form(generator), "train")}
+    for name in result["made"]:
+        assert {p.name for p in (out / name).iterdir()} == FILES
+        ct, nodes, anatomy = (read(out / name / f"{what}.nii.gz") for what in ("ct", "nodes", "anatomy"))
+        record = json.loads((out / name / "provenance.json").read_text())
+        assert ct.shape == (16, 16, 16) and ct.array.dtype == np.int16 and ct.spacing == pytest.approx((4, 4, 4))
+        assert ct.array.min() >= -120 and ct.array.max() <= 240 and ct.array.std() > 1
+        assert same_grid(ct, nodes)[0] and same_grid(ct, anatomy)[0]
+        assert b"SYNTHETIC" in _header(out / name / "ct.nii.gz")
+        assert nodes.array.any()
+        # The anatomy is that of the case, in place, and no node lies on an organ.
+        case = cases[record["source"]["case"]]
+        box = tuple(slice(s, s + 16) for s in record["condition"]["start"])
+        there = table.to_totalsegmentator(case.anatomy(box))
+        assert np.array_equal(anatomy.array, there) and not anatomy.array[nodes.array > 0].any()
+        assert ct.affine @ [0, 0, 0, 1] == pytest.approx(case.affine @ [*record["condition"]["start"], 1], abs=1e-3)
+        assert record["what"] == "patch" and record["source"]["kind"] == "phantom"
+        assert record["outputs"]["ct.nii.gz"] == sha256(out / name / "ct.nii.gz")
+        assert {r["operation"] for r in record["condition"]["nodes"]} <= {"affine", "elastic", "removed", "unchanged"}
+    different = {sha256(out / name / "ct.nii.gz") for name in result["made"]}
+    assert len(different) == 4
+
+
+def _form(generator):
+    return checkpoint.load(generator)[0].form
+
+
+def _header(path):
+    import nibabel
+
+    return bytes(nibabel.load(path).header["descrip"])
+
+
+def test_running_again_makes_nothing_and_damage_is_repaired(made, generator, data, tmp_path):
+    shutil.copytree(made[0], tmp_path / "out")
+    out, before = tmp_path / "out", digests(made[0])
+    names = sorted(p.name for p in out.iterdir())
+    assert synthesize(generator, [data], out, SETTINGS, "cpu")["made"] == []
+    with open(out / names[0] / "ct.nii.gz", "r+b") as stream:
+        stream.truncate(100)
+    (out / names[1] / "provenance.json").unlink()
+    shutil.rmtree(out / names[2])
+    result = synthesize(generator, [data], out, SETTINGS, "cpu")
+    assert sorted(result["made"]) == names[:3] and result["unchanged"] == names[3:]
+    assert digests(out) == before
+
+
+@pytest.mark.parametrize("changed", [{"seed": 4}, {"steps": 3}, {"vary": VarySettings(remove=0.0, elastic=1.0)}])
+def test_other_settings_make_other_samples(made, generator, data, tmp_path, changed):
+    shutil.copytree(made[0], tmp_path / "out")
+    settings = SynthesizeSettings(**{"per_case": 1, "seed": 3, "steps": 2, **changed})
+    result = synthesize(generator, [data], tmp_path / "out", settings, "cpu")
+    assert len(result["made"]) == 2
+    for name in result["made"]:
+        assert sha256(tmp_path / "out" / name / "ct.nii.gz") != sha256(made[0] / name / "ct.nii.gz")
+
+
+def test_more_samples_leave_the_first_ones_as_they_are(made, generator, data, tmp_path):
+    shutil.copytree(made[0], tmp_path / "out")
+    result = synthesize(generator, [data], tmp_path / "out", SynthesizeSettings(per_case=3, seed=3, steps=2), "cpu")
+    assert len(result["made"]) == 2 and len(result["unchanged"]) == 4
+
+
+def test_shares_of_two_processes_are_the_same_samples(made, generator, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    shares = []
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        shares.append(synthesize(generator, [data], tmp_path, SETTINGS, "cpu")["made"])
+    assert all(len(share) == 2 for share in shares) and not set(shares[0]) & set(shares[1])
+    assert digests(tmp_path) == digests(made[0])
+
+
+def test_threads_of_the_caller_do_not_matter(made, generator, data, tmp_path):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        synthesize(generator, [data], tmp_path, SETTINGS, "cpu")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert digests(tmp_path) == digests(made[0])
+
+
+@pytest.mark.slow
+def test_workers_make_the_same_samples(made, generator, data, tmp_path, capsys):
+    status = cli.main(["--events", "json", "synthesize", "--generator", str(generator), "--data", str(data), "--out",
+                       str(tmp_path), "--per-case", "2", "--seed", "3", "--steps", "2", "--workers", "2",
+                       "--device", "cpu"])
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert status == 0 and len(events[-1]["result"]["made"]) == 4
+    assert max(e.get("done", 0) for e in events) == 8
+    assert digests(tmp_path) == digests(made[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_stopped_by_a_signal_whole_samples_stay_and_no_process_does(generator, data, tmp_path, workers):
+    import psutil
+
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "LNSynthLib", "synthesize", "--generator", str(generator), "--data", str(data), "--out",
+         str(out), "--per-case", "500", "--steps", "15", "--workers", workers, "--device", "cpu"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("[!.]*/provenance.json")) if out.exists() else []) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    assert not [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
+    samples = [p for p in out.iterdir() if not p.name.startswith(".")]
+    assert 3 <= len(samples) < 1000
+    assert all({f.name for f in p.iterdir()} == FILES for p in samples)
+    assert not [p for p in out.iterdir() if p.name.startswith(".")], "half-made samples were left behind"
+    assert "cancelled" in process.stderr.read()
+
+
+def test_cancelled_in_process_leaves_whole_samples(generator, data, tmp_path):
+    def stop(event):
+        if event.done == 5:
+            raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):
+        synthesize(generator, [data], tmp_path, SETTINGS, "cpu", stop)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_draft_moves_nodes_and_leaves_the_anatomy(generator, data):
+    form = _form(generator)
+    case = prepared_cases([data], form, None)[0]
+    as_it_is = draft(case, form, 5, None)
+    varied = draft(case, form, 5, VarySettings())
+    assert as_it_is.start == varied.start
+    assert np.array_equal(as_it_is.nodes > 0, case.nodes(as_it_is.box) > 0)
+    assert np.array_equal(as_it_is.anatomy, varied.anatomy)
+    assert not np.array_equal(as_it_is.nodes, varied.nodes) and varied.records
+    condition = varied.condition()
+    assert condition.shape == (1, 19, 16, 16, 16)
+    assert np.array_equal(condition[0, 17].numpy() > 0, varied.nodes > 0)
+
+
+def test_data_that_do_not_fit_the_generator_are_refused(data, tmp_path):
+    fine = make_generator(tmp_path / "fine", spacing_mm=1.0)
+    with pytest.raises(LNSynthError, match="lnsynth prepare .*--spacing 1 --labels abdomen17"):
+        synthesize(fine, [data], tmp_path / "out", SETTINGS, "cpu")
+    with pytest.raises(LNSynthError, match="split test"):
+        synthesize(make_generator(tmp_path / "coarse"), [data], tmp_path / "out", SynthesizeSettings(split="test"),
+                   "cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_weights_the_error_says_what_to_do(tmp_path, monkeypatch, capsys):
+    from LNSynthLib.synthesis import weights
+
+    monkeypatch.setattr(weights, "resources", lambda: tmp_path)
+    assert cli.main(["synthesize", "--data", str(tmp_path), "--out", str(tmp_path / "o")]) == 2
+    assert "--generator" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
