@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,25 +132,37 @@ def _arrived(study: Study, folder: Path, download: Callable) -> tuple[Path, Path
 
 
 def idc_studies(collection: str) -> list[Study]:
-    """Patients of a collection that have exactly one CT and one SEG in a study, from the index inside idc-index."""
-    table = _idc_client().sql_query(
-        "SELECT PatientID, StudyInstanceUID, SeriesInstanceUID, Modality, SeriesDescription, instanceCount FROM index "
-        f"WHERE collection_id = '{collection}' AND Modality IN ('CT', 'SEG')"
-    )
+    """Patients of a collection with exactly one CT and one SEG in a study, from the index file inside idc-index."""
+    try:
+        import duckdb
+        from idc_index_data import IDC_INDEX_PARQUET_FILEPATH
+    except ImportError:
+        raise _not_installed() from None
+    rows = duckdb.execute(
+        "SELECT PatientID, StudyInstanceUID, Modality, SeriesInstanceUID, SeriesDescription, instanceCount "
+        "FROM read_parquet(?) WHERE collection_id = ? AND Modality IN ('CT', 'SEG')",
+        [str(IDC_INDEX_PARQUET_FILEPATH), collection],
+    ).fetchall()
+    series = defaultdict(lambda: {"CT": [], "SEG": []})
+    for patient, study, modality, *about in rows:
+        series[patient, study][modality].append(about)
     studies = []
-    for (patient, _), series in table.groupby(["PatientID", "StudyInstanceUID"]):
-        ct, seg = (series[series.Modality == modality] for modality in ("CT", "SEG"))
-        if len(ct) == len(seg) == 1:
-            ct, seg = ct.iloc[0], seg.iloc[0]
-            uids = str(ct.SeriesInstanceUID), str(seg.SeriesInstanceUID)
-            studies.append(Study(str(patient), *uids, str(seg.SeriesDescription or ""), int(ct.instanceCount)))
+    for (patient, _), found in series.items():
+        if len(found["CT"]) == len(found["SEG"]) == 1:
+            (ct, _, slices), (seg, annotation, _) = found["CT"][0], found["SEG"][0]
+            studies.append(Study(patient, ct, seg, annotation or "", int(slices)))
     return studies
 
 
 def idc_download(uids: list[str], folder: Path) -> None:
     """Download series, each into folder/<SeriesInstanceUID>/. A failed transfer may only show in what is missing."""
     try:
-        _idc_client().download_from_selection(
+        from idc_index import IDCClient
+    except ImportError:
+        raise _not_installed() from None
+    logging.getLogger("idc_index").setLevel(logging.ERROR)  # it tells every step
+    try:
+        IDCClient.client().download_from_selection(
             downloadDir=str(folder), seriesInstanceUID=uids, dirTemplate="%SeriesInstanceUID", show_progress_bar=False
         )
     except Cancelled:
@@ -158,10 +171,5 @@ def idc_download(uids: list[str], folder: Path) -> None:
         raise LNSynthError(f"The download failed ({error}); check the network and the free disk space.") from error
 
 
-def _idc_client():
-    try:
-        from idc_index import IDCClient
-    except ImportError:
-        raise LNSynthError("idc-index is not installed; run `pip install idc-index`.") from None
-    logging.getLogger("idc_index").setLevel(logging.ERROR)  # it tells every step
-    return IDCClient.client()
+def _not_installed() -> LNSynthError:
+    return LNSynthError("idc-index, which downloads the collections, is not installed; run `pip install idc-index`.")
