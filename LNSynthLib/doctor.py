@@ -1,10 +1,12 @@
 """What is installed on this machine, what is missing, what will be slow or impossible, and the cure of each."""
 
+import contextlib
 import os
 import platform
 import shutil
 import sys
 import tempfile
+import textwrap
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +22,7 @@ REQUIRED = ("accelerate", "blosc2", "highdicom", "matplotlib", "monai", "nibabel
 OPTIONAL = {"TotalSegmentator": "`lnsynth anatomy`", "nnunetv2": "`lnsynth anatomy`", "idc-index": "`lnsynth fetch`"}
 
 # What the heavy jobs take. GPU memory in GB as sold (a 24 GB card reports a little less); None: no GPU needed.
-# The paper's model trains on a 24 GB card; a forward pass at 128^3 takes 5 to 8 GB and 36 s on two processor cores.
+# The paper's model trains on a 24 GB card; a pass at 128^3 takes 5 to 8 GB and 2.3 TFLOP.
 JOBS = {
     "train --preset paper": (24, "a machine with a CUDA GPU of 24 GB"),
     "train --preset small": (12, "a machine with a CUDA GPU of 12 GB, or --preset demo (about an hour on two cores)"),
@@ -84,17 +86,19 @@ def jobs(gpu_gb: float) -> list[Finding]:
         elif job.startswith("train"):
             rows.append(Finding(job, "no", f"needs {needed_gb} GB of GPU memory; weeks without", cure))
         else:
-            rows.append(Finding(job, "slow", "about 15 minutes a 128^3 patch of 25 steps on two cores", cure))
+            rows.append(Finding(job, "slow", "some 10 minutes a 128^3 patch of 25 steps on two cores", cure))
     return rows
 
 
 def memory_and_disk(folder: Path) -> list[Finding]:
     """Free memory, and free room where one works and where temporary files go."""
-    import psutil
-    memory = psutil.virtual_memory()
-    text = f"{memory.available / GB:.1f} of {memory.total / GB:.1f} GB free"
-    rows = [Finding("memory", "ok", text) if memory.available >= 8 * GB else
-            Finding("memory", "slow", text, "close other programs; a 128^3 pass of the paper's model takes 5 to 8 GB")]
+    rows = []
+    with contextlib.suppress(ImportError):  # a psutil that is missing has a row of its own
+        import psutil
+        memory = psutil.virtual_memory()
+        text = f"{memory.available / GB:.1f} of {memory.total / GB:.1f} GB free"
+        rows.append(Finding("memory", "ok", text) if memory.available >= 8 * GB else
+                    Finding("memory", "slow", text, "close other programs; the paper's model takes 5 to 8 GB a patch"))
     for name, place in (("disk here", folder), ("disk, temporary", Path(tempfile.gettempdir()))):
         free = shutil.disk_usage(place).free / GB
         text = f"{free:.0f} GB free at {place}"
@@ -124,33 +128,50 @@ def generators() -> list[Finding]:
     return [Finding(f"weights: {folder.name}", "ok", str(folder)) for folder in folders]
 
 
+def anatomy_weights() -> list[Finding]:
+    """Whether TotalSegmentator's weights lie where it looks for them, for its fast and its full model."""
+    from LNSynthLib.conditions import anatomy
+    folder, rows = anatomy.weights_folder(), []
+    for what, fast, task in (("anatomy weights, fast", True, "total_fast"), ("anatomy weights, full", False, "total")):
+        try:
+            absent = anatomy.missing_weights(fast)
+        except LNSynthError as error:
+            rows.append(Finding(what, "missing", str(error)))
+            continue
+        rows.append(Finding(what, "ok", str(folder)) if not absent else
+                    Finding(what, "missing", f"{len(absent)} models are not in {folder}",
+                            f"`totalseg_download_weights -t {task}` where there is internet access, or unpack from "
+                            f"{anatomy.DOWNLOADS} into that folder: {', '.join(absent)}"))
+    return rows
+
+
 def inspect(folder: Path | None = None) -> list[Finding]:
     """Every row of the table; `folder` is where one means to work (default: here). Takes some seconds."""
     rows = [Finding("Python", "ok", platform.python_version()), Finding("LNSynth", "ok", __version__)]
     rows += [package(name) for name in REQUIRED]
     rows += [package(name, verb) for name, verb in OPTIONAL.items()]
+    here = {row.what for row in rows if row.state == "ok"}
     devices, gpu_gb = torch_devices()
     rows += devices
-    if rows_of(rows, "nnunetv2").state == "ok":
+    if "nnunetv2" in here:
         rows.append(imports("nnU-Net", "nnunetv2.inference.predict_from_raw_data"))
+    if here.issuperset(REQUIRED) and "TotalSegmentator" in here:
+        rows += anatomy_weights()
     rows += generators()
     rows += memory_and_disk(folder or Path.cwd())
     return rows + jobs(gpu_gb)
 
 
-def rows_of(rows: list[Finding], what: str) -> Finding:
-    """The row with this name."""
-    return next(row for row in rows if row.what == what)
-
-
 def table(rows: list[Finding]) -> str:
-    """The rows as text, the cure of a row on the line below it."""
+    """The rows as text, the cure of a row on the lines below it."""
     wide = max(len(row.what) for row in rows)
+    indent = " " * (wide + 11)
     lines = []
     for row in rows:
         lines.append(f"{row.what:<{wide}}  {row.state:<7}  {row.found}")
         if row.cure:
-            lines.append(f"{'':<{wide}}  {'':<7}  -> {row.cure}")
+            lines += textwrap.wrap(row.cure, 118, initial_indent=f"{indent}-> ", subsequent_indent=f"{indent}   ",
+                                   break_long_words=False, break_on_hyphens=False)
     return "\n".join(lines)
 
 

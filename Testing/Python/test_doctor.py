@@ -97,6 +97,17 @@ def test_weights_that_come_along(tmp_path, monkeypatch):
     assert [(row.what, row.state) for row in doctor.generators()] == [("weights: demo", "ok")]
 
 
+def test_anatomy_weights(tmp_path, monkeypatch):
+    from totalsegmentator.map_tasks_config import TASK_ID_WEIGHTS_CONFIGS
+    monkeypatch.setenv("TOTALSEG_WEIGHTS_PATH", str(tmp_path))
+    rows = doctor.anatomy_weights()
+    assert [row.state for row in rows] == ["missing", "missing"]
+    assert all(str(tmp_path) in row.found and "totalseg_download_weights" in row.cure for row in rows)
+    for model in (297, 298):
+        (tmp_path / TASK_ID_WEIGHTS_CONFIGS[model]["foldername"]).mkdir()
+    assert [row.state for row in doctor.anatomy_weights()] == ["ok", "missing"]
+
+
 def test_the_command_shows_the_same_as_a_table_and_as_a_result(tmp_path):
     done = subprocess.run([sys.executable, "-m", "LNSynthLib", "doctor", "--folder", str(tmp_path), "--events", "json"],
                           capture_output=True, text=True)
@@ -107,7 +118,8 @@ def test_the_command_shows_the_same_as_a_table_and_as_a_result(tmp_path):
     assert done.stderr.rstrip("\n") == doctor.table(rows)
     found = {row.what: row.found for row in rows}
     assert found["torch"] == metadata.version("torch")
-    assert {row.what for row in rows} >= {"Python", "LNSynth", "processor", "memory", "disk here", "TotalSegmentator"}
+    assert {row.what for row in rows} >= {"Python", "LNSynth", "processor", "memory", "disk here", "nnU-Net",
+                                         "anatomy weights, fast"}
 
 
 def test_a_folder_that_does_not_exist():
