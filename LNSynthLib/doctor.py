@@ -21,7 +21,7 @@ REQUIRED = ("accelerate", "blosc2", "highdicom", "matplotlib", "monai", "nibabel
             "PyYAML", "safetensors", "scikit-image", "scipy", "SimpleITK", "tensorboard", "torch")
 OPTIONAL = {"TotalSegmentator": "`lnsynth anatomy`", "nnunetv2": "`lnsynth anatomy`", "idc-index": "`lnsynth fetch`"}
 
-# What the heavy jobs take. GPU memory in GB as sold (a 24 GB card reports a little less); None: no GPU needed.
+# What the heavy jobs take. GPU memory in GB as sold (a 24 GB card reports a little less).
 # The paper's model trains on a 24 GB card; a pass at 128^3 takes 5 to 8 GB and 2.3 TFLOP.
 JOBS = {
     "train --preset paper": (24, "a machine with a CUDA GPU of 24 GB"),
