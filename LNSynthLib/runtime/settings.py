@@ -31,7 +31,7 @@ def preset_path(folder: str, name: str | Path) -> Path:
     if (presets / f"{name}.yaml").is_file():
         return presets / f"{name}.yaml"
     known = ", ".join(sorted(p.stem for p in presets.glob("*.yaml")))
-    raise LNSynthError(f"There is no {folder} preset named {str(name)!r}; known are {known}.")
+    raise LNSynthError(f"There is no {str(name)!r} in {presets}; choose one of {known}, or give a YAML file.")
 
 
 def load_yaml(path: str | Path) -> dict:

@@ -47,7 +47,7 @@ def test_dry_run_as_json_and_with_settings(tiny, capsys):
 @pytest.mark.parametrize("arguments, wanted", [
     (["--preset", "paper"], "needs --data and --out"),
     (["--out", "nowhere", "--resume"], "needs --preset"),
-    (["--preset", "huge", "--dry-run"], "no presets preset named 'huge'"),
+    (["--preset", "huge", "--dry-run"], "There is no 'huge'"),
     (["--preset", "paper", "--dry-run", "--set", "training.stepz=3"], "unknown setting 'stepz'"),
     (["--preset", "paper", "--dry-run", "--set", "generator.timestepz=3"], "unknown setting 'timestepz'"),
     (["--preset", "paper", "--dry-run", "--set", "training.steps=many"], "must be of type int"),
