@@ -37,6 +37,7 @@ from .volume import Volume, bounding_box, canonical, crop, grow, isotropic_grid,
 
 VERSION = 1  # raise it when the same inputs and settings give other arrays: prepared cases are then made again
 AIR_FILL_HU = -1000.0
+SPARE_SLICES = 8  # read beyond the slab, so that its outermost slices are interpolated and smoothed like all others
 
 
 @dataclass(frozen=True)
@@ -188,12 +189,13 @@ def checked(case: Case, dataset: Dataset, settings: PrepareSettings) -> Case:
 def _compute(case: Case, settings: PrepareSettings, table: LabelTable) -> tuple[dict, dict, np.ndarray]:
     """(arrays to store, what to say about them, the CT in HU) of one canonical, checked case."""
     ct, nodes, anatomy = case.ct, case.nodes, case.anatomy
+    slab = slice(0, ct.shape[2])
     region = bounding_box(nodes.array) if nodes is not None else None
-    if region is not None:  # whole axial slices: the body mask is found in them
-        around = grow(region, settings.margin_mm, ct.spacing, ct.shape)
-        slab = (slice(0, ct.shape[0]), slice(0, ct.shape[1]), around[2])
-        ct, nodes, anatomy = (crop(v, slab) if v is not None else None for v in (ct, nodes, anatomy))
-    affine, shape = isotropic_grid(ct, settings.spacing_mm)
+    if region is not None:
+        slab = grow(region, settings.margin_mm, ct.spacing, ct.shape)[2]
+    affine, shape = isotropic_grid(_slices(ct, slab), settings.spacing_mm)
+    wider = slice(max(0, slab.start - SPARE_SLICES), min(ct.shape[2], slab.stop + SPARE_SLICES))
+    ct, nodes, anatomy = (_slices(v, wider) if v is not None else None for v in (ct, nodes, anatomy))
     hu = resample_to(ct, affine, shape, order=1, cval=AIR_FILL_HU).array
     organs = resample_to(anatomy, affine, shape, order=0).array if anatomy is not None else None
     instances = np.zeros(shape, np.uint16)
@@ -219,6 +221,11 @@ def _compute(case: Case, settings: PrepareSettings, table: LabelTable) -> tuple[
         "nodes_lost": lost,
     }
     return {"ct": scaled, "anatomy": labels, "nodes": instances}, info, hu
+
+
+def _slices(whole: Volume, chosen: slice) -> Volume:
+    """Some axial slices, whole: the body mask is found in them."""
+    return crop(whole, (slice(0, whole.shape[0]), slice(0, whole.shape[1]), chosen))
 
 
 def _dense(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, list[int]]:
