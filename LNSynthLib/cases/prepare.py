@@ -256,8 +256,8 @@ def report(hu: np.ndarray, labels: np.ndarray, nodes: np.ndarray, info: dict, ta
         titles=["CT", "labels"],
         columns=list(PLANES),
         banner="" if info["kind"] == "real" else f"{info['kind'].upper()}: NOT A PATIENT'S IMAGE",
-        caption=f"{info['id']} ({info['split']}): {len(info['nodes'])} nodes, short axes {axes} mm; {size} at "
-        f"{spacing[0]:g} mm; {len(info['nodes_lost'])} nodes lost",
+        caption=f"{info['id']} ({info['split']}): nodes {len(info['nodes'])}, short axes {axes} mm, lost "
+        f"{len(info['nodes_lost'])}; {size} voxels at {spacing[0]:g} mm",
     )
 
 
