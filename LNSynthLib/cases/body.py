@@ -148,6 +148,4 @@ def _largest(mask) -> np.ndarray | None:
     components, count = ndimage.label(mask)
     if not count:
         return None
-    sizes = np.bincount(components.ravel())
-    sizes[0] = 0
-    return components == sizes.argmax()
+    return components == np.bincount(components[mask]).argmax()

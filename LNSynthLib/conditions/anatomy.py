@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -23,6 +24,7 @@ from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, ignore
 
 ROUGH_MODEL = 298  # the 6 mm model with which TotalSegmentator finds the region of a roi_subset
+BAR = re.compile(r"\| (\d+)/(\d+) \[")  # nnU-Net's progress bar: its tiles are the only progress there is
 DOWNLOADS = "https://github.com/wasserth/TotalSegmentator/releases"
 
 
@@ -118,10 +120,12 @@ def _run(keywords: dict, callback: Callback) -> None:
     lines: list[str] = []
 
     def on_line(line: str) -> None:
-        line = line.rsplit("\r", 1)[-1].strip()  # a progress bar rewrites its line
-        if line:
-            lines.append(line)
-            callback(Event("anatomy", message=line))
+        tiles = BAR.search(line)
+        if tiles:
+            callback(Event("anatomy", int(tiles[1]), int(tiles[2])))
+        elif line.strip():
+            lines.append(line.strip())
+            callback(Event("anatomy", message=line.strip()))
 
     status = run_child([sys.executable, "-m", "LNSynthLib.conditions.anatomy", json.dumps(keywords)], on_line,
                        {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"})

@@ -105,15 +105,18 @@ def test_a_run_reaches_the_api_and_its_labels_come_back(ct, weights, stand_in):
     weights(True)
     stand_in("import nibabel as nib, numpy as np\n"
              "image = nib.load(k['input'])\n"
-             "print('10%|#', end='\\r'); print('Predicting part 1 of 1 ...')\n"
+             "print('Predicting part 1 of 1 ...')\n"
+             "print(' 25%|##5       | 1/4 [00:00<00:01,  2.1it/s]', end='\\r')\n"
+             "print('100%|##########| 4/4 [00:02<00:00,  2.1it/s]')\n"
              "labels = np.where(np.asarray(image.dataobj) > 0, 5, 0).astype('uint8')\n"
              "nib.save(nib.Nifti1Image(labels, image.affine), k['output'])\n"
              "import totalsegmentator.python_api as api; api.send_usage_stats({}, {})")
-    messages = []
-    labels = anatomy.segment(ct, TABLE, fast=True, device="cpu", callback=lambda e: messages.append(e.message))
+    events = []
+    labels = anatomy.segment(ct, TABLE, fast=True, device="cpu", callback=events.append)
     assert labels.array.dtype == np.uint8
     assert np.array_equal(labels.array, np.where(ct.array > 0, 5, 0)) and np.allclose(labels.affine, ct.affine)
-    assert "Predicting part 1 of 1 ..." in messages
+    told = [(e.done, e.total, e.message) for e in events]
+    assert told == [(0, 0, "Predicting part 1 of 1 ..."), (1, 4, ""), (4, 4, "")]
 
 
 @pytest.mark.parametrize("code, words", [
@@ -175,3 +178,67 @@ def test_verb_without_weights_says_what_to_do(ct, tmp_path, weights, capsys):
     out = tmp_path / "anatomy.nii.gz"
     assert main(["anatomy", "--ct", str(tmp_path / "ct.nii.gz"), "--out", str(out), "--device", "cpu"]) == 2
     assert "totalseg_download_weights -t total`" in capsys.readouterr().err and not out.exists()
+
+
+def random_model(folder, model, spacing_mm):
+    """A TotalSegmentator model folder with a tiny network of random weights in place of the trained one."""
+    import torch
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+    from totalsegmentator.map_tasks_config import TASK_ID_WEIGHTS_CONFIGS
+    from totalsegmentator.map_to_binary import class_map
+
+    modules = {"conv_op": "torch.nn.modules.conv.Conv3d", "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+               "dropout_op": None, "nonlin": "torch.nn.LeakyReLU"}
+    network = {"n_stages": 2, "features_per_stage": [4, 8], "kernel_sizes": [[3, 3, 3]] * 2,
+               "strides": [[1, 1, 1], [2, 2, 2]], "n_conv_per_stage": [1, 1], "n_conv_per_stage_decoder": [1],
+               "conv_bias": True, "norm_op_kwargs": {"eps": 1e-5, "affine": True}, "dropout_op_kwargs": None,
+               "nonlin_kwargs": {"inplace": True}, **modules}
+    unet = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
+    resampling = {}
+    for what in ("data", "seg", "probabilities"):
+        options = {"is_seg": what == "seg", "order": 1, "order_z": 0, "force_separate_z": None}
+        resampling |= {f"resampling_fn_{what}": "resample_data_or_seg_to_shape",
+                       f"resampling_fn_{what}_kwargs": options}
+    configuration = {
+        "data_identifier": "x", "preprocessor_name": "DefaultPreprocessor", "batch_size": 2, "patch_size": [32] * 3,
+        "median_image_size_in_voxels": [48] * 3, "spacing": [spacing_mm] * 3, "batch_dice": False,
+        "normalization_schemes": ["CTNormalization"], "use_mask_for_norm": [False], **resampling,
+        "architecture": {"network_class_name": unet, "arch_kwargs": network, "_kw_requires_import": list(modules)}}
+    intensities = {"max": 1e3, "mean": 0.0, "median": 0.0, "min": -1e3, "percentile_00_5": -1e3,
+                   "percentile_99_5": 1e3, "std": 400.0}
+    name = TASK_ID_WEIGHTS_CONFIGS[model]["foldername"]
+    plans = {"dataset_name": name, "plans_name": "nnUNetPlans",
+             "original_median_spacing_after_transp": [spacing_mm] * 3,
+             "original_median_shape_after_transp": [48] * 3, "image_reader_writer": "NibabelIOWithReorient",
+             "transpose_forward": [0, 1, 2], "transpose_backward": [0, 1, 2], "label_manager": "LabelManager",
+             "configurations": {"3d_fullres": configuration}, "experiment_planner_used": "ExperimentPlanner",
+             "foreground_intensity_properties_per_channel": {"0": intensities}}
+    labels = {"background": 0, **{name: index for index, name in class_map["total"].items()}}
+    trainer = "nnUNetTrainer_4000epochs_NoMirroring"
+    target = folder / name / f"{trainer}__nnUNetPlans__3d_fullres"
+    (target / "fold_0").mkdir(parents=True)
+    (target / "plans.json").write_text(json.dumps(plans))
+    (target / "dataset.json").write_text(json.dumps({"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 1,
+                                                     "file_ending": ".nii.gz"}))
+    torch.manual_seed(model)
+    weights = get_network_from_plans(unet, network, list(modules), 1, len(labels), deep_supervision=False).state_dict()
+    torch.save({"network_weights": weights, "init_args": {"configuration": "3d_fullres"}, "trainer_name": trainer,
+                "inference_allowed_mirroring_axes": None}, target / "fold_0" / "checkpoint_final.pth")
+
+
+@pytest.mark.slow
+def test_the_real_totalsegmentator_runs_with_stand_in_weights(tmp_path, monkeypatch):
+    """TotalSegmentator's own pipeline, from our child to labels on the CT's grid; only the weights are random."""
+    pytest.importorskip("nnunetv2")
+    monkeypatch.setenv("TOTALSEG_WEIGHTS_PATH", str(tmp_path / "weights"))
+    monkeypatch.setenv("TOTALSEG_HOME_DIR", str(tmp_path / "home"))
+    random_model(tmp_path / "weights", 297, 3.0)
+    random_model(tmp_path / "weights", 298, 6.0)
+    array = np.random.default_rng(0).normal(40, 30, (44, 40, 36)).astype(np.int16)
+    array[:6], array[-6:], array[:, -6:] = -1000, -1000, -1000
+    ct = Volume(array, np.array([[-3.1, 0, 0, 60], [0, -3.1, 0, 50], [0, 0, 4, -100], [0, 0, 0, 1]]))
+    events = []
+    labels = anatomy.segment(ct, TABLE, fast=True, device="cpu", callback=events.append)
+    assert labels.shape == ct.shape and np.allclose(labels.affine, ct.affine)
+    assert {0} < set(np.unique(labels.array)) <= {0, *(i for label in TABLE.labels for i in label.totalsegmentator_v2)}
+    assert any(e.total and e.done == e.total for e in events)
