@@ -119,9 +119,9 @@ def test_samples_look_like_real_nodes(prior, fitting, shared_data):
         real, drawn, ks = found[name]
         assert ks < (0.3 if name in ("sphericity", "solidity") else 0.15), (name, real, drawn, ks)
         assert drawn[2] == pytest.approx(real[2], rel=0.25 if name == "volume_ml" else 0.1), (name, real, drawn)
-    for name in ("volume_ml", "short_axis_mm", "long_axis_mm"):
-        real, drawn, _ = found[name]
-        assert np.all(np.abs(np.log(drawn / real)) < np.log(1.35)), (name, real, drawn)
+    for name, factor in (("volume_ml", 1.25**3), ("short_axis_mm", 1.25), ("long_axis_mm", 1.25)):
+        real, drawn, _ = found[name]  # the tails too: 5, 25, 50, 75 and 95 %
+        assert np.all(np.abs(np.log(drawn / real)) < np.log(factor)), (name, real, drawn)
 
 
 @pytest.mark.slow
