@@ -53,8 +53,8 @@ def insert(ct: Volume, nodes: Volume, generator: Generator, settings: InsertSett
     ct        any type, orientation, spacing and obliquity; HU = scaling[0] * voxel + scaling[1]
     nodes     node mask on the CT's grid: instances, or one value whose connected components are the instances
     anatomy   TotalSegmentator ids of `anatomy_version` on the CT's grid; None leaves the organs out of the condition
-    only      instances to make or remove, numbered 1..n as `lnsynth nodes` lists them; the others are taken to be in
-              the CT already and stay. None means all
+    only      numbers of the instances to make or remove, as in the mask (or 1..n in the order of `instances`, where
+              it has one value); the others are taken to be in the CT already and stay. None means all
     remove    True: fill the nodes with what the generator expects there without them
 
     Nodes near each other share a patch; patches are done one after the other, each seeing those before. Voxels change

@@ -37,7 +37,9 @@ class Nodes:
             raise LNSynthError("The node mask is empty; draw at least one node.")
         region = grow(found, margin_mm, mask.spacing, mask.shape)
         part = crop(mask, region)
-        separate = Volume(instances(part.array), part.affine)
+        # A mask that tells nodes apart keeps its numbers; one of a single value is split.
+        told_apart = len(np.unique(part.array)) > 2
+        separate = Volume(part.array.astype(np.uint16) if told_apart else instances(part.array), part.affine)
         moved = {i: tuple(slice(b.start + r.start, b.stop + r.start) for b, r in zip(box, region, strict=True))
                  for i, box in boxes(separate.array).items()}
         return cls(region, separate, moved)

@@ -1,0 +1,35 @@
+"""Show the whole chain: a phantom or your CT, its condition, four synthetic variants, a node put in place, a web page.
+
+Everything lands in OUT, to be opened at OUT/index.html. Takes some minutes on two CPU cores.
+"""
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("--out", default="demo_out", metavar="OUT", help="folder (default demo_out)")
+    parser.add_argument("--ct", metavar="CT", help="your CT instead of the phantom: NIfTI, NRRD, MHA or a DICOM folder")
+    parser.add_argument("--anatomy", metavar="MASK", help="its TotalSegmentator v2 labels (see `lnsynth anatomy`)")
+    parser.add_argument("--generator", metavar="WEIGHTS|RUN",
+                        help="folder of a generator or of a training run (default: the demo weights)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--steps", type=int, default=25, metavar="N", help="sampling steps (default 25)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
+
+
+def run(args, callback) -> dict:
+    import os
+    from pathlib import Path
+
+    # Threads that wait in a spin loop slow down everything else on a busy CPU; libgomp reads this when torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+    from ..synthesis.weights import generator_path
+
+    generator = generator_path(args.generator)  # before the heavy imports: missing weights are told at once
+
+    from ..synthesis.demo import demo
+
+    result = demo(Path(args.out), generator, ct=Path(args.ct) if args.ct else None,
+                  anatomy=Path(args.anatomy) if args.anatomy else None, seed=args.seed, steps=args.steps,
+                  device=args.device, callback=callback)
+    print(f"{result['page']} (SYNTHETIC, from {'a phantom' if result['kind'] == 'phantom' else 'your CT'})")
+    return result
