@@ -142,6 +142,8 @@ def _variants(args, table, ct, anatomy, nodes):
     image = canonical(ct)
     raw, mask = (canonical(Volume(array, ct.affine)).array for array in (anatomy.array, mask))
     labels = label_map(image.array, raw, image.spacing, table, nodes=mask)
+    organs = table.from_totalsegmentator(raw)  # also where an organ's mask covers what has the HU of fat or gas
+    labels = np.where(organs > 0, organs, labels)
     if args.add:
         mask, added = add(mask, labels, image.spacing, table, args.add, rng(args.seed, "add"), ShapePrior.load(),
                           args.short_axis)

@@ -161,6 +161,7 @@ def files(tmp_path):
     ct = np.where(body, -100, -1000)
     ct[body & (((x - 40) / 36.0) ** 2 + ((y - 30) / 26.0) ** 2 > 1)] = 50   # a thin wall
     ct[liver], ct[aorta] = 110, 150
+    ct[liver & (x < 56)] = -100   # a coarse mask: a part of it is fat, and yet no node may cover it
     nodes = np.zeros(shape, np.uint8)
     nodes[24:29, 26:31, 18:22], nodes[34:39, 34:39, 10:14] = 1, 2
     ct[nodes > 0] = 70
