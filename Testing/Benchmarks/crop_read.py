@@ -3,8 +3,8 @@
     python Testing/Benchmarks/crop_read.py [--spacing 0.8] [--crops 40]
 
 The case is a phantom drawn at 0.8 mm, which has the voxels of a large adult's abdomen at 1 mm. Both sides read CT,
-anatomy and nodes through PreparedCase, with one thread, from a warm disk cache. Exit status 1 when the crop takes 5 % or
-more of the whole.
+anatomy and nodes through PreparedCase, with one thread, from a warm disk cache. Exit status 1 when the crop takes 5 %
+or more of the whole.
 """
 
 import argparse
