@@ -17,8 +17,8 @@ from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.settings import resources
 
 # Distribution -> what needs it. Without the first group nothing works; the second serves one verb each.
-REQUIRED = ("accelerate", "blosc2", "highdicom", "matplotlib", "monai", "nibabel", "numpy", "psutil", "pydicom",
-            "PyYAML", "safetensors", "scikit-image", "scipy", "SimpleITK", "tensorboard", "torch")
+REQUIRED = ("accelerate", "blosc2", "highdicom", "matplotlib", "monai", "nibabel", "numpy", "pillow", "psutil",
+            "pydicom", "PyYAML", "safetensors", "scikit-image", "scipy", "SimpleITK", "tensorboard", "torch")
 OPTIONAL = {"TotalSegmentator": "`lnsynth anatomy`", "nnunetv2": "`lnsynth anatomy`", "idc-index": "`lnsynth fetch`"}
 
 # What the heavy jobs take. GPU memory in GB as sold (a 24 GB card reports a little less).
