@@ -18,6 +18,7 @@ from .canvas import Canvas
 from .patches import Grid, source_box
 from .survey import Survey, patch_labels, survey
 
+FATTY_HU = -40.0  # no node is so dark as a whole
 AIR_HU = -1000.0  # beyond the CT, as in prepared cases
 
 
@@ -88,10 +89,13 @@ class Scene:
            form: DataForm) -> Scene:
         """there: instances that are in the CT already."""
         table = LabelTable.load(form.labels)
-        node_hu = None
-        if there:
-            hu = ct.hu(nodes.region).array[nodes.mask(there, nodes.region)]
-            node_hu = float(np.clip(hu, *form.window).mean())
+        means = [float(np.clip(ct.hu(nodes.boxes[i]).array[nodes.mask([i], nodes.boxes[i])], *form.window).mean())
+                 for i in sorted(there)]
+        if means and min(means) < FATTY_HU:
+            absent = sorted(there)[int(np.argmin(means))]
+            raise LNSynthError(f"Node {absent} is taken to be in the CT already, but its mean of {min(means):.0f} HU "
+                               "is that of fat; leave it out of the mask, or have it made too.")
+        node_hu = float(np.mean(means)) if means else None
         return cls(ct, organs, version, nodes, form, table, survey(ct, organs, nodes.region, table, version), node_hu)
 
     def patch(self, grid: Grid, free_ids, present, margin_mm: float) -> Patch:
