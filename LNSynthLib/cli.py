@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with cancellable(), contextlib.redirect_stdout(sys.stderr if as_json else stdout):
             result = args.module.run(args, callback)
         last, status = events.Event(stage=args.verb, result=result or {}), EXIT_OK
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, Cancelled) as error:
         status, line = _end(error)
         last = events.Event(stage=args.verb, error=line)
         if args.debug:

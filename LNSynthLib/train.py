@@ -16,7 +16,10 @@ def main(arguments: list[str]) -> int:
     sys.path.insert(0, str(here.parent))
     from LNSynthLib.cli import main as lnsynth
 
-    return lnsynth(["train", *(arguments[1:] if arguments[:1] == ["--"] else arguments)])
+    arguments = arguments[1:] if arguments[:1] == ["--"] else arguments
+    if "slicer" in sys.modules:  # loader processes would be copies of the application
+        arguments = [*arguments, "--set", "training.workers=0"]
+    return lnsynth(["train", *arguments])
 
 
 def leave(status: int) -> None:

@@ -48,13 +48,7 @@ class LabelTable:
 
         Raises LNSynthError for an unknown name, an ill-formed file, or ids that are not 0..C-1 in order.
         """
-        path = Path(name_or_path)
-        if path.suffix not in (".yaml", ".yml"):
-            path = resources() / "labels" / f"{name_or_path}.yaml"
-            if not path.is_file():
-                known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
-                raise LNSynthError(f"there is no label table named {name_or_path}: choose one of {known}, "
-                                   "or give the path of a .yaml file")
+        path = table_path(name_or_path)
         content = load_yaml(path)
         try:
             labels = tuple(_label(entry) for entry in content["labels"])
@@ -151,6 +145,19 @@ class LabelTable:
         for label in self.labels:
             lookup[label.id] = label.totalsegmentator_v2[0] if label.totalsegmentator_v2 else 0
         return lookup[labels]
+
+
+def table_path(name_or_path: str | Path) -> Path:
+    """The file of a label table: a name in Resources/labels, or a path. Raises LNSynthError for an unknown name."""
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        return path
+    path = resources() / "labels" / f"{name_or_path}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise LNSynthError(f"there is no label table named {name_or_path}: choose one of {known}, "
+                           "or give the path of a .yaml file")
+    return path
 
 
 def _label(entry: dict) -> Label:

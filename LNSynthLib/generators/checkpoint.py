@@ -1,9 +1,11 @@
-"""Generators on disk: a folder with `model.safetensors` (weights) and `model.json` (kind, settings, facts).
+"""Generators on disk: a folder with `model.safetensors` (weights), `model.json` (kind, settings, facts) and
+`labels.yaml` (the anatomy label table, which says what its channels mean).
 
 Nothing is ever unpickled, and a folder is written whole or not at all.
 """
 
 import json
+import shutil
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from ..cases.labels import table_path
 from ..runtime.errors import LNSynthError
 from ..runtime.files import atomic_folder, read_json, sha256, write_json
 from ..runtime.settings import build
@@ -19,7 +22,7 @@ from ..runtime.settings import build
 # kind -> module, generator class, settings class
 KINDS = {"lnddpm": (".lnddpm", "LNDDPM", "LNDDPMSettings")}
 
-WEIGHTS, FACTS = "model.safetensors", "model.json"
+WEIGHTS, FACTS, LABELS = "model.safetensors", "model.json", "labels.yaml"
 
 
 def create(kind: str, settings: dict, where: str = "generator"):
@@ -45,6 +48,7 @@ def save(folder: str | Path, generator, facts: dict | None = None, dtype: torch.
     settings = json.loads(json.dumps(asdict(generator.settings)))
     with atomic_folder(folder) as beside:
         save_file(weights, beside / WEIGHTS)
+        shutil.copyfile(table_path(generator.form.labels), beside / LABELS)
         write_json(beside / FACTS, {"kind": generator.kind, "settings": settings,
                                     "weights_sha256": sha256(beside / WEIGHTS), **(facts or {})})
     return Path(folder)
@@ -75,7 +79,7 @@ def load(path: str | Path, device: torch.device | str = "cpu"):
         raise LNSynthError(f"{folder / FACTS} does not describe an LNSynth generator; choose another folder.")
     if sha256(folder / WEIGHTS) != about["weights_sha256"]:
         raise LNSynthError(f"{folder / WEIGHTS} is damaged or belongs to another {FACTS}; copy the folder again.")
-    generator = create(about["kind"], about["settings"], str(folder / FACTS))
+    generator = create(about["kind"], _with_own_labels(folder, about["settings"]), str(folder / FACTS))
     try:
         weights = load_file(folder / WEIGHTS)
         generator.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
@@ -83,3 +87,16 @@ def load(path: str | Path, device: torch.device | str = "cpu"):
         raise LNSynthError(f"{folder / WEIGHTS} does not fit the settings beside it "
                            f"({str(error).splitlines()[0]}); copy the folder again.") from None
     return generator.to(device).eval(), about
+
+
+def _with_own_labels(folder: Path, settings: dict) -> dict:
+    """The settings with the folder's label table in place of one that was edited since, or is not on this machine."""
+    form = dict(settings.get("form", {}))
+    own = folder / LABELS
+    try:
+        same = table_path(form["labels"]).read_bytes() == own.read_bytes()
+    except (KeyError, OSError, LNSynthError):
+        same = False
+    if not same and own.is_file():
+        form["labels"] = str(own)
+    return {**settings, "form": form}

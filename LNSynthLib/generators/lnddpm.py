@@ -36,6 +36,9 @@ class LNDDPM(nn.Module):
         # A plain tensor and no buffer: neither EMA nor a checkpoint has any business with the schedule.
         self.alpha_bar = SCHEDULES[settings.schedule](settings.timesteps)
         self.denoiser = Denoiser(settings.denoiser, self._used(torch.empty(1, self.form.condition_channels)).shape[1])
+        if any(side % self.stride for side in self.form.patch):
+            raise LNSynthError(f"The sides of form.patch, {list(self.form.patch)}, must be multiples of {self.stride}, "
+                               f"as {len(settings.denoiser.channels)} levels need; correct the settings.")
 
     @property
     def form(self) -> DataForm:
@@ -144,7 +147,10 @@ class LNDDPM(nn.Module):
         training = self.training
         self.eval()
         try:
-            return SAMPLERS[sampler](denoise, x, times, alpha_bar=self.alpha_bar, noise=noise,
-                                     callback=callback).clamp(-1, 1)
+            x = SAMPLERS[sampler](denoise, x, times, alpha_bar=self.alpha_bar, noise=noise, callback=callback)
         finally:
             self.train(training)
+        if not torch.isfinite(x).all():
+            raise LNSynthError("The generator made values that are no numbers; its weights are unusable: train it with "
+                               "a lower learning rate, or choose another.")
+        return x.clamp(-1, 1)

@@ -5,5 +5,8 @@ class LNSynthError(Exception):
     """Something the user can mend. The message is one sentence: which file, what is wrong, what to do."""
 
 
-class Cancelled(Exception):
-    """The user stopped the work. Finished results stay whole; nothing half-written is left."""
+class Cancelled(BaseException):
+    """The user stopped the work. Finished results stay whole; nothing half-written is left.
+
+    No Exception, as KeyboardInterrupt is none: a library's `except Exception` must not swallow it.
+    """

@@ -64,7 +64,7 @@ class Progress:
         now = time.monotonic()
         if message or self.done >= self.total or now - self._reported >= self.interval_s:
             self._reported = now
-            left = (now - self._began) / self.done * (self.total - self.done) if self.total else None
+            left = (now - self._began) / self.done * (self.total - self.done) if self.total and self.done else None
             self.callback(Event(self.stage, self.done, self.total, left, message))
 
 

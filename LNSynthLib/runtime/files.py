@@ -52,7 +52,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """A folder beside `path` to fill; takes the place of `path` on success, removed on failure."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    beside, old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)), None
     try:
         yield beside
         os.chmod(beside, 0o755)
@@ -62,14 +62,16 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             # A folder cannot replace a full one in a single step: the old one moves aside first and goes last.
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent)) / path.name
             os.replace(path, old)
-            os.replace(beside, path)
-            shutil.rmtree(old.parent, ignore_errors=True)
-        else:
-            os.replace(beside, path)
+        os.replace(beside, path)
         _sync(path.parent)
     except BaseException:
+        if old is not None and old.exists() and not path.exists():
+            os.replace(old, path)
         shutil.rmtree(beside, ignore_errors=True)
         raise
+    finally:
+        if old is not None:
+            shutil.rmtree(old.parent, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

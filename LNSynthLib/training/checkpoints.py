@@ -63,7 +63,7 @@ def write(run: Path, tensors: dict[str, dict[str, torch.Tensor]], state: dict) -
             save_file(content, beside / f"{name}.safetensors")
         write_json(beside / "state.json", state)
     for old in _all(run)[:-KEEP]:
-        shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)  # a leftover costs disk, not the training
     return folder
 
 
@@ -88,16 +88,25 @@ def restore(folder: Path, model, optimizer, ema: MovingAverage) -> dict:
     try:
         weights, averaged, moments = (load_file(folder / f"{name}.safetensors")
                                       for name in ("model", "ema", "optimizer"))
+    except (OSError, SafetensorError) as error:
+        raise _unusable(folder, error) from None
+    try:
         adam = get_optimizer_state_dict(model, optimizer)  # its param_groups, by the names of the weights
         adam["state"] = {}
         for key, value in moments.items():
             name, _, moment = key.rpartition(SEPARATOR)
-            adam["state"].setdefault(name, {})[moment] = value
+            adam["state"].setdefault(name, {})[moment] = value.clone()  # else it stays mapped onto the file
         set_optimizer_state_dict(model, optimizer, adam, options=WHOLE)
         set_model_state_dict(model, averaged, options=WHOLE)
         ema.restart()
         set_model_state_dict(model, weights, options=WHOLE)
-    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
-        raise LNSynthError(f"{folder} cannot be read ({str(error).splitlines()[0]}); delete that folder, and the run "
-                           "resumes from the checkpoint before it.") from None
+    except torch.OutOfMemoryError:
+        raise  # says nothing about the checkpoint
+    except (RuntimeError, KeyError) as error:
+        raise _unusable(folder, error) from None
     return state
+
+
+def _unusable(folder: Path, error: Exception) -> LNSynthError:
+    return LNSynthError(f"{folder} cannot be read ({str(error).splitlines()[0]}); delete that folder, and the run "
+                        "resumes from the checkpoint before it.")

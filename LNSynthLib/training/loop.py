@@ -74,17 +74,19 @@ def train(preset: Preset, data: Sequence[str | Path], out: str | Path, *, resume
     preview = collect(data, settings.prepared, generator.form, None) if settings.sample_every else []
     preview = ([c for c in preview if c.split == "val"] or cases)[:settings.sample_cases]
 
-    def save(done: int) -> dict[str, torch.Tensor]:
+    def save(done: int, seconds: float) -> dict[str, torch.Tensor]:
         """Writes the checkpoint and the generator; returns the averaged weights."""
         tensors = checkpoints.gather(model, optimizer.optimizer, ema)
         if accelerator.is_main_process:
-            seconds = state["seconds"] + time.monotonic() - began
             checkpoints.write(out, tensors, {"step": done, "seconds": seconds})
             generators.save(out / "generator", accelerator.unwrap_model(model), weights=tensors["ema"],
                             facts={"training": _facts(preset, cases, done, seconds)})
         accelerator.wait_for_everyone()
         return tensors["ema"]
 
+    # A run killed between the two files of its last step has a generator older than its checkpoint.
+    if _any(accelerator, last is not None and accelerator.is_main_process and _exported(out) != state["step"]):
+        save(state["step"], state["seconds"])
     first, began, told, stopped = state["step"], time.monotonic(), 0.0, "all steps done"
     log = Log(out, first, settings.tensorboard) if accelerator.is_main_process else None
     batches = iter(loader(patches, first, accelerator.process_index, accelerator.num_processes,
@@ -104,7 +106,7 @@ def train(preset: Preset, data: Sequence[str | Path], out: str | Path, *, resume
             late = settings.max_minutes and _any(accelerator, elapsed > 60 * settings.max_minutes)
             sample = settings.sample_every and done % settings.sample_every == 0
             if late or sample or done % settings.checkpoint_every == 0 or done == settings.steps:
-                averaged, saved = save(done), done
+                averaged, saved = save(done, state["seconds"] + elapsed), done
                 if sample and accelerator.is_main_process:
                     write_montage(out / "samples" / f"step-{done:08d}.png", preset, averaged, preview,
                                   accelerator.device, f"step {done}")
@@ -157,6 +159,14 @@ def _step(accelerator, model, optimizer, batches, settings, step: int) -> dict[s
     return dict(zip(sums, means.tolist(), strict=True))
 
 
+def _exported(out: Path) -> int | None:
+    """The step of RUN/generator; None where there is none that can be read."""
+    try:
+        return generators.facts(out / "generator")["training"]["step"]
+    except (LNSynthError, KeyError):
+        return None
+
+
 def _any(accelerator, condition: bool) -> bool:
     """Whether it holds in any process: all must stop at the same step."""
     return bool(accelerator.reduce(torch.tensor(float(condition), device=accelerator.device), "sum").item())
@@ -185,7 +195,8 @@ def _difference(theirs: dict, ours: dict) -> str:
     if theirs["preset"]["generator"] != ours["preset"]["generator"]:
         return "generator"
     for name, value in ours["preset"]["training"].items():
-        if name not in FREE and theirs["preset"]["training"].get(name) != value:
+        free = name in FREE and (name != "steps" or ours["preset"]["training"]["rate_schedule"] == "constant")
+        if not free and theirs["preset"]["training"].get(name) != value:
             return f"training.{name}"
     return "" if theirs["cases"] == ours["cases"] else "set of training cases"
 

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from LNSynthLib.cases.labels import LabelTable
 from LNSynthLib.conditions.encode import encode, scale_hu, unscale_hu
 from LNSynthLib.generators import checkpoint
 from LNSynthLib.generators.protocol import Generator
 from LNSynthLib.runtime.errors import LNSynthError
+from LNSynthLib.runtime.settings import resources
 
 SETTINGS = {
     "form": {"anatomy_channels": 3, "patch": [8, 8, 8]},
@@ -20,8 +22,11 @@ SETTINGS = {
 
 
 def tiny(**changes):
+    """With random weights throughout: as created, the last convolution is zero and the network invisible."""
     torch.manual_seed(0)
-    return checkpoint.create("lnddpm", {**SETTINGS, **changes})
+    generator = checkpoint.create("lnddpm", {**SETTINGS, **changes})
+    torch.nn.init.normal_(generator.denoiser.conv_out.weight, std=0.1)
+    return generator
 
 
 def condition(batch=2, seed=0):
@@ -59,7 +64,7 @@ def test_loss_of_a_perfect_denoiser_is_zero(prediction):
 def test_loss_of_an_untrained_denoiser_is_the_mean_absolute_noise():
     # The last convolution starts at zero, so the loss is E|N(0, 1)| = sqrt(2 / pi).
     batch = {"image": torch.zeros(2, 1, 16, 16, 16), "condition": torch.zeros(2, 4, 16, 16, 16)}
-    loss = tiny().loss(batch, torch.Generator().manual_seed(0))["loss"].item()
+    loss = checkpoint.create("lnddpm", SETTINGS).loss(batch, torch.Generator().manual_seed(0))["loss"].item()
     assert loss == pytest.approx(math.sqrt(2 / math.pi), abs=0.02)
 
 
@@ -117,8 +122,8 @@ def test_the_node_only_ablation_ignores_the_anatomy():
 
 def test_untrained_preconditioned_samples_are_gaussian_about_the_expected_hu():
     # The denoiser starts at zero, so x_0 ~ N(e, s^2) is what it knows; many steps must return just that.
-    generator = tiny(prediction="preconditioned", data_std=0.1, timesteps=300,
-                     form={**SETTINGS["form"], "expected_hu": True})
+    generator = checkpoint.create("lnddpm", {**SETTINGS, "prediction": "preconditioned", "data_std": 0.1,
+                                             "timesteps": 300, "form": {**SETTINGS["form"], "expected_hu": True}})
     c = torch.zeros(1, 5, 16, 16, 16)
     c[:, -1] = 0.4
     result = generator.sample(c, seeds=[1], sampler="ddim", steps=300)
@@ -149,6 +154,31 @@ def test_checkpoint_in_half_precision_and_from_a_run(tmp_path):
     for name, tensor in generator.state_dict().items():
         assert loaded.state_dict()[name].dtype == torch.float32
         assert torch.allclose(tensor, loaded.state_dict()[name], atol=1e-3)
+
+
+def test_the_label_table_travels_with_the_generator(tmp_path):
+    table = tmp_path / "mine.yaml"
+    table.write_text((resources() / "labels" / "abdomen14.yaml").read_text())
+    folder = checkpoint.save(tmp_path / "g", tiny(form={**SETTINGS["form"], "labels": str(table)}))
+    assert checkpoint.load(folder)[0].form.labels == str(table)
+    table.write_text(table.read_text().replace("hu: 108", "hu: 60"))
+    generator, _ = checkpoint.load(folder)
+    liver = LabelTable.load(generator.form.labels).labels[6]
+    assert generator.form.labels == str(folder / "labels.yaml") and (liver.name, liver.hu) == ("liver", 108)
+    table.unlink()
+    assert checkpoint.load(folder)[0].form.labels == str(folder / "labels.yaml")
+
+
+def test_weights_that_are_no_numbers_make_no_image():
+    generator = tiny()
+    torch.nn.init.constant_(generator.denoiser.conv_out.bias, float("nan"))
+    with pytest.raises(LNSynthError, match="no numbers"):
+        generator.sample(condition(1), seeds=[1], steps=3)
+
+
+def test_a_patch_that_cannot_be_halved_is_refused():
+    with pytest.raises(LNSynthError, match="multiples of 2"):
+        tiny(form={"anatomy_channels": 3, "patch": [9, 8, 8]})
 
 
 def test_damaged_and_foreign_checkpoints_are_refused(tmp_path):

@@ -97,6 +97,23 @@ def test_a_folder_is_replaced_whole(tmp_path):
     assert os.listdir(tmp_path) == ["model"] and os.listdir(tmp_path / "model") == ["new.txt"]
 
 
+def test_an_interrupted_replacement_brings_the_old_folder_back(tmp_path, monkeypatch):
+    with atomic_folder(tmp_path / "model") as beside:
+        (beside / "old.txt").write_text("old")
+    rename, calls = os.replace, []
+
+    def interrupted(source, target):
+        calls.append(target)
+        if len(calls) == 2:  # between moving the old one aside and the new one in
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "model") as beside:
+        (beside / "new.txt").write_text("new")
+    assert os.listdir(tmp_path) == ["model"] and os.listdir(tmp_path / "model") == ["old.txt"]
+
+
 def test_json_holds_numpy_and_names_what_is_broken(tmp_path):
     write_json(tmp_path / "a.json", {"a": np.float32(0.5), "b": np.arange(3), "c": tmp_path})
     assert read_json(tmp_path / "a.json") == {"a": 0.5, "b": [0, 1, 2], "c": str(tmp_path)}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from LNSynthLib.cases.store import write_prepared
 from LNSynthLib.generators import checkpoint as generators
 from LNSynthLib.runtime.errors import LNSynthError
+from LNSynthLib.runtime.files import write_json
 from LNSynthLib.runtime.seeds import derive, torch_rng
 from LNSynthLib.training import checkpoints, data
 from LNSynthLib.training.log import read as read_log
@@ -86,7 +88,7 @@ def test_a_run_is_self_contained_and_its_generator_is_the_average(whole_run):
     assert all(torch.equal(value, averaged[name]) for name, value in generator.state_dict().items())
     assert any(not torch.equal(averaged[name], weights[name]) for name in weights)
     assert about["training"]["step"] == 7 and about["training"]["cases"] == {"phantom": 2}
-    assert {p.suffix for p in whole_run.rglob("*") if p.is_file()} == {".json", ".jsonl", ".safetensors"}
+    assert {p.suffix for p in whole_run.rglob("*") if p.is_file()} == {".json", ".jsonl", ".safetensors", ".yaml"}
 
 
 def test_two_sessions_equal_one(dataset, whole_run, tmp_path):
@@ -95,6 +97,19 @@ def test_two_sessions_equal_one(dataset, whole_run, tmp_path):
     result = train(tiny(), [dataset], run, resume=True, device="cpu")
     assert result["step"] == 7 and result["stopped"] == "all steps done"
     same_run(run, whole_run)
+
+
+def test_a_generator_that_a_kill_left_behind_its_checkpoint_is_made_again(dataset, whole_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole_run, run)
+    for spoil in (lambda: shutil.rmtree(run / "generator"),
+                  lambda: write_json(run / "generator" / "model.json", {**about, "training": {"step": 6}})):
+        about = generators.facts(whole_run)
+        spoil()
+        train(tiny(), [dataset], run, resume=True, device="cpu")
+        made, whole = generators.load(run)[0].state_dict(), generators.load(whole_run)[0].state_dict()
+        assert generators.facts(run)["training"]["step"] == 7
+        assert all(torch.equal(made[name], whole[name]) for name in whole)
 
 
 def test_leftovers_of_a_killed_process_do_no_harm(dataset, whole_run, tmp_path):
