@@ -49,8 +49,8 @@ def save(folder: str | Path, generator, facts: dict | None = None, dtype: torch.
     with atomic_folder(folder) as beside:
         save_file(weights, beside / WEIGHTS)
         shutil.copyfile(table_path(generator.form.labels), beside / LABELS)
-        write_json(beside / FACTS, {"kind": generator.kind, "settings": settings,
-                                    "weights_sha256": sha256(beside / WEIGHTS), **(facts or {})})
+        write_json(beside / FACTS, {**(facts or {}), "kind": generator.kind, "settings": settings,
+                                    "weights_sha256": sha256(beside / WEIGHTS)})
     return Path(folder)
 
 
