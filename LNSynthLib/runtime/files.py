@@ -57,6 +57,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         yield beside
         os.chmod(beside, 0o755)
         for file in beside.rglob("*"):
+            os.chmod(file, 0o755 if file.is_dir() else 0o644)  # some writers keep their files to their owner
             _sync(file)
         if path.exists():
             # A folder cannot replace a full one in a single step: the old one moves aside first and goes last.

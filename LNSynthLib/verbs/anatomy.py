@@ -1,32 +1,45 @@
-"""Labels the organs of a CT with TotalSegmentator, or brings existing labels into its v2 ids.
+"""Labels the organs of a CT, or of every case of a data set, with TotalSegmentator; or brings existing labels into its
+v2 ids.
 
-Writes one mask in TotalSegmentator v2 `total` ids on the CT's grid, with the structures of the label table.
+The result is a mask in TotalSegmentator v2 `total` ids on the CT's grid, with the structures of the label table. Of a
+data set, cases that have an anatomy mask keep it; interrupted, the next call goes on from there.
 """
 
 
 def add_arguments(parser):
-    parser.add_argument("--ct", required=True, metavar="CT", help="NIfTI, NRRD, MHA or the folder of a DICOM series")
-    parser.add_argument("--out", required=True, metavar="FILE", help="the mask to write: .nii.gz, .nrrd or .mha")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--ct", metavar="CT", help="NIfTI, NRRD, MHA or the folder of a DICOM series")
+    what.add_argument("--data", metavar="DATASET", help="folder that import or fetch made")
+    parser.add_argument("--out", metavar="FILE", help="with --ct, the mask to write: .nii.gz, .nrrd or .mha")
     parser.add_argument("--fast", action="store_true", help="the 3 mm model: much faster, coarser")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps")
     parser.add_argument("--table", default="abdomen14", metavar="NAME|YAML",
                         help="label table whose structures are wanted (default abdomen14)")
-    parser.add_argument("--labels", metavar="MASK", help="existing TotalSegmentator labels: nothing is run")
+    parser.add_argument("--labels", metavar="MASK",
+                        help="with --ct, existing TotalSegmentator labels: nothing is run")
     parser.add_argument("--version", type=int, choices=(1, 2), default=2,
                         help="TotalSegmentator version of the ids of --labels (default 2)")
 
 
 def run(args, callback):
+    from ..cases.labels import LabelTable
+    from ..runtime.errors import LNSynthError
+
+    if bool(args.ct) != bool(args.out) or (args.data and args.labels):
+        raise LNSynthError("`lnsynth anatomy` takes --ct and --out, with or without --labels; or --data alone.")
+    table = LabelTable.load(args.table)
+    return _data_set(args, table, callback) if args.data else _one(args, table, callback)
+
+
+def _one(args, table, callback) -> dict:
     from pathlib import Path
 
     import numpy as np
 
     from ..cases.checks import check_ct
-    from ..cases.labels import LabelTable
     from ..cases.volume import read, write
     from ..conditions.anatomy import check_weights, load, segment
 
-    table = LabelTable.load(args.table)
     if args.labels:
         ct = read(Path(args.ct))
         check_ct(ct, args.ct)
@@ -42,3 +55,28 @@ def run(args, callback):
     print("\n".join(f"{name:<30}{volume:>9.1f} mL" if volume else f"{name:<30}   absent"
                     for name, volume in volumes.items()))
     return {"out": str(args.out), "volumes_ml": volumes}
+
+
+def _data_set(args, table, callback) -> dict:
+    from pathlib import Path
+
+    from ..cases.dataset import Dataset
+    from ..cases.volume import read
+    from ..conditions.anatomy import check_weights, segment
+    from ..runtime.events import Event, Progress
+
+    dataset = Dataset.open(Path(args.data))
+    missing = [entry["id"] for entry in dataset.cases() if "anatomy" not in entry["files"]]
+    if missing:
+        check_weights(args.fast)
+    with Progress("anatomy", len(missing), callback) as progress:
+        for id in missing:
+            path = dataset.path(id, "ct")
+            # TotalSegmentator's own progress starts anew with each model: here it is a message under the cases' count.
+            labels = segment(read(path), table, args.fast, args.device, str(path), lambda event: callback(
+                Event("anatomy", progress.done, progress.total, message=f"{id}: {event.message}"))
+                if event.message else None)
+            dataset.attach_anatomy(id, labels)
+            progress.step(message=id)
+    print(f"{dataset.folder}: {len(missing)} cases labelled, {len(dataset.cases()) - len(missing)} had labels")
+    return {"data": str(dataset.folder), "labelled": missing}

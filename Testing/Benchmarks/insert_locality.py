@@ -28,9 +28,6 @@ class Free:
     form = DataForm(labels="abdomen17", anatomy_channels=LabelTable.load("abdomen17").channels, expected_hu=True,
                     spacing_mm=1.0, patch=(128, 128, 128))
 
-    def loss(self, batch, rng):
-        raise NotImplementedError
-
     def sample(self, condition, *, seeds, steps=None, sampler="dpmpp", known=None, keep=None, callback=None):
         callback(1, 1)
         return torch.where(keep > 0, known, known + 160 / 180 * condition[:, 17:18]).clamp(-1, 1)

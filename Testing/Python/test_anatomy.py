@@ -172,6 +172,30 @@ def test_verb_maps_an_existing_file(ct, tmp_path, capsys):
     assert "pancreas" in capsys.readouterr().out
 
 
+def test_verb_labels_the_cases_of_a_data_set_that_have_no_labels(ct, tmp_path, weights, stand_in, capsys):
+    from LNSynthLib.cases.dataset import Case, Dataset
+    from LNSynthLib.cli import main
+    nodes = Volume((ct.array > 0).astype(np.uint16), ct.affine)
+    dataset = Dataset.create(tmp_path / "data")
+    for id, own in (("a", None), ("b", Volume(np.full(ct.shape, 6, np.uint8), ct.affine)), ("c", None)):
+        dataset.add(Case(id, ct, nodes, own, {"patient": id, "split": "train", "source": "test"}))
+    weights(True)
+    log = tmp_path / "calls"
+    stand_in("import nibabel as nib, numpy as np\n"
+             f"calls = open({str(log)!r}, 'a'); print('x', file=calls); calls.close()\n"
+             f"if len(open({str(log)!r}).readlines()) == 2: raise SystemExit('out of memory')\n"
+             "image = nib.load(k['input'])\n"
+             "labels = np.where(np.asarray(image.dataobj) > 0, 5, 0).astype(np.uint8)\n"
+             "nib.save(nib.Nifti1Image(labels, image.affine), k['output'])")
+    command = ["anatomy", "--data", str(tmp_path / "data"), "--fast", "--device", "cpu"]
+    assert main(command) == 2 and "out of memory" in capsys.readouterr().err  # the second of them fails
+    assert main(command) == 0 and main(command) == 0  # goes on with what is left; then nothing is
+    assert len(log.read_text().split()) == 3
+    loaded = Dataset.open(tmp_path / "data")
+    assert [int(loaded.load(id).anatomy.array.max()) for id in "abc"] == [5, 6, 5]
+    assert loaded.entry("c")["anatomy_version"] == 2
+
+
 def test_verb_without_weights_says_what_to_do(ct, tmp_path, weights, capsys):
     from LNSynthLib.cli import main
     write(tmp_path / "ct.nii.gz", ct)

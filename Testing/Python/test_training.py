@@ -102,9 +102,9 @@ def test_two_sessions_equal_one(dataset, whole_run, tmp_path):
 def test_a_generator_that_a_kill_left_behind_its_checkpoint_is_made_again(dataset, whole_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole_run, run)
+    about = generators.facts(whole_run)
     for spoil in (lambda: shutil.rmtree(run / "generator"),
                   lambda: write_json(run / "generator" / "model.json", {**about, "training": {"step": 6}})):
-        about = generators.facts(whole_run)
         spoil()
         train(tiny(), [dataset], run, resume=True, device="cpu")
         made, whole = generators.load(run)[0].state_dict(), generators.load(whole_run)[0].state_dict()
