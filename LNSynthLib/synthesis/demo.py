@@ -30,6 +30,7 @@ from .draft import Draft
 from .exact import exact
 from .inplace import insert_file
 from .insert import InsertSettings
+from .outputs import check_apart
 from .provenance import description, provenance
 from .samples import to_hu, write_sample
 
@@ -44,6 +45,8 @@ def demo(out: Path, generator: Path, *, ct: Path | None = None, anatomy: Path | 
     ct, anatomy  a CT and its TotalSegmentator v2 labels; without them, the phantom of `seed`
     """
     began, out, device = time.monotonic(), Path(out), pick(device)
+    check_apart([out / name for name in ("data", "variants", "in-place", "index.html", "montage.png")],
+                [path for path in (ct, anatomy, checkpoint.find(generator)) if path is not None])
     model, facts = checkpoint.load(generator, device)  # fails early where weights are missing
     form = model.form
     dataset, id = _dataset(out / "data", ct, anatomy, seed, callback)

@@ -16,6 +16,7 @@ from .canvas import canonical_view
 from .ctfile import check_target, open_ct
 from .exact import exact
 from .insert import InsertSettings, insert
+from .outputs import check_apart
 from .provenance import description, provenance, sidecar
 
 
@@ -28,7 +29,9 @@ def insert_file(generator: Path, ct: Path, nodes: Path, out: Path, settings: Ins
     number away from the nodes. Arguments as for `insert`. Returns the content of the provenance file, with "file".
     Raises LNSynthError for inputs that do not fit together, before any work.
     """
+    inputs = {"ct": ct, "nodes": nodes} | ({"anatomy": anatomy} if anatomy is not None else {})
     check_target(out)
+    check_apart([out], inputs.values())
     device = pick(device)
     model, facts = checkpoint.load(generator, device)
     source = open_ct(ct)
@@ -41,7 +44,6 @@ def insert_file(generator: Path, ct: Path, nodes: Path, out: Path, settings: Ins
         made = insert(source.stored, mask, model, settings, anatomy=organs, anatomy_version=anatomy_version, only=only,
                       remove=remove, scaling=source.scaling, device=device, callback=callback)
 
-    inputs = {"ct": ct, "nodes": nodes} | ({"anatomy": anatomy} if anatomy is not None else {})
     with atomic_path(out) as beside:
         source.write(beside, made.ct, description(facts))
         record = provenance(

@@ -16,6 +16,7 @@ from ..runtime.events import Callback, Progress, ignore
 from ..runtime.seeds import derive
 from .draft import draft, prepared_cases
 from .exact import exact
+from .outputs import check_apart
 from .provenance import provenance
 from .samples import is_whole, to_hu, write_sample
 
@@ -71,7 +72,9 @@ def synthesize(generator: Path, data: list[Path], out: Path, settings: Synthesiz
         device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
     device = pick(device)
     model, facts = checkpoint.load(generator, device)
-    share = plan(prepared_cases(data, model.form, settings.split), facts, settings)[rank::world]
+    jobs = plan(prepared_cases(data, model.form, settings.split), facts, settings)
+    check_apart([out / job.name for job in jobs], [*data, checkpoint.find(generator)])
+    share = jobs[rank::world]
     unchanged = [job.name for job in share if is_whole(out / job.name, job.key)]
     todo = [job for job in share if job.name not in unchanged]
     with exact(settings.threads), Progress("synthesising", len(todo) * settings.steps, callback) as progress:

@@ -99,6 +99,9 @@ def test_a_ct_that_is_given(generator, tmp_path, monkeypatch, capsys):
 def test_refusals(generator, tmp_path, monkeypatch, capsys):
     assert cli.main(["demo", "--out", str(tmp_path / "o"), "--generator", str(generator), "--anatomy", "x.nii"]) == 2
     assert "--ct" in capsys.readouterr().err
+    mine = tmp_path / "o" / "in-place" / "ct.nii.gz"  # of an earlier demo, say
+    assert cli.main(["demo", "--out", str(tmp_path / "o"), "--generator", str(generator), "--ct", str(mine)]) == 2
+    assert "choose another --out" in capsys.readouterr().err
     monkeypatch.setattr(weights, "resources", lambda: tmp_path)
     assert cli.main(["demo", "--out", str(tmp_path / "o")]) == 2
     said = capsys.readouterr().err

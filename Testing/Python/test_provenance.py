@@ -185,6 +185,23 @@ def test_wrong_inputs_are_refused_before_any_work(tmp_path, generator, scene):
     assert not list(tmp_path.glob("out*"))
 
 
+@pytest.mark.parametrize("role", ["ct", "nodes", "anatomy"])
+def test_no_input_is_ever_overwritten(tmp_path, scene, role):
+    hu, nodes, affine = scene
+    files = {name: tmp_path / f"{name}.nii.gz" for name in ("ct", "nodes", "anatomy")}
+    write(files["ct"], Volume(hu.astype(np.int16), affine))
+    write(files["nodes"], Volume(nodes, affine))
+    write(files["anatomy"], Volume(nodes * 0, affine))
+    (tmp_path / "link").symlink_to(tmp_path)
+    before = {p: p.read_bytes() for p in files.values()}
+    for out in (files[role], tmp_path / "link" / files[role].name):
+        with pytest.raises(LNSynthError, match=f"the input .*{role}.nii.gz; choose another --out"):
+            # Before anything is loaded: the generator is not even there.
+            insert_file(tmp_path / "none", files["ct"], files["nodes"], out, SETTINGS, anatomy=files["anatomy"],
+                        device="cpu")
+    assert {p: p.read_bytes() for p in files.values()} == before
+
+
 def test_a_dicom_folder_becomes_a_nifti(tmp_path, generator, shared_data):
     folder = shared_data / "ts_slab_dicom"
     ct = read(folder)

@@ -226,6 +226,16 @@ def test_data_that_do_not_fit_the_generator_are_refused(data, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_samples_never_land_in_an_input(generator, data, tmp_path):
+    copied = tmp_path / "phantom-1-0000-000"  # the name of a sample
+    shutil.copytree(data, copied)
+    before = digests(tmp_path)
+    for out in (copied, copied / "cases", tmp_path):
+        with pytest.raises(LNSynthError, match="choose another --out"):
+            synthesize(generator, [copied], out, SETTINGS, "cpu")
+    assert digests(tmp_path) == before
+
+
 def test_without_weights_the_error_says_what_to_do(tmp_path, monkeypatch, capsys):
     from LNSynthLib.synthesis import weights
 
