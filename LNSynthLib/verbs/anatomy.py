@@ -70,13 +70,13 @@ def _data_set(args, table, callback) -> dict:
     if missing:
         check_weights(args.fast)
     with Progress("anatomy", len(missing), callback) as progress:
+        def told(event):  # its own progress starts anew with each model: here it is a message under the cases' count
+            if event.message:
+                callback(Event("anatomy", progress.done, progress.total, message=event.message))
+
         for id in missing:
             path = dataset.path(id, "ct")
-            # TotalSegmentator's own progress starts anew with each model: here it is a message under the cases' count.
-            labels = segment(read(path), table, args.fast, args.device, str(path), lambda event: callback(
-                Event("anatomy", progress.done, progress.total, message=f"{id}: {event.message}"))
-                if event.message else None)
-            dataset.attach_anatomy(id, labels)
+            dataset.attach_anatomy(id, segment(read(path), table, args.fast, args.device, str(path), told))
             progress.step(message=id)
     print(f"{dataset.folder}: {len(missing)} cases labelled, {len(dataset.cases()) - len(missing)} had labels")
     return {"data": str(dataset.folder), "labelled": missing}
