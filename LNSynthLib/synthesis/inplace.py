@@ -42,7 +42,7 @@ def insert_file(generator: Path, ct: Path, nodes: Path, out: Path, settings: Ins
         _check(source.stored, organs, anatomy, check_labels)
     with exact():
         made = insert(source.stored, mask, model, settings, anatomy=organs, anatomy_version=anatomy_version, only=only,
-                      remove=remove, scaling=source.scaling, device=device, callback=callback)
+                      remove=remove, scaling=source.scaling, device=device, name=str(nodes), callback=callback)
 
     with atomic_path(out) as beside:
         source.write(beside, made.ct, description(facts))

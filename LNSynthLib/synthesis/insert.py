@@ -16,7 +16,7 @@ from ..runtime.events import Callback, Progress, ignore
 from ..runtime.seeds import derive, rng
 from .canvas import Canvas, canonical_view
 from .composite import Composite, blend, grain, replace
-from .patches import LEAST_CONTEXT_MM, Grid, groups, patch_grid, patch_shape, size_mm, union
+from .patches import LEAST_CONTEXT_MM, Grid, covered, groups, patch_grid, patch_shape, size_mm, union
 from .scene import Nodes, Patch, Scene
 
 
@@ -47,7 +47,7 @@ class Inserted:
 def insert(ct: Volume, nodes: Volume, generator: Generator, settings: InsertSettings, *,
            anatomy: Volume | None = None, anatomy_version: int = 2, only: Sequence[int] | None = None,
            remove: bool = False, scaling: tuple[float, float] = (1.0, 0.0), device="cpu",
-           callback: Callback = ignore) -> Inserted:
+           name: str = "The node mask", callback: Callback = ignore) -> Inserted:
     """Makes the nodes of a mask appear in a CT, or disappear from it; every other voxel keeps its stored bits.
 
     ct        any type, orientation, spacing and obliquity; HU = scaling[0] * voxel + scaling[1]
@@ -56,11 +56,16 @@ def insert(ct: Volume, nodes: Volume, generator: Generator, settings: InsertSett
     only      numbers of the instances to make or remove, as in the mask (or 1..n in the order of `instances`, where
               it has one value); the others are taken to be in the CT already and stay. None means all
     remove    True: fill the nodes with what the generator expects there without them
+    name      what errors call the mask
 
     Nodes near each other share a patch; patches are done one after the other, each seeing those before. Voxels change
-    within settings.margin_mm of the chosen nodes and nowhere else. Raises LNSynthError for an empty mask or an unknown
-    node.
+    within settings.margin_mm of the chosen nodes and nowhere else. Raises LNSynthError for an empty mask, an unknown
+    node or one outside the body, and a margin that the generator's voxels are too large for.
     """
+    if settings.margin_mm <= generator.form.spacing_mm:
+        raise LNSynthError(f"A margin of {settings.margin_mm:g} mm is too narrow for this generator's voxels of "
+                           f"{generator.form.spacing_mm:g} mm; choose a wider margin, up to "
+                           f"{LEAST_CONTEXT_MM - 2:g} mm.")
     # The region has room for the margin and for the voxels that a box grown by it is rounded up to.
     known = Nodes.of(canonical_view(nodes), settings.margin_mm + 2 * max(ct.spacing))
     chosen = _chosen(known.boxes, only)
@@ -69,6 +74,11 @@ def insert(ct: Volume, nodes: Volume, generator: Generator, settings: InsertSett
     scene = Scene.of(Canvas(canonical_view(result), *scaling),
                      canonical_view(anatomy) if anatomy is not None else None, anatomy_version, known, present,
                      generator.form)
+    for i in sorted(chosen):
+        share = scene.survey.share_inside(known.points_mm(i))
+        if share < 0.5:
+            raise LNSynthError(f"{name}: only {share:.0%} of node {i} lies in the body; move it into the patient, or "
+                               "name only the other nodes (--only).")
     plan = groups({i: known.boxes[i] for i in chosen}, scene.ct.spacing, scene.form, generator.stride,
                   settings.context_mm)
     inserted = Inserted(result)
@@ -103,8 +113,9 @@ def _paint(scene: Scene, grid: Grid, patch: Patch, made: np.ndarray, ids: list[i
     box = grow(union([scene.nodes.boxes[i] for i in ids]), settings.margin_mm, ct.spacing, ct.shape)
     nodes = scene.nodes.mask(ids, box)
     distance = ndimage.distance_transform_edt(~nodes, sampling=ct.spacing)
-    # The patch on the CT's grid, with room for a calm place that shows its noise.
-    around = grow(box, settings.context_mm / 2, ct.spacing, ct.shape)
+    # The patch on the CT's grid, with room for a calm place that shows its noise, as far as the patch holds data.
+    around = covered(grow(box, settings.context_mm / 2, ct.spacing, ct.shape), ct.affine, grid)
+    around = union([box, around])
     wide = ct.hu(around)
     known, new = (resample_to(Volume(unscale_hu(a, form.window), grid.affine), wide.affine, wide.shape, order=3,
                               cval=form.window[0]).array for a in (patch.known.numpy()[0, 0], made))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,7 @@ def patch_shape(size_mm, form: DataForm, stride: int, context_mm: float) -> tupl
     and LEAST_CONTEXT_MM need more.
     """
     def sides(context):
-        return [int(np.ceil((mm + 2 * context) / form.spacing_mm / stride)) * stride for mm in size_mm]
+        return [math.ceil((mm + 2 * context) / form.spacing_mm / stride) * stride for mm in size_mm]
 
     most = [max(stride, side // stride * stride) for side in form.patch]
     return tuple(max(least, min(wanted, cap)) for least, wanted, cap
@@ -37,18 +38,32 @@ def patch_shape(size_mm, form: DataForm, stride: int, context_mm: float) -> tupl
 
 def groups(boxes: dict[int, Box], spacing, form: DataForm, stride: int, context_mm: float) -> list[list[int]]:
     """Node ids that share a patch: two groups join where their one patch has no more voxels than their two."""
-    def cost(ids):
-        box = union([boxes[i] for i in ids])
-        return int(np.prod(patch_shape(size_mm(box, spacing), form, stride, context_mm)))
+    def cost(box):
+        return math.prod(patch_shape(size_mm(box, spacing), form, stride, context_mm))
 
-    found = [[i] for i in sorted(boxes)]
-    while True:
-        saved = [(cost(a) + cost(b) - cost(a + b), i, j)
-                 for (i, a), (j, b) in itertools.combinations(enumerate(found), 2)]
-        gain, i, j = max(saved, key=lambda s: (s[0], -s[1], -s[2]), default=(-1, 0, 0))
-        if gain < 0:
-            return [sorted(group) for group in found]
+    found = {place: [i] for place, i in enumerate(sorted(boxes))}
+    around = {place: boxes[i] for place, (i,) in found.items()}
+    costs = {place: cost(box) for place, box in around.items()}
+    gone = np.iinfo(np.int64).min
+    saved = np.full((len(found), len(found)), gone)  # by each pair, above the diagonal
+
+    def weigh(i, j):
+        saved[i, j] = costs[i] + costs[j] - cost(union([around[i], around[j]]))
+
+    for i, j in itertools.combinations(found, 2):
+        weigh(i, j)
+    while len(found) > 1:
+        i, j = map(int, np.unravel_index(saved.argmax(), saved.shape))  # of equal ones the first
+        if saved[i, j] < 0:
+            break
         found[i] += found.pop(j)
+        around[i] = union([around[i], around.pop(j)])
+        costs[i] = cost(around[i])
+        saved[j], saved[:, j] = gone, gone
+        for other in found:
+            if other != i:
+                weigh(min(i, other), max(i, other))
+    return [sorted(group) for group in found.values()]
 
 
 def union(boxes: list[Box]) -> Box:
@@ -57,6 +72,23 @@ def union(boxes: list[Box]) -> Box:
 
 def size_mm(box: Box, spacing) -> list[float]:
     return [(b.stop - b.start) * mm for b, mm in zip(box, spacing, strict=True)]
+
+
+def covered(box: Box, affine: np.ndarray, grid: Grid) -> Box:
+    """The part of a box of a volume that lies on a grid along its axes (see `patch_grid`) in every one of its voxels.
+
+    What `resample_to` brings from the grid to the volume holds data there; elsewhere it fills in a constant.
+    """
+    matrix, found = np.linalg.inv(grid.affine) @ affine, []
+    for a, (side, size) in enumerate(zip(box, grid.shape, strict=True)):
+        # A sheared volume's other axes move the index along this one too.
+        ends = [sorted((matrix[a, b] * other.start, matrix[a, b] * (other.stop - 1)))
+                for b, other in enumerate(box) if b != a]
+        low, high = (matrix[a, 3] + sum(end[k] for end in ends) for k in (0, 1))
+        first = math.ceil((-0.5 - low) / matrix[a, a] - 1e-6)
+        last = math.floor((size - 0.5 - high) / matrix[a, a] + 1e-6)
+        found.append(slice(max(side.start, first), min(side.stop, last + 1)))
+    return tuple(found)
 
 
 def patch_grid(affine: np.ndarray, shape, box: Box, spacing_mm: float, patch) -> Grid:

@@ -50,6 +50,12 @@ class Nodes:
         inside = tuple(slice(b.start - r.start, b.stop - r.start) for b, r in zip(box, self.region, strict=True))
         return np.isin(self.instances.array[inside], list(ids)) & (self.instances.array[inside] > 0)
 
+    def points_mm(self, index: int) -> np.ndarray:
+        """The centres of a node's voxels, (n, 3), RAS+ mm."""
+        first = [b.start - r.start for b, r in zip(self.boxes[index], self.region, strict=True)]
+        at = np.argwhere(self.mask([index], self.boxes[index])) + first
+        return at @ self.instances.affine[:3, :3].T + self.instances.affine[:3, 3]
+
     def on_grid(self, index: int, grid: Grid) -> np.ndarray:
         """Where a patch's voxels are at least half node, or, of a node smaller than a voxel, the fullest ones."""
         spacing = self.instances.spacing

@@ -27,6 +27,12 @@ class Survey:
     body: Volume
     organ_hu: list[float | None]
 
+    def share_inside(self, points_mm: np.ndarray) -> float:
+        """Share of some points (n, 3; RAS+ mm) in the patient; the outermost blocks count beyond their borders too."""
+        affine = np.linalg.inv(self.body.affine)
+        index = np.rint(points_mm @ affine[:3, :3].T + affine[:3, 3]).astype(int)
+        return float(self.body.array[tuple(np.clip(index, 0, np.array(self.body.shape) - 1).T)].mean())
+
 
 def survey(ct: Canvas, anatomy: Volume | None, region: Box, table: LabelTable, version: int = 2) -> Survey:
     """anatomy: canonical, on the CT's grid, or None; region: box of the nodes in it; table: the generator's labels."""

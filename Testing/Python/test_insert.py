@@ -1,5 +1,8 @@
 """Synthesis in place: what changes, where, and that nothing else does, in CTs of every geometry."""
 
+import itertools
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +13,10 @@ from LNSynthLib.cases.volume import Volume
 from LNSynthLib.conditions.encode import scale_hu
 from LNSynthLib.generators.protocol import DataForm, Generator
 from LNSynthLib.runtime.errors import LNSynthError
+from LNSynthLib.synthesis import insert as insert_module
 from LNSynthLib.synthesis.composite import grain
 from LNSynthLib.synthesis.insert import InsertSettings, insert
-from LNSynthLib.synthesis.patches import groups, patch_grid, patch_shape
+from LNSynthLib.synthesis.patches import groups, patch_grid, patch_shape, size_mm, union
 
 NODE_HU, FAT_HU, WALL_HU = 70.0, -100.0, 40.0
 
@@ -283,6 +287,88 @@ def test_patches_are_multiples_of_the_stride_and_nodes_share_them_where_that_is_
         return (slice(x, x + 10), slice(y, y + 10), slice(50, 60))
 
     assert groups({1: at(10, 10), 2: at(22, 10), 3: at(200, 200)}, (1, 1, 1), form, 8, 24.0) == [[1, 2], [3]]
+
+
+def grouped_by_trying_all(boxes, spacing, form, stride, context_mm):
+    """Joins, as long as it does not cost, the pair that saves most; of equal ones the first. O(n^3)."""
+    def cost(ids):
+        return np.prod(patch_shape(size_mm(union([boxes[i] for i in ids]), spacing), form, stride, context_mm))
+
+    found = [[i] for i in sorted(boxes)]
+    while True:
+        saved = [(cost(a) + cost(b) - cost(a + b), -i, -j)
+                 for (i, a), (j, b) in itertools.combinations(enumerate(found), 2)]
+        gain, i, j = max(saved, default=(-1, 0, 0))
+        if gain < 0:
+            return [sorted(group) for group in found]
+        found[-i] += found.pop(-j)
+
+
+def random_boxes(rng, count, room):
+    boxes = {}
+    for i in rng.permutation(np.arange(1, count + 1)):
+        start, size = rng.integers(0, room, 3), rng.integers(2, 16, 3)
+        boxes[int(i)] = tuple(slice(int(s), int(s + n)) for s, n in zip(start, size, strict=True))
+    return boxes
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_groups_are_those_of_trying_all_pairs(seed):
+    rng = np.random.default_rng(seed)
+    form = DataForm(spacing_mm=1.5, patch=(64, 64, 64))
+    boxes = random_boxes(rng, int(rng.integers(1, 22)), int(rng.choice([40, 120, 250])))
+    arguments = boxes, (0.9, 0.9, 2.0), form, 8, 24.0
+    assert groups(*arguments) == grouped_by_trying_all(*arguments)
+
+
+def test_hundreds_of_nodes_are_grouped_in_no_time():
+    began = time.process_time()
+    found = groups(random_boxes(np.random.default_rng(0), 300, 300), (1, 1, 1), DataForm(), 8, 24.0)
+    assert time.process_time() - began < 3
+    assert sorted(i for group in found for i in group) == list(range(1, 301))
+
+
+@pytest.mark.parametrize("degrees", [(0, 0, 0), (12, -8, 15)])
+def test_the_grain_is_taken_where_the_patch_has_data(degrees, monkeypatch):
+    shape, affine = grid((1.0, 1.0, 1.5), extent_mm=(100, 90, 80), degrees=degrees)
+    affine[:3, 1] += 0.03 * affine[:3, 0]  # and a little shear
+    ct, at = body(shape, affine, noise=3)
+    painter = Painter(spacing_mm=1.0)
+    painter.form = DataForm(spacing_mm=1.0, patch=(32, 32, 32))
+    seen = []
+
+    def look(native, known, *others):
+        seen.append((native, known))
+        return grain(native, known, *others)
+
+    monkeypatch.setattr(insert_module, "grain", look)
+    insert(ct, Volume(ball(at, (1, 2, 1), 4).astype(np.uint8), affine), painter, InsertSettings(steps=1))
+    ((native, known),) = seen
+    assert np.abs(known - FAT_HU).max() < 18, "beyond the patch it is the window's lower end, 20 HU off"
+    assert (native - known).std() < 3
+
+
+@pytest.mark.parametrize("composite", ["residual", "replace"])
+def test_a_margin_within_one_voxel_of_the_generator_is_refused(composite):
+    shape, affine = grid((2, 2, 2), extent_mm=(110, 100, 60))
+    ct, at = body(shape, affine)
+    nodes = Volume(ball(at, (0, 0, 0), 6).astype(np.uint8), affine)
+    with pytest.raises(LNSynthError, match="margin of 1 mm is too narrow .* voxels of 2 mm"):
+        insert(ct, nodes, Painter(), InsertSettings(steps=1, margin_mm=1.0, composite=composite))
+    made = insert(ct, nodes, Painter(), InsertSettings(steps=1, margin_mm=2.5, composite=composite)).ct.array
+    assert made[nodes.array > 0].mean() > 0
+
+
+def test_a_node_outside_the_body_is_refused():
+    shape, affine = grid((1.5, 1.5, 2), extent_mm=(150, 120, 60))
+    ct, at = body(shape, affine)
+    two = ball(at, (0, 0, 0), 6).astype(np.uint8) + 2 * ball(at, (0, 57, 0), 5).astype(np.uint8)
+    with pytest.raises(LNSynthError, match="nodes.nii: only .*% of node 2 lies in the body; move it"):
+        insert(ct, Volume(two, affine), Painter(), InsertSettings(steps=1), name="nodes.nii")
+    within = ball(at, (0, 52, 0), 5).astype(np.uint8)  # most of it
+    assert insert(ct, Volume(within, affine), Painter(), InsertSettings(steps=1)).patches
+    ends = ball(at, (0, 0, 30), 4).astype(np.uint8)    # in the outermost slices
+    assert insert(ct, Volume(ends, affine), Painter(), InsertSettings(steps=1)).patches
 
 
 def test_a_patch_is_moved_inside_the_volume():
