@@ -31,7 +31,7 @@ from .exact import exact
 from .inplace import insert_file
 from .insert import InsertSettings
 from .outputs import check_apart
-from .provenance import description, provenance
+from .provenance import description, prepared_source, provenance
 from .samples import to_hu, write_sample
 
 PHANTOM_MM = 1.5
@@ -58,7 +58,7 @@ def demo(out: Path, generator: Path, *, ct: Path | None = None, anatomy: Path | 
     made = {}
     with exact(), Progress("synthesising", len(drafts) * steps, callback) as progress:
         for name, draft in drafts.items():
-            made[name] = _sample(name, draft, model, facts, out, derive(seed, "demo", name), steps, device, progress)
+            made[name] = _sample(name, draft, model, facts, out, seed, steps, device, progress)
     placed = _in_place(dataset, case, form, generator, out, seed, steps, str(device), callback)
     seconds = time.monotonic() - began
     montage = page.variants_picture(drafts, made)
@@ -135,19 +135,19 @@ def _read(array: np.ndarray, box) -> np.ndarray:
     return result
 
 
-def _sample(name: str, draft: Draft, model, facts, out: Path, seed: int, steps: int, device, progress) -> np.ndarray:
+def _sample(name: str, draft: Draft, model, facts, out: Path, run_seed: int, steps: int, device,
+            progress) -> np.ndarray:
     """Samples one variant, writes its folder and returns its HU."""
+    seed = derive(run_seed, "demo", name)
     scaled = model.sample(draft.condition().to(device), seeds=[seed], steps=steps,
                           callback=lambda *_: progress.step())
     hu = to_hu(scaled.float().cpu().numpy()[0, 0], model.form.window)
 
     def about(outputs: dict) -> dict:
-        info = draft.case.info
         return provenance(
-            "patch", facts, seed=seed, sampler="dpmpp", steps=steps, device=device,
-            source={"case": draft.case.id, "kind": info["kind"], "sha256": info["sha256"],
-                    "prepared_key": info["key"]},
-            condition={"variant": name, "start": list(draft.start), "shape": list(hu.shape), "nodes": draft.records},
+            "patch", facts, labels=model.form.labels, seed=seed, sampler="dpmpp", steps=steps,
+            device=device, source=prepared_source(draft.case), run={"run_seed": run_seed, "sample": name},
+            condition={"start": list(draft.start), "shape": list(hu.shape), "nodes": draft.records},
             outputs=outputs)
 
     write_sample(out / "variants" / name.replace(",", "").replace(" ", "-"), draft, hu, facts, about)

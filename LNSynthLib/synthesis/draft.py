@@ -67,10 +67,12 @@ def draft(case: PreparedCase, form: DataForm, seed: int, settings: VarySettings 
                  records)
 
 
-def prepared_cases(folders: list[Path], form: DataForm, split: str | None) -> list[PreparedCase]:
+def prepared_cases(folders: list[Path], form: DataForm, split: str | None,
+                   prepared: str | None = None) -> list[PreparedCase]:
     """The prepared cases with nodes that a generator of this form can take, of one split or all (None).
 
-    Of each data set, the preparation whose spacing, window and labels are the generator's. LNSynthError without one.
+    Of each data set, the preparation whose spacing, window and labels are the generator's, or that named `prepared`.
+    LNSynthError without one, and where several fit and none is named.
     """
     cases = []
     for folder in map(Path, folders):
@@ -81,7 +83,13 @@ def prepared_cases(folders: list[Path], form: DataForm, split: str | None) -> li
                 f"{folder}: it has not been prepared for this generator; run `lnsynth prepare {folder} --spacing "
                 f"{form.spacing_mm:g} --labels {form.labels} --window {form.window[0]:g} {form.window[1]:g} "
                 f"--name {form.labels}-{form.spacing_mm:g}mm`.")
-        cases += collect([folder], fitting[0], form, split)
+        if prepared is None and len(fitting) > 1:
+            raise LNSynthError(f"{folder}: several of its preparations fit this generator ({', '.join(fitting)}); "
+                               "choose one with --prepared.")
+        if prepared not in (None, *fitting):
+            raise LNSynthError(f"{folder}: it has no preparation {prepared} that fits this generator; "
+                               f"choose --prepared {' or '.join(fitting)}.")
+        cases += collect([folder], prepared or fitting[0], form, split)
     with_nodes = [case for case in cases if case.info["nodes"]]
     if not with_nodes:
         of = f" of split {split}" if split else ""

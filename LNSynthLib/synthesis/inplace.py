@@ -47,8 +47,8 @@ def insert_file(generator: Path, ct: Path, nodes: Path, out: Path, settings: Ins
     with atomic_path(out) as beside:
         source.write(beside, made.ct, description(facts))
         record = provenance(
-            "removal" if remove else "insertion", facts, seed=settings.seed, sampler=settings.sampler,
-            steps=settings.steps, device=device,
+            "removal" if remove else "insertion", facts, labels=model.form.labels, seed=settings.seed,
+            sampler=settings.sampler, steps=settings.steps, device=device,
             source={name: {"file": Path(p).name, "sha256": _digest(p)} for name, p in inputs.items()},
             condition={"settings": asdict(settings), "anatomy_version": anatomy_version, "patches": made.patches},
             outputs={Path(out).name: sha256(beside)})

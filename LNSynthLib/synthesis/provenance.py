@@ -9,18 +9,22 @@ from pathlib import Path
 import torch
 
 from .. import __version__
-from ..cases.volume import stem
+from ..cases.labels import table_path
+from ..cases.store import PreparedCase
+from ..runtime.files import sha256
 
 PACKAGES = ("torch", "monai", "numpy", "scipy")  # those whose arithmetic is in the result
 
 
-def provenance(what: str, facts: dict, *, seed: int, sampler: str, steps: int, source: dict, condition: dict,
-               device: torch.device | str, outputs: dict) -> dict:
+def provenance(what: str, facts: dict, *, labels: str, seed: int, sampler: str, steps: int, source: dict,
+               condition: dict, device: torch.device | str, outputs: dict, run: dict | None = None) -> dict:
     """The content of a sidecar, JSON-ready. It holds no time and no path: the same work gives the same sidecar.
 
     what       "patch", "insertion" or "removal"
     facts      of the generator, as `generators.checkpoint.load` returns them
+    labels     the generator's label table (`DataForm.labels`)
     seed, sampler, steps   of the sampling
+    run        where the seed is derived from: "run_seed", as the user gave it, and which "sample" of the run this is
     source     which case or files it was made from, with their SHA-256
     condition  what the generator was conditioned on: patches, labels, how nodes were transformed
     outputs    file name: SHA-256
@@ -29,8 +33,9 @@ def provenance(what: str, facts: dict, *, seed: int, sampler: str, steps: int, s
         "synthetic": True,
         "what": what,
         "note": "SYNTHETIC: made by a generative model for research. Not a patient's image.",
-        "generator": {name: facts[name] for name in ("kind", "weights_sha256", "settings")},
-        "sampling": {"seed": seed, "sampler": sampler, "steps": steps},
+        "generator": {name: facts[name] for name in ("kind", "weights_sha256", "settings")} | {
+            "labels_sha256": sha256(table_path(labels))},
+        "sampling": {"seed": seed, "sampler": sampler, "steps": steps, **(run or {})},
         "source": source,
         "condition": condition,
         "made_on": {"device": device_name(device), "threads": torch.get_num_threads(), "machine": platform.machine()},
@@ -40,14 +45,20 @@ def provenance(what: str, facts: dict, *, seed: int, sampler: str, steps: int, s
     }
 
 
+def prepared_source(case: PreparedCase) -> dict:
+    """Which prepared case a patch was made from: its files' SHA-256 and how it was prepared."""
+    return {"case": case.id, "kind": case.info["kind"], "sha256": case.info["sha256"],
+            "prepared_key": case.info["key"], "prepared_settings": case.info["settings"]}
+
+
 def description(facts: dict) -> str:
     """What goes into the header of a synthetic file; at most 79 bytes, the room in a NIfTI."""
     return f"SYNTHETIC: LNSynth {facts['kind'][:16]} {facts['weights_sha256'][:12]}, not a patient's image"
 
 
 def sidecar(path: Path) -> Path:
-    """The provenance file of a volume file: beside it, ct.nii.gz -> ct.provenance.json."""
-    return Path(path).with_name(f"{stem(path)}.provenance.json")
+    """The provenance file of a volume file: beside it, ct.nii.gz -> ct.nii.gz.provenance.json."""
+    return Path(path).with_name(f"{Path(path).name}.provenance.json")
 
 
 def device_name(device: torch.device | str) -> str:

@@ -41,7 +41,7 @@ def write_sample(folder: Path, draft: Draft, hu: np.ndarray, facts: dict, about)
 
 
 def is_whole(folder: Path, key: str) -> bool:
-    """Whether the folder holds the complete sample that `key` (a hash of all that determines it) stands for."""
+    """Whether the folder holds the complete sample that `key` (see `synthesize.Job`) stands for."""
     try:
         record = read_json(folder / "provenance.json")
         return record["key"] == key and all(

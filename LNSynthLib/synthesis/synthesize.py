@@ -17,7 +17,7 @@ from ..runtime.seeds import derive
 from .draft import draft, prepared_cases
 from .exact import exact
 from .outputs import check_apart
-from .provenance import provenance
+from .provenance import prepared_source, provenance
 from .samples import is_whole, to_hu, write_sample
 
 FORMAT = 1  # raise it when the same settings give other samples: those on disk are then made again
@@ -30,16 +30,23 @@ class SynthesizeSettings:
     sampler: str = "dpmpp"
     steps: int = 25
     split: str | None = "train"                              # None: the cases of every split
+    prepared: str | None = None                              # preparation to take; None: the one that fits
     vary: VarySettings = field(default_factory=VarySettings)  # how nodes change
     threads: int = 1                                         # of the CPU for a sample; another number, other last bits
 
 
 @dataclass(frozen=True)
 class Job:
-    """One sample: its folder's name, its case, its seed, and the hash of all that determines its content."""
+    """One sample: its folder's name, its case, its number among the case's samples, its seed, and its key.
+
+    The key is the hash of what the sample is: weights, case, seed and settings. What only rounds it differently
+    (threads, device, versions of libraries) is not in it, so that a run begun on one machine goes on on another; each
+    sample's provenance tells that ("made_on", "versions").
+    """
 
     name: str
     case: PreparedCase
+    number: int
     seed: int
     key: str
 
@@ -54,7 +61,7 @@ def plan(cases: list[PreparedCase], facts: dict, settings: SynthesizeSettings) -
                        "case": case.info["key"], "seed": seed, "sampler": settings.sampler, "steps": settings.steps,
                        "vary": asdict(settings.vary)}
             key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-            jobs.append(Job(f"{case.id}-{number:03d}", case, seed, key))
+            jobs.append(Job(f"{case.id}-{number:03d}", case, number, seed, key))
     return jobs
 
 
@@ -72,7 +79,7 @@ def synthesize(generator: Path, data: list[Path], out: Path, settings: Synthesiz
         device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
     device = pick(device)
     model, facts = checkpoint.load(generator, device)
-    jobs = plan(prepared_cases(data, model.form, settings.split), facts, settings)
+    jobs = plan(prepared_cases(data, model.form, settings.split, settings.prepared), facts, settings)
     check_apart([out / job.name for job in jobs], [*data, checkpoint.find(generator)])
     share = jobs[rank::world]
     unchanged = [job.name for job in share if is_whole(out / job.name, job.key)]
@@ -91,10 +98,9 @@ def _make(job: Job, model, facts: dict, out: Path, settings: SynthesizeSettings,
     hu = to_hu(scaled.float().cpu().numpy()[0, 0], model.form.window)
 
     def about(outputs: dict) -> dict:
-        info = job.case.info
         record = provenance(
-            "patch", facts, seed=job.seed, sampler=settings.sampler, steps=settings.steps, device=device,
-            source={"case": job.case.id, "kind": info["kind"], "sha256": info["sha256"], "prepared_key": info["key"]},
+            "patch", facts, labels=model.form.labels, seed=job.seed, sampler=settings.sampler, steps=settings.steps,
+            device=device, source=prepared_source(job.case), run={"run_seed": settings.seed, "sample": job.number},
             condition={"start": list(plan.start), "shape": list(hu.shape), "nodes": plan.records,
                        "vary": asdict(settings.vary)},
             outputs=outputs)

@@ -11,6 +11,8 @@ def add_arguments(parser) -> None:
                         help="folder of a generator or of a training run (default: the demo weights)")
     parser.add_argument("--data", nargs="+", required=True, metavar="DATASET",
                         help="data sets that `lnsynth prepare` prepared in the generator's form")
+    parser.add_argument("--prepared", metavar="NAME",
+                        help="preparation of the data sets to take, where several fit the generator")
     parser.add_argument("--out", required=True, metavar="OUT", help="folder for the samples")
     parser.add_argument("--per-case", type=int, default=1, metavar="K", help="samples a case (default 1; paper: 10)")
     parser.add_argument("--split", choices=("train", "val", "test", "all"), default="train",
@@ -46,7 +48,7 @@ def _here(args, callback) -> dict:
 
     settings = SynthesizeSettings(
         per_case=args.per_case, seed=args.seed, sampler=args.sampler, steps=args.steps, threads=args.threads,
-        split=None if args.split == "all" else args.split,
+        split=None if args.split == "all" else args.split, prepared=args.prepared,
         vary=build(VarySettings, override({}, args.assignments), "--set"))
     return synthesize(generator_path(args.generator), [Path(d) for d in args.data], Path(args.out), settings,
                       args.device, callback)
@@ -59,6 +61,7 @@ def _shared(args, callback) -> dict:
     for name in ("per_case", "split", "sampler", "steps", "seed", "threads", "device"):
         arguments += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
     arguments += ["--generator", args.generator] if args.generator else []
+    arguments += ["--prepared", args.prepared] if args.prepared else []
     arguments += ["--set", *args.assignments] if args.assignments else []
     shares = run_shares(arguments, args.workers, callback)
     return {"folder": shares[0]["folder"]} | {

@@ -62,6 +62,8 @@ def test_four_variants_of_one_anatomy(shown):
     assert len(anatomy) == 1
     assert len({n.tobytes() for n in nodes.values()}) == 4
     record = json.loads((shown / "variants" / "one-gone-two-new" / "provenance.json").read_text())
+    assert (record["sampling"]["run_seed"], record["sampling"]["sample"]) == (0, "one gone, two new")
+    assert record["source"]["prepared_settings"]["spacing_mm"] == 3.0
     operations = [r["operation"] for r in record["condition"]["nodes"]]
     assert operations[0] == "removed" and set(operations[1:]) == {"added"}
     gone = record["condition"]["nodes"][0]["id"]
@@ -75,7 +77,7 @@ def test_the_node_in_place_changes_its_surroundings_alone(shown):
     distance = ndimage.distance_transform_edt(node == 0, sampling=before.spacing)
     assert node.any() and differs[node > 0].mean() > 0.9
     assert not differs[distance >= 6].any()
-    assert json.loads((shown / "in-place" / "ct.provenance.json").read_text())["what"] == "insertion"
+    assert json.loads((shown / "in-place" / "ct.nii.gz.provenance.json").read_text())["what"] == "insertion"
 
 
 def test_a_ct_that_is_given(generator, tmp_path, monkeypatch, capsys):

@@ -12,6 +12,7 @@ import torch
 from scipy import ndimage
 
 from LNSynthLib import cli
+from LNSynthLib.cases.labels import table_path
 from LNSynthLib.cases.volume import Volume, read, write
 from LNSynthLib.generators import checkpoint
 from LNSynthLib.runtime.errors import Cancelled, LNSynthError
@@ -25,13 +26,16 @@ SETTINGS = InsertSettings(steps=2, seed=5)
 
 @pytest.fixture(scope="module")
 def generator(tmp_path_factory):
-    """A small LN-DDPM with random weights, in the demo's form."""
+    """A small LN-DDPM in the demo's form, its weights random but not zero, so that the network shows."""
     torch.manual_seed(0)
     model = checkpoint.create("lnddpm", {
         "form": {"labels": "abdomen17", "anatomy_channels": 17, "expected_hu": True, "spacing_mm": 2.0,
                  "patch": [32, 32, 32]},
         "denoiser": {"channels": [8, 16], "blocks": 1, "groups": 4, "heads": 2, "head_width": 8, "token_width": 8},
         "timesteps": 20})
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn_like(p))
     return checkpoint.save(tmp_path_factory.mktemp("weights") / "tiny", model)
 
 
@@ -122,16 +126,18 @@ def test_the_sidecar_says_how_to_make_it_again(tmp_path, generator, scene):
     write(ct, Volume(hu.astype(np.int16), affine))
     write(mask, Volume(nodes, affine))
     first = insert_file(generator, ct, mask, tmp_path / "a.nii.gz", SETTINGS, device="cpu")
-    record = json.loads((tmp_path / "a.provenance.json").read_text())
+    record = json.loads((tmp_path / "a.nii.gz.provenance.json").read_text())
     assert record == {k: v for k, v in first.items() if k != "file"}
     assert record["synthetic"] is True and record["what"] == "insertion"
     facts = checkpoint.facts(generator)
-    assert record["generator"] == {k: facts[k] for k in ("kind", "weights_sha256", "settings")}
+    assert record["generator"] == {k: facts[k] for k in ("kind", "weights_sha256", "settings")} | {
+        "labels_sha256": sha256(table_path("abdomen17"))}
     assert record["sampling"] == {"seed": 5, "sampler": "dpmpp", "steps": 2}
     assert record["source"]["ct"] == {"file": "ct.nii.gz", "sha256": sha256(ct)}
     assert record["outputs"] == {"a.nii.gz": sha256(tmp_path / "a.nii.gz")}
     assert record["condition"]["patches"][0]["nodes"] == [1]
-    assert record["versions"]["torch"] == torch.__version__.split("+")[0] or record["versions"]["torch"]
+    assert record["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert record["versions"]["numpy"] == np.__version__
 
     s, c = record["sampling"], record["condition"]["settings"]
     again = InsertSettings(**{**c, **s})
@@ -145,9 +151,26 @@ def test_the_description_fits_a_nifti_header():
     assert len(description({"kind": "a kind with a very long name", "weights_sha256": "f" * 64}).encode()) <= 79
 
 
-@pytest.mark.parametrize("name,beside", [("ct.nii.gz", "ct.provenance.json"), ("a.b.nrrd", "a.b.provenance.json")])
-def test_the_sidecar_lies_beside_the_volume(name, beside):
+@pytest.mark.parametrize("name,beside", [
+    ("ct.nii.gz", "ct.nii.gz.provenance.json"), ("ct.nrrd", "ct.nrrd.provenance.json")])
+def test_each_volume_has_its_own_sidecar_beside_the_volume(name, beside):
     assert sidecar(Path("x") / name) == Path("x") / beside
+
+
+def test_the_network_shows_in_the_result(tmp_path, generator, scene):
+    hu, nodes, affine = scene
+    ct, mask = tmp_path / "ct.nii.gz", tmp_path / "nodes.nii.gz"
+    write(ct, Volume(hu.astype(np.int16), affine))
+    write(mask, Volume(nodes, affine))
+    model, _ = checkpoint.load(generator)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(-1)
+    other = checkpoint.save(tmp_path / "other", model)
+    made = [insert_file(folder, ct, mask, tmp_path / f"{name}.nii.gz", SETTINGS, device="cpu")
+            for folder, name in ((generator, "a"), (other, "b"))]
+    assert made[0]["condition"] != made[1]["condition"]
+    assert (tmp_path / "a.nii.gz").read_bytes() != (tmp_path / "b.nii.gz").read_bytes()
 
 
 def test_cancelled_work_leaves_nothing(tmp_path, generator, scene):
@@ -173,10 +196,12 @@ def test_wrong_inputs_are_refused_before_any_work(tmp_path, generator, scene):
     write(mask, Volume(nodes, affine))
     write(tmp_path / "other.nii.gz", Volume(nodes[:-1], affine))
     write(tmp_path / "empty.nii.gz", Volume(nodes * 0, affine))
+    write(tmp_path / "air.nii.gz", Volume(np.roll(nodes, -26, axis=0), affine))
     write(tmp_path / "mr.nii.gz", Volume((hu - hu.min()).astype(np.int16), affine))
     for arguments, said in (
         ((ct, mask, tmp_path / "out.jpg"), "type is not written"),
         ((ct, tmp_path / "other.nii.gz", tmp_path / "out.nii"), "other.nii.gz: the mask does not lie on the CT's grid"),
+        ((ct, tmp_path / "air.nii.gz", tmp_path / "out.nii"), "air.nii.gz: only .*% of node 1 lies in the body"),
         ((ct, tmp_path / "empty.nii.gz", tmp_path / "out.nii"), "empty"),
         ((tmp_path / "mr.nii.gz", mask, tmp_path / "out.nii"), "Hounsfield"),
     ):
@@ -216,5 +241,5 @@ def test_a_dicom_folder_becomes_a_nifti(tmp_path, generator, shared_data):
     assert made.array.dtype == ct.array.dtype and made.affine == pytest.approx(ct.affine, abs=1e-4)
     distance = ndimage.distance_transform_edt(nodes == 0, sampling=ct.spacing)
     assert np.array_equal(made.array[distance >= 6], ct.array[distance >= 6])
-    record = json.loads((tmp_path / "out.provenance.json").read_text())
+    record = json.loads((tmp_path / "out.nii.gz.provenance.json").read_text())
     assert len(record["source"]["ct"]["sha256"]) == 20

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from LNSynthLib import cli
-from LNSynthLib.cases.labels import LabelTable
+from LNSynthLib.cases.labels import LabelTable, table_path
 from LNSynthLib.cases.phantom import phantom_dataset
 from LNSynthLib.cases.prepare import PrepareSettings, prepare
 from LNSynthLib.cases.volume import read, same_grid
@@ -22,6 +22,7 @@ from LNSynthLib.conditions.transforms import VarySettings
 from LNSynthLib.generators import checkpoint
 from LNSynthLib.runtime.errors import Cancelled, LNSynthError
 from LNSynthLib.runtime.files import sha256
+from LNSynthLib.runtime.seeds import derive
 from LNSynthLib.synthesis.draft import draft, prepared_cases
 from LNSynthLib.synthesis.synthesize import SynthesizeSettings, synthesize
 
@@ -87,6 +88,11 @@ def test_each_sample_is_a_pair_with_its_provenance(made, generator, data):
         assert np.array_equal(anatomy.array, there) and not anatomy.array[nodes.array > 0].any()
         assert ct.affine @ [0, 0, 0, 1] == pytest.approx(case.affine @ [*record["condition"]["start"], 1], abs=1e-3)
         assert record["what"] == "patch" and record["source"]["kind"] == "phantom"
+        assert record["source"]["prepared_settings"]["name"] == "coarse"
+        number = int(name[-3:])
+        assert record["sampling"]["run_seed"] == 3 and record["sampling"]["sample"] == number
+        assert record["sampling"]["seed"] == derive(3, "synthesize", case.id, number)
+        assert record["generator"]["labels_sha256"] == sha256(table_path("abdomen17"))
         assert record["outputs"]["ct.nii.gz"] == sha256(out / name / "ct.nii.gz")
         assert {r["operation"] for r in record["condition"]["nodes"]} <= {"affine", "elastic", "removed", "unchanged"}
     different = {sha256(out / name / "ct.nii.gz") for name in result["made"]}
@@ -224,6 +230,34 @@ def test_data_that_do_not_fit_the_generator_are_refused(data, tmp_path):
         synthesize(make_generator(tmp_path / "coarse"), [data], tmp_path / "out", SynthesizeSettings(split="test"),
                    "cpu")
     assert not (tmp_path / "out").exists()
+
+
+def test_one_of_several_preparations_has_to_be_named(generator, data, tmp_path):
+    copied = tmp_path / "data"
+    shutil.copytree(data, copied)
+    shutil.copytree(copied / "prepared" / "coarse", copied / "prepared" / "another")
+    form = _form(generator)
+    with pytest.raises(LNSynthError, match=r"another, coarse\); choose one with --prepared"):
+        synthesize(generator, [copied], tmp_path / "out", SETTINGS, "cpu")
+    with pytest.raises(LNSynthError, match="no preparation fine .*--prepared another or coarse"):
+        prepared_cases([copied], form, None, "fine")
+    for name in ("another", "coarse"):
+        assert {c.folder.parent.name for c in prepared_cases([copied], form, None, name)} == {name}
+    arguments = ["synthesize", "--generator", str(generator), "--data", str(copied), "--out", str(tmp_path / "out"),
+                 "--steps", "1", "--device", "cpu"]
+    assert cli.main(arguments) == 2 and not (tmp_path / "out").exists()
+    assert cli.main([*arguments, "--prepared", "coarse"]) == 0
+
+
+def test_a_run_goes_on_with_other_arithmetic_and_says_which_made_what(made, generator, data, tmp_path):
+    shutil.copytree(made[0], tmp_path / "out")
+    gone = sorted(p.name for p in made[0].iterdir())[0]
+    shutil.rmtree(tmp_path / "out" / gone)
+    settings = SynthesizeSettings(per_case=2, seed=3, steps=2, threads=2)
+    assert synthesize(generator, [data], tmp_path / "out", settings, "cpu")["made"] == [gone]
+    threads = {p.name: json.loads((p / "provenance.json").read_text())["made_on"]["threads"]
+               for p in (tmp_path / "out").iterdir()}
+    assert threads.pop(gone) == 2 and set(threads.values()) == {1}
 
 
 def test_samples_never_land_in_an_input(generator, data, tmp_path):
