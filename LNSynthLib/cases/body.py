@@ -11,6 +11,7 @@ from scipy import ndimage
 from ..runtime.errors import LNSynthError
 from .labels import AIR, BODY, LabelTable
 
+LOWEST_HU = -1024        # air; what is lower is padding or a metal artefact and counts as air
 SKIN_HU = -300.0         # halfway between air and fat, so that the skin sits where partial volume puts it
 COARSE_MM = 3.0          # grid on which table and body are told apart
 TABLE_MM = 9.0           # thinner things than this beside the body are table, sheet or tube
@@ -26,7 +27,7 @@ def body_mask(ct_hu: np.ndarray, spacing) -> np.ndarray:
     body is then refined at full resolution. Raises LNSynthError when nothing is denser than SKIN_HU.
     """
     step = tuple(max(1, int(round(COARSE_MM / mm))) for mm in spacing)
-    dense = _block_mean(ct_hu, step) > SKIN_HU
+    dense = _block_mean(np.maximum(ct_hu, LOWEST_HU), step) > SKIN_HU
     radius = [TABLE_MM / 2 / (mm * s) for mm, s in zip(spacing[:2], step[:2], strict=True)]
     opened = _open_in_plane(_close_slices(dense), radius)
     main = _largest(opened)
@@ -43,15 +44,16 @@ def body_mask(ct_hu: np.ndarray, spacing) -> np.ndarray:
 
 
 def label_map(ct_hu: np.ndarray, raw_anatomy: np.ndarray | None, spacing, table: LabelTable,
-              nodes: np.ndarray | None = None, version: int = 2) -> np.ndarray:
+              nodes: np.ndarray | None = None, version: int = 2, body: np.ndarray | None = None) -> np.ndarray:
     """The table's label of every voxel: organs, air, body, then the labels that HU thresholds define.
 
     ct_hu: (X, Y, Z) HU of a whole canonical CT; raw_anatomy: TotalSegmentator ids of `version`, or None without organs;
-    nodes: instances, or None. Returns uint8 (X, Y, Z). Organs outside the body mask are dropped.
+    nodes: instances, or None; body: bool, or None to find it. Returns uint8 (X, Y, Z). Organs outside the body mask
+    are dropped.
     Under and around nodes the HU thresholds are replaced by the nearest tissue outside, so that the anatomy never
     shows where a node was: else a generator would learn to read nodes from the anatomy.
     """
-    body = body_mask(ct_hu, spacing)
+    body = body_mask(ct_hu, spacing) if body is None else body
     if raw_anatomy is None:
         labels = np.zeros(ct_hu.shape, np.uint8)
     else:
@@ -61,7 +63,7 @@ def label_map(ct_hu: np.ndarray, raw_anatomy: np.ndarray | None, spacing, table:
     if table.thresholds:
         organ = table.is_organ(labels)
         # Air outside would smear into the skin and make it gas: put fat there for the smoothing.
-        inside = np.where(body, np.asarray(ct_hu, np.float32), np.float32(-100))
+        inside = np.where(body, np.maximum(ct_hu, LOWEST_HU).astype(np.float32), np.float32(-100))
         smooth = ndimage.gaussian_filter(inside, [SMOOTHING_MM / mm for mm in spacing], truncate=3)
         for label in table.thresholds:
             low, high = label.threshold
@@ -79,7 +81,7 @@ def organ_hu(ct_hu: np.ndarray, labels: np.ndarray, table: LabelTable, least_vox
     """
     values = []
     for label in table.labels:
-        hu = np.asarray(ct_hu[labels == label.id], np.float32)
+        hu = np.maximum(ct_hu[labels == label.id], LOWEST_HU).astype(np.float32)
         if hu.size < least_voxels:
             values.append(None)
             continue
@@ -89,6 +91,16 @@ def organ_hu(ct_hu: np.ndarray, labels: np.ndarray, table: LabelTable, least_vox
             hu = hu[deviation <= max(2.5 * 1.4826 * float(np.median(deviation)), 1.0)]
         values.append(float(hu.mean()))
     return values
+
+
+def node_hu(ct_hu: np.ndarray, nodes: np.ndarray) -> float | None:
+    """HU of the nodes' cores: the 75th percentile of all their voxels, None where there is no node.
+
+    ct_hu: (X, Y, Z) HU; nodes: instances or mask, (X, Y, Z). Partial volume at the rim, most of a small node, would
+    drag a mean towards fat.
+    """
+    inside = ct_hu[nodes > 0]
+    return float(np.percentile(inside, 75)) if inside.size else None
 
 
 def _hide_nodes(labels, nodes, spacing, table) -> None:

@@ -7,23 +7,38 @@ import numpy as np
 from ..runtime.errors import LNSynthError
 from .volume import Volume, same_grid
 
-AIR_HU = -500.0  # every CT of a patient shows air around or inside the body; raw scanner numbers and MR do not go below
-TISSUE_HU = -200.0
+# Measured on real abdominal CTs: > 35 % of the voxels are air; of the rest, > 80 % are soft and < 2 % dense (< 15 % in
+# crops of an eighth of each side). Without their intercept (air 0, water 1024), > 35 % of the same voxels are dense.
+PADDING_HU = -1024       # the highest that scanners write where they measured nothing; others are -2000, -3024
+AIR_HU = (-1100, -500)   # air with its noise, lungs, bowel gas
+SOFT_HU = (-200, 300)    # fat, organs, enhanced blood
+DENSE_HU = 500           # above: cortical bone and metal
+LEAST_AIR = 1e-4         # of all voxels: a crop of the abdomen may hold a little bowel gas alone
+LEAST_SOFT = 0.3         # of the voxels denser than air
+MOST_DENSE = 0.25        # of the voxels denser than air
 
 
 def check_ct(ct: Volume, name: str) -> None:
-    """Raises LNSynthError unless the volume is finite and looks like Hounsfield units: some air and some tissue."""
+    """Raises LNSynthError unless the volume is finite and looks like Hounsfield units: some air, mostly soft tissue."""
     check_finite(ct, name)
-    low, high = float(ct.array.min()), float(ct.array.max())
-    if low > AIR_HU:
+    hu = ct.array
+    low, high = hu.min(), hu.max()
+    # Padding of -1024 looks like air, but air is noisy: a lowest value that padding can have is not counted.
+    air = np.count_nonzero((hu > min(low, PADDING_HU)) & (hu >= AIR_HU[0]) & (hu <= AIR_HU[1])) / hu.size
+    if air < LEAST_AIR:
         raise LNSynthError(
-            f"{name}: the CT has no value below {AIR_HU:.0f} (lowest {low:.0f}), so it is not in Hounsfield units; "
-            "export it with its rescale slope and intercept applied."
+            f"{name}: the CT shows no air (its values run from {low:.0f} to {high:.0f}; padding aside, {air:.2%} "
+            f"lie between {AIR_HU[0]} and {AIR_HU[1]}), so it is not in Hounsfield units; "
+            "export it in whole slices with its rescale slope and intercept applied."
         )
-    if high < TISSUE_HU:
+    denser = max(1, np.count_nonzero(hu > AIR_HU[1]))
+    soft = np.count_nonzero((hu >= SOFT_HU[0]) & (hu <= SOFT_HU[1])) / denser
+    dense = np.count_nonzero(hu > DENSE_HU) / denser
+    if soft < LEAST_SOFT or dense > MOST_DENSE:
         raise LNSynthError(
-            f"{name}: the CT has no value above {TISSUE_HU:.0f} (highest {high:.0f}), so it shows no tissue; "
-            "check its rescale intercept."
+            f"{name}: of what is denser than air, {soft:.0%} has values of soft tissue ({SOFT_HU[0]} to {SOFT_HU[1]}) "
+            f"and {dense:.0%} those of dense bone (above {DENSE_HU}), so the CT is not in Hounsfield units; "
+            "export it with its rescale slope and intercept applied, once."
         )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..runtime.errors import Cancelled, LNSynthError
+from ..runtime.errors import LNSynthError
 from ..runtime.files import atomic_path
 from .series import ct_grid
 from .volume import LPS, Volume
@@ -58,7 +58,7 @@ def read_seg(path: Path, ct: Volume, all_segments: bool = False) -> Volume:
         volume = seg.get_volume(
             segment_numbers=numbers, combine_segments=True, relabel=True, skip_overlap_checks=True, dtype=np.uint16
         )
-    except (LNSynthError, Cancelled):
+    except LNSynthError:
         raise
     except Exception as error:  # highdicom and pydicom raise whatever a malformed file makes them stumble over
         raise LNSynthError(f"{path}: the DICOM SEG cannot be read ({_first_line(error)}); export it again.") from error

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..runtime.errors import Cancelled, LNSynthError
+from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, Progress, ignore
 from .dataset import Dataset
 from .dicom import find_seg
@@ -165,8 +165,6 @@ def idc_download(uids: list[str], folder: Path) -> None:
         IDCClient.client().download_from_selection(
             downloadDir=str(folder), seriesInstanceUID=uids, dirTemplate="%SeriesInstanceUID", show_progress_bar=False
         )
-    except Cancelled:
-        raise
     except Exception as error:  # idc-index passes on whatever the network, the disk or s5cmd raise
         raise LNSynthError(f"The download failed ({error}); check the network and the free disk space.") from error
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ import numpy as np
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
 from ..runtime.files import atomic_folder, read_json, sha256, write_json
-from .body import label_map, organ_hu
+from .body import LOWEST_HU, label_map, node_hu, organ_hu
 from .checks import check_ct, check_labels, check_nodes, check_pair
 from .dataset import ROLES, Case, Dataset
 from .labels import LabelTable
@@ -35,7 +35,7 @@ from .pictures import PLANES, montage, view, write_png
 from .store import PreparedCase, write_prepared
 from .volume import Volume, bounding_box, canonical, crop, grow, isotropic_grid, resample_to
 
-VERSION = 1  # raise it when the same inputs and settings give other arrays: prepared cases are then made again
+VERSION = 2  # raise it when the same inputs and settings give other arrays: prepared cases are then made again
 AIR_FILL_HU = -1000.0
 SPARE_SLICES = 8  # read beyond the slab, so that its outermost slices are interpolated and smoothed like all others
 
@@ -112,6 +112,9 @@ def _job(job: tuple[Path, str, PrepareSettings]) -> tuple[str, str, str]:
         case, made = prepare_case(Dataset.open(folder), id, settings)
     except LNSynthError as error:
         return id, "failed", str(error)
+    except Exception as error:  # whatever the libraries raise over one odd file must not cost the other cases
+        about = f"{type(error).__name__}: {error}".rstrip(": ")
+        return id, "failed", f"{folder}: case {id} failed ({about}); check its files, or take it out of the data set."
     except SystemExit:  # told to stop, and the half-made folder is gone: the pool must not hand out another job
         os._exit(1)
     if not made:
@@ -157,7 +160,8 @@ def prepare_case(dataset: Dataset, id: str, settings: PrepareSettings) -> tuple[
         return PreparedCase.open(folder), False
 
     began = time.monotonic()
-    arrays, info, hu = _compute(checked(dataset.load(id), dataset, settings), settings, table)
+    where = {role: str(dataset.path(id, role)) for role in ROLES}
+    arrays, info, hu = _compute(checked(dataset.load(id), where, settings, table), where, settings, table)
     info = {**about, **info, "window": list(settings.window), "labels": table.name, "settings": asdict(settings)}
     info |= {"sha256": hashes, "key": key, "seconds": round(time.monotonic() - began, 1)}
     with atomic_folder(folder) as beside:
@@ -166,9 +170,11 @@ def prepare_case(dataset: Dataset, id: str, settings: PrepareSettings) -> tuple[
     return PreparedCase.open(folder), True
 
 
-def checked(case: Case, dataset: Dataset, settings: PrepareSettings) -> Case:
-    """The case with its axes in RAS order, after every check a case must pass before it is used."""
-    where = {role: str(dataset.path(case.id, role)) for role in ROLES}
+def checked(case: Case, where: dict[str, str], settings: PrepareSettings, table: LabelTable) -> Case:
+    """The case with its axes in RAS order, after every check a case must pass before it is used.
+
+    where: the file of each role, for errors
+    """
     check_ct(case.ct, where["ct"])
     if case.nodes is None and not settings.allow_no_nodes:
         raise LNSynthError(f"{where['ct']}: the case has no node mask; add one, or allow cases without nodes.")
@@ -178,15 +184,37 @@ def checked(case: Case, dataset: Dataset, settings: PrepareSettings) -> Case:
         )
     if case.nodes is not None:
         check_pair(case.ct, case.nodes, where["nodes"])
-        (check_labels if settings.allow_no_nodes else check_nodes)(case.nodes, where["nodes"])
+        if settings.allow_no_nodes:
+            check_labels(case.nodes, where["nodes"], highest=65535)
+        else:
+            check_nodes(case.nodes, where["nodes"])
     if case.anatomy is not None:
         check_pair(case.ct, case.anatomy, where["anatomy"])
         check_labels(case.anatomy, where["anatomy"])
+        ends = np.array([case.anatomy.array.min(), case.anatomy.array.max()])
+        with _naming(where["anatomy"]):
+            table.from_totalsegmentator(ends, _version(case))
     volumes = {role: canonical(v) if (v := getattr(case, role)) is not None else None for role in ROLES}
     return Case(id=case.id, entry=case.entry, **volumes)
 
 
-def _compute(case: Case, settings: PrepareSettings, table: LabelTable) -> tuple[dict, dict, np.ndarray]:
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Errors of what sees arrays alone are told with the file they came from."""
+    try:
+        yield
+    except LNSynthError as error:
+        raise LNSynthError(f"{path}: {error}") from error
+
+
+def _version(case: Case) -> int:
+    """TotalSegmentator version of the anatomy's ids."""
+    return case.entry.get("anatomy_version") or 2
+
+
+def _compute(
+    case: Case, where: dict[str, str], settings: PrepareSettings, table: LabelTable
+) -> tuple[dict, dict, np.ndarray]:
     """(arrays to store, what to say about them, the CT in HU) of one canonical, checked case."""
     ct, nodes, anatomy = case.ct, case.nodes, case.anatomy
     slab = slice(0, ct.shape[2])
@@ -196,14 +224,18 @@ def _compute(case: Case, settings: PrepareSettings, table: LabelTable) -> tuple[
     affine, shape = isotropic_grid(_slices(ct, slab), settings.spacing_mm)
     wider = slice(max(0, slab.start - SPARE_SLICES), min(ct.shape[2], slab.stop + SPARE_SLICES))
     ct, nodes, anatomy = (_slices(v, wider) if v is not None else None for v in (ct, nodes, anatomy))
-    hu = resample_to(ct, affine, shape, order=1, cval=AIR_FILL_HU).array
+    # Padding of -2000 or -3024 would pull the tissue beside it down when interpolated.
+    measured = Volume(np.maximum(ct.array, LOWEST_HU), ct.affine)
+    hu = resample_to(measured, affine, shape, order=1, cval=AIR_FILL_HU).array
     organs = resample_to(anatomy, affine, shape, order=0).array if anatomy is not None else None
     instances = np.zeros(shape, np.uint16)
     lost = []
     if nodes is not None:
-        instances, lost = _dense(nodes.array, resample_to(nodes, affine, shape, order=0).array)
+        with _naming(where["nodes"]):
+            instances, lost = _dense(nodes.array, resample_to(nodes, affine, shape, order=0).array)
     spacing = (settings.spacing_mm,) * 3
-    labels = label_map(hu, organs, spacing, table, instances, case.entry.get("anatomy_version") or 2)
+    with _naming(where["ct"]):
+        labels = label_map(hu, organs, spacing, table, instances, _version(case))
 
     kept = bounding_box(instances)
     box = grow(kept, settings.margin_mm, spacing, shape) if kept else tuple(slice(0, n) for n in shape)
@@ -215,8 +247,7 @@ def _compute(case: Case, settings: PrepareSettings, table: LabelTable) -> tuple[
         "spacing_mm": list(spacing),
         "affine": affine.tolist(),
         "organ_hu": organ_hu(hu, labels, table),
-        # Of their cores: partial volume at the rim, most of a small node, would drag a mean towards fat.
-        "node_hu": float(np.percentile(hu[instances > 0], 75)) if kept else None,
+        "node_hu": node_hu(hu, instances),
         "nodes": records(instances, affine),
         "nodes_lost": lost,
     }

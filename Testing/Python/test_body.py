@@ -3,7 +3,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from LNSynthLib.cases.body import body_mask, label_map, organ_hu
+from LNSynthLib.cases.body import body_mask, label_map, node_hu, organ_hu
 from LNSynthLib.cases.labels import LabelTable
 from LNSynthLib.runtime.errors import LNSynthError
 
@@ -139,6 +139,33 @@ def test_organ_hu_ignores_spill():
     hu = organ_hu(ct, label_map(ct, raw, SPACING, table), table)
     assert hu[table.index("liver")] == pytest.approx(110, abs=4)
     assert hu[table.index("spleen")] is None
+
+
+@pytest.mark.parametrize("padding", [-2000, -3024])
+def test_padding_and_metal_shadows_count_as_air(padding):
+    """Where the round field of view cuts the body, and in a streak inside it, nothing else may change."""
+    ct, _, _ = trunk()
+    outside = ~ellipse((48, 44), (36, 36))
+    streak = ellipse((66, 40), (1, 4))
+    as_air, as_stored = (np.where(outside | streak, hu, ct).astype(np.float32) for hu in (-1024, padding))
+    np.testing.assert_array_equal(body_mask(as_stored, SPACING), body_mask(as_air, SPACING))
+    table = LabelTable.load("abdomen17")
+    labels = label_map(as_air, None, SPACING, table)
+    np.testing.assert_array_equal(label_map(as_stored, None, SPACING, table), labels)
+    assert organ_hu(as_stored, labels, table) == organ_hu(as_air, labels, table)
+
+
+def test_node_hu_is_that_of_the_core():
+    """Two thirds of a small node are a rim of half fat, which must not show."""
+    x, y, z = np.indices((24, 24, 24)) - 12
+    distance = np.sqrt(x**2 + y**2 + z**2)
+    ct = np.where(distance <= 5, 80.0, -100.0)
+    ct[(distance > 3.5) & (distance <= 5)] = -10
+    nodes = (distance <= 5).astype(np.uint16)
+    assert (ct[nodes > 0] == 80).mean() < 0.4 and node_hu(ct, nodes) == 80 == node_hu(ct, nodes * 7)
+    assert node_hu(ct, nodes * 0) is None
+    ramp = np.arange(5.0).reshape(5, 1, 1)
+    assert node_hu(ramp, np.ones((5, 1, 1), np.uint16)) == 3
 
 
 REAL = [("ts_example_ct", "ts_example_labels", 23.8), ("crlm1004_ct", "crlm1004_coarse_anatomy", 10.4),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from LNSynthLib.cases import checks, volume
+from LNSynthLib.cases.phantom import phantom
 from LNSynthLib.cases.volume import Volume
 from LNSynthLib.runtime.errors import LNSynthError
 
@@ -36,13 +37,80 @@ def with_voxel(value) -> Volume:
 @pytest.mark.parametrize("image, why", [
     (with_voxel(np.nan), "1 voxels are NaN or infinite"),
     (with_voxel(np.inf), "1 voxels are NaN or infinite"),
-    (ct(0, 2000), "no value below -500"),           # stored numbers without their intercept, or MR
-    (ct(-400, 400), "no value below -500"),
-    (ct(-3000, -900), "no value above -200"),       # an intercept applied twice
+    (ct(0, 2000), "shows no air .*values run from 0 to 2000"),         # stored numbers without their intercept, or MR
+    (ct(-400, 400), "shows no air .*values run from -400 to 400"),
+    (ct(-3000, -900), "0% has values of soft tissue"),              # an intercept applied twice
+    (ct(-1000, 3000), "71% those of dense bone"),
 ])
 def test_what_is_no_ct_is_refused(image, why):
     with pytest.raises(LNSynthError, match=f"^some.nii: .*{why}.*; .*\\.$"):
         checks.check_ct(image, "some.nii")
+
+
+def test_a_ct_without_noise_passes():
+    hu = np.full((20, 20, 4), -1000)
+    hu[5:15, 5:15] = 40
+    checks.check_ct(Volume(hu, GRID), "ct")
+
+
+def padded(hu, by, radius=0.5) -> np.ndarray:
+    """Numbers as scanners store them: `by` outside the round field of view."""
+    x, y = (np.abs(np.linspace(-1, 1, n)) for n in hu.shape[:2])
+    outside = x[:, None] ** 2 + y[None, :] ** 2 > (2 * radius) ** 2
+    return np.where(outside[:, :, None], by, hu)
+
+
+def crops(hu, share, count=40):
+    """Parts of a CT, `share` of each side, that hold some air and some tissue."""
+    rng = np.random.default_rng(0)
+    size = [max(3, int(n * share)) for n in hu.shape]
+    for _ in range(count):
+        part = hu[tuple(slice(i, i + s) for i, s in zip(rng.integers(0, np.subtract(hu.shape, size) + 1), size,
+                                                        strict=True))]
+        if (part > -200).mean() > 0.2 and ((part > -1000) & (part < -500)).mean() > 0.001:
+            yield part
+
+
+@pytest.fixture(scope="module", params=["phantom", "ts_example_ct.nii.gz", "crlm1004_ct.nii.gz", "r01142_abd_ct.nii.gz",
+                                        "ts_slab_dicom"])
+def scan(request) -> np.ndarray:
+    """A CT in HU, canonical."""
+    if request.param == "phantom":
+        return phantom(3, spacing=(3.5, 3.5, 5), nodes=3).ct.array
+    return volume.canonical(volume.read(request.getfixturevalue("shared_data") / request.param)).array
+
+
+def test_hounsfield_units_pass_padded_or_cropped(scan):
+    for hu in (scan, padded(scan, -1024), padded(scan, -2000), padded(scan, -3024)):
+        checks.check_ct(Volume(hu, GRID), "ct")
+    half, quarter = list(crops(scan, 1 / 2)), list(crops(scan, 1 / 4))
+    assert len(half) > 5 and len(quarter) > 5
+    for part in half + quarter:
+        checks.check_ct(Volume(part, GRID), "ct")
+
+
+@pytest.mark.parametrize("padding", [None, -1024, -2000, -3024])
+def test_numbers_without_their_intercept_are_refused(scan, padding):
+    """Air 0, water 1024: the padding must not stand in for the air, not even where resampling has blurred its rim."""
+    stored = np.maximum(scan, -1024).astype(np.float32) + 1024
+    if padding is not None:
+        stored = padded(stored, padding)
+    for numbers in (stored, (stored[1:] + stored[:-1]) / 2):
+        with pytest.raises(LNSynthError, match="^some.nii: .* not in Hounsfield units; export it .*slope"):
+            checks.check_ct(Volume(numbers, GRID), "some.nii")
+
+
+def test_a_thin_patient_in_a_wide_padded_field_without_intercept_is_refused():
+    stored = np.full((60, 60, 4), 0.0)
+    stored[25:35, 25:35] = 1060  # a tenth of what is not padding
+    for padding in (-1024, -2000):
+        with pytest.raises(LNSynthError, match="shows no air"):
+            checks.check_ct(Volume(padded(stored, padding), GRID), "some.nii")
+
+
+def test_every_phantom_is_in_hounsfield_units():
+    for spacing in ((4, 4, 4), (8, 8, 8)):
+        checks.check_ct(phantom(5, spacing=spacing, nodes=2).ct, str(spacing))
 
 
 @pytest.mark.parametrize("image, why", [

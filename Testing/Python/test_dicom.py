@@ -12,7 +12,7 @@ from LNSynthLib.cases import volume
 from LNSynthLib.cases.dicom import find_seg, is_seg, read_seg, write_seg
 from LNSynthLib.cases.series import ct_grid
 from LNSynthLib.cases.volume import LPS, Volume, canonical, read, same_grid
-from LNSynthLib.runtime.errors import LNSynthError
+from LNSynthLib.runtime.errors import Cancelled, LNSynthError
 
 SHAPE = (16, 12, 9)
 AXIAL = np.array([[-0.7, 0, 0, 40], [0, -0.9, 0, 30], [0, 0, 2.5, -100], [0, 0, 0, 1.0]])
@@ -301,6 +301,15 @@ def test_a_damaged_seg_is_refused(tmp_path):
     seg.save_as(tmp_path / "seg.dcm")
     with pytest.raises(LNSynthError, match="seg.dcm: the DICOM SEG cannot be read"):
         read_seg(tmp_path / "seg.dcm", read(folder))
+
+
+def test_cancelling_while_a_seg_is_read_is_no_damage(tmp_path, monkeypatch):
+    def stopped(_):
+        raise Cancelled("stopped by SIGINT")
+
+    monkeypatch.setattr("highdicom.seg.segread", stopped)
+    with pytest.raises(Cancelled):
+        read_seg(tmp_path / "seg.dcm", Volume(tissue(), AXIAL))
 
 
 def test_an_empty_mask_gives_no_seg(tmp_path):

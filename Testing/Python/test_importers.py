@@ -9,7 +9,7 @@ from LNSynthLib import cli
 from LNSynthLib.cases import volume
 from LNSynthLib.cases.dataset import Dataset
 from LNSynthLib.cases.dicom import write_seg
-from LNSynthLib.cases.fetch import COLLECTIONS, Study, fetch_collection, idc_studies
+from LNSynthLib.cases.fetch import COLLECTIONS, Study, fetch_collection, idc_download, idc_studies
 from LNSynthLib.cases.importers import import_folder
 from LNSynthLib.cases.splits import split_by_patient
 from LNSynthLib.cases.volume import Volume, canonical, same_grid
@@ -20,7 +20,7 @@ LPS_GRID = np.array([[-0.8, 0, 0, 8], [0, -0.8, 0, 9], [0, 0, 3.0, -20], [0, 0, 
 
 
 def make_ct(seed=0, affine=LPS_GRID) -> Volume:
-    return Volume(np.random.default_rng(seed).integers(-1000, 900, SHAPE).astype(np.int16), affine)
+    return Volume(np.random.default_rng(seed).integers(-1000, 500, SHAPE).astype(np.int16), affine)
 
 
 def two_nodes(values=(1, 1), affine=LPS_GRID, dtype=np.uint8) -> Volume:
@@ -273,6 +273,18 @@ def test_cancelling_a_fetch_leaves_nothing_half_done(downloads, tmp_path):
     with pytest.raises(Cancelled):
         fetch_collection("ct_lymph_nodes", tmp_path / "d", studies=lambda name: [study], download=download)
     assert [p.name for p in (tmp_path / "d").iterdir()] == ["dataset.json"]
+
+
+@pytest.mark.parametrize("raised, told", [(Cancelled("stopped"), Cancelled), (OSError("no route"), LNSynthError)])
+def test_cancelling_a_download_is_no_failed_download(tmp_path, monkeypatch, raised, told):
+    idc_index = pytest.importorskip("idc_index")
+
+    def client():
+        raise raised
+
+    monkeypatch.setattr(idc_index.IDCClient, "client", client)
+    with pytest.raises(told, match="stopped" if told is Cancelled else "The download failed .no route.; check"):
+        idc_download(["1.2"], tmp_path)
 
 
 def test_unknown_collections_and_regions_are_refused(tmp_path):

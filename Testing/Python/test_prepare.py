@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from PIL import Image
 
 from LNSynthLib import cli
+from LNSynthLib.cases import prepare as preparation
 from LNSynthLib.cases import volume
 from LNSynthLib.cases.dataset import Case, Dataset
 from LNSynthLib.cases.labels import LabelTable
@@ -20,6 +21,7 @@ from LNSynthLib.cases.prepare import PrepareSettings, prepare
 from LNSynthLib.cases.store import PreparedCase, list_prepared
 from LNSynthLib.cases.volume import Volume
 from LNSynthLib.runtime.errors import Cancelled, LNSynthError
+from LNSynthLib.runtime.files import read_json
 
 COARSE = PrepareSettings(spacing_mm=4.0, margin_mm=60.0)
 HALF_STEP = 2**-12  # of float16 just below 1
@@ -207,6 +209,68 @@ def test_a_bad_case_does_not_stop_the_others(dataset):
     assert [c.id for c in list_prepared(dataset.folder / "prepared/default")] == ["p1"]
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unforeseen_error_costs_its_case_alone(dataset, workers):
+    del dataset.entry("p0")["patient"]
+    dataset.save()
+    with pytest.raises(LNSynthError, match=r"1 of 2 cases could .*case p0 failed \(KeyError: 'patient'\); check"):
+        prepare(dataset, COARSE, workers)
+    assert [c.id for c in list_prepared(dataset.folder / "prepared/default")] == ["p1"]
+    assert "KeyError" in read_json(dataset.folder / "prepared/default/prepare.json")["failed"]["p0"]
+
+
+def test_cancelling_within_a_case_ends_the_preparation(dataset, monkeypatch):
+    """A signal's `Cancelled` comes anywhere, in the midst of a library too."""
+    def stopped(*_):
+        raise Cancelled("stopped by SIGINT")
+
+    monkeypatch.setattr(preparation, "label_map", stopped)
+    with pytest.raises(Cancelled):
+        prepare(dataset, COARSE)
+    assert not (dataset.folder / "prepared").exists() or not list((dataset.folder / "prepared").rglob("*"))
+
+
+def test_errors_found_in_the_arrays_name_the_case_and_its_file(dataset, drawn):
+    person = drawn[0]
+    loose = np.where(np.indices(person.ct.shape).sum(0) % 4, -900, 40).astype(np.int16)  # tissue, but no body of it
+    dataset.add(Case("p0", Volume(loose, person.ct.affine), person.nodes, person.anatomy))
+    odd = person.anatomy.array.copy()
+    odd[0, 0, 0] = 200
+    dataset.add(Case("p1", person.ct, person.nodes, Volume(odd, person.anatomy.affine)))
+    with pytest.raises(LNSynthError, match="2 of 2"):
+        prepare(dataset, COARSE)
+    failed = read_json(dataset.folder / "prepared/default/prepare.json")["failed"]
+    assert failed["p0"].startswith(f"{dataset.path('p0', 'ct')}: no body was found")
+    assert failed["p1"].startswith(f"{dataset.path('p1', 'anatomy')}: anatomy labels run from 0 to 200")
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_node_ids_may_exceed_a_byte(tmp_path, drawn, allowed):
+    dataset = Dataset.create(tmp_path / "d", kind="phantom")
+    nodes = drawn[0].nodes.array.astype(np.uint16) * 1000
+    dataset.add(Case("p0", drawn[0].ct, Volume(nodes, drawn[0].nodes.affine), drawn[0].anatomy))
+    prepare(dataset, dataclasses.replace(COARSE, allow_no_nodes=allowed))
+    case = prepared(dataset)
+    assert len(case.info["nodes"]) + len(case.info["nodes_lost"]) == drawn[0].nodes.array.max()
+    assert list(np.unique(case.nodes())) == list(range(len(case.info["nodes"]) + 1))
+
+
+def test_padding_is_prepared_as_air(tmp_path, drawn):
+    """-3024 outside a field of view that cuts the body gives the voxels that -1024 there gives."""
+    dataset, person = Dataset.create(tmp_path / "d", kind="phantom"), drawn[0]
+    x, y = (np.linspace(-1, 1, n) for n in person.ct.shape[:2])
+    outside = np.broadcast_to((x[:, None] ** 2 + y**2 > 0.4)[:, :, None], person.ct.shape)
+    for n, padding in enumerate((-1024, -3024)):
+        ct = np.where(outside, np.int16(padding), person.ct.array)
+        dataset.add(Case(f"p{n}", Volume(ct, person.ct.affine), person.nodes, person.anatomy))
+    assert (person.anatomy.array[outside] > 0).any()
+    prepare(dataset, COARSE)
+    a, b = prepared(dataset), prepared(dataset, id="p1")
+    np.testing.assert_array_equal(a.ct(), b.ct())
+    np.testing.assert_array_equal(a.anatomy(), b.anatomy())
+    assert a.info["organ_hu"] == b.info["organ_hu"]
+
+
 def without(dataset, id, person, nodes=False, anatomy=False):
     """The person with its node mask and anatomy only where they are asked for."""
     dataset.add(Case(id, person.ct, person.nodes if nodes else None, person.anatomy if anatomy else None))
@@ -261,7 +325,7 @@ def test_nodes_too_small_for_the_grid_are_told(tmp_path, drawn):
     only = np.zeros_like(nodes)
     only[tuple(where[lost[0] - 2])] = 1
     dataset.add(Case("p0", drawn[0].ct, Volume(only, drawn[0].nodes.affine), drawn[0].anatomy))
-    with pytest.raises(LNSynthError, match="every node is smaller than a voxel of the new grid; choose a"):
+    with pytest.raises(LNSynthError, match="p0.nodes.nii.gz: every node is smaller than a voxel of the new grid"):
         prepare(dataset, dataclasses.replace(coarser, margin_mm=500.0))
 
 
