@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from ..cases.body import node_hu
 from ..cases.labels import LabelTable
 from ..cases.volume import Box, Volume, bounding_box, crop, grow, resample_to
 from ..conditions.encode import encode, expected_hu, scale_hu
@@ -88,21 +89,22 @@ class Scene:
     form: DataForm
     table: LabelTable
     survey: Survey
-    node_hu: float | None  # mean of the nodes that are in the CT from the start
+    node_hu: float | None  # `cases.body.node_hu` of the nodes that are in the CT from the start, as in training
 
     @classmethod
     def of(cls, ct: Canvas, organs: Volume | None, version: int, nodes: Nodes, there: set[int],
            form: DataForm) -> Scene:
         """there: instances that are in the CT already."""
         table = LabelTable.load(form.labels)
-        means = [float(np.clip(ct.hu(nodes.boxes[i]).array[nodes.mask([i], nodes.boxes[i])], *form.window).mean())
-                 for i in sorted(there)]
+        inside = [ct.hu(nodes.boxes[i]).array[nodes.mask([i], nodes.boxes[i])] for i in sorted(there)]
+        means = [float(np.clip(hu, *form.window).mean()) for hu in inside]
         if means and min(means) < FATTY_HU:
             absent = sorted(there)[int(np.argmin(means))]
             raise LNSynthError(f"Node {absent} is taken to be in the CT already, but its mean of {min(means):.0f} HU "
                                "is that of fat; leave it out of the mask, or have it made too.")
-        node_hu = float(np.mean(means)) if means else None
-        return cls(ct, organs, version, nodes, form, table, survey(ct, organs, nodes.region, table, version), node_hu)
+        every = np.concatenate([np.empty(0, np.float32), *inside])
+        return cls(ct, organs, version, nodes, form, table, survey(ct, organs, nodes.region, table, version),
+                   node_hu(every, np.ones(every.shape, bool)))
 
     def patch(self, grid: Grid, free_ids, present, margin_mm: float) -> Patch:
         """The patch on a grid, where the generator is free within `margin_mm` of the nodes `free_ids`.

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from ..cases.body import label_map, organ_hu
+from ..cases.body import body_mask, label_map, organ_hu
 from ..cases.labels import AIR, BODY, LabelTable
 from ..cases.volume import Box, Volume, grow, resample_to
+from ..runtime.errors import LNSynthError
 from .canvas import Canvas
 
 BLOCK_MM = 3.0
@@ -67,7 +68,11 @@ def patch_labels(hu: np.ndarray, organs: np.ndarray | None, nodes: np.ndarray, g
     hu, organs (TotalSegmentator ids or None) and nodes (instances): (X, Y, Z) on the patch's grid. Returns uint8.
     """
     spacing = np.linalg.norm(grid.affine[:3, :3], axis=0)
-    labels = label_map(hu, organs, spacing, table, nodes, version)
+    try:
+        seen = body_mask(hu, spacing)
+    except LNSynthError:  # a single slice, or lung alone: too little to find the body in, but whole slices showed it
+        seen = resample_to(found.body, grid.affine, grid.shape, order=0).array > 0
+    labels = label_map(hu, organs, spacing, table, nodes, version, seen)
     cross = ndimage.generate_binary_structure(3, 1)
     body = found.body.array > 0
     # Half a block is the survey's uncertainty: it decides what lies deeper than that inside or outside.

@@ -218,6 +218,33 @@ def test_nodes_at_the_border_of_a_ct(centre, extent):
     assert np.array_equal(result.array[far], ct.array[far])
 
 
+@pytest.mark.parametrize("labels", ["abdomen14", "abdomen17"])
+@pytest.mark.parametrize("slices,thickness", [(1, 5.0), (2, 1.0)])
+def test_a_ct_of_a_slice_or_two(slices, thickness, labels):
+    affine = np.diag([1, 1, thickness, 1.0])
+    affine[:2, 3] = -64
+    ct, at = body((128, 128, slices), affine)
+    nodes = ball(at, (3, 2, 0), 8)
+    painter = Painter(labels=labels)
+    result = insert(ct, Volume(nodes.astype(np.uint8), affine), painter, InsertSettings(steps=1)).ct.array
+    assert abs(result[ball(at, (3, 2, 0), 5)].mean() - NODE_HU) < 45  # a sheet this thin is coarse in the patch
+    assert np.array_equal(result[~ball(at, (3, 2, 0), 15)], ct.array[~ball(at, (3, 2, 0), 15)])
+    anatomy = painter.seen[0]["condition"][0, :painter.form.anatomy_channels].numpy()
+    air = [i for i in range(anatomy.shape[3]) if anatomy[0, 24:40, 24:40, i].all()]
+    assert 0 < anatomy.shape[3] - len(air) <= slices * thickness / 2 + 1, "there is body in the slices, air beyond"
+
+
+def test_a_node_in_the_lung():
+    shape, affine = grid((1.5, 1.5, 2), extent_mm=(200, 160, 60))
+    ct, at = body(shape, affine)
+    ct.array[np.hypot(at[..., 0], at[..., 1]) < 40] = -850
+    painter = Painter(labels="abdomen17")
+    painter.form = DataForm(labels="abdomen17", anatomy_channels=17, spacing_mm=2.0, patch=(20, 20, 20))
+    nodes = ball(at, (0, 0, 0), 4).astype(np.uint8)
+    insert(ct, Volume(nodes, affine), painter, InsertSettings(steps=1))
+    assert painter.seen[0]["condition"][0, 0].sum() == 0, "no air of outside within the body"
+
+
 def test_a_node_larger_than_the_generators_patch():
     shape, affine = grid((2, 2, 2), extent_mm=(130, 110, 100))
     ct, at = body(shape, affine)
@@ -256,6 +283,23 @@ def test_what_the_generator_sees_of_this_ct():
         assert tissue.sum() > 200 and np.abs(expected[tissue] - hu).max() < 4
     assert np.abs(expected[condition[17] > 0] - 55).max() < 4, "a new node is as bright as the one that is there"
     assert not condition[table.index("body")][condition[17] > 0].any(), "there is fat under both nodes"
+
+
+def test_a_new_node_is_expected_to_be_as_bright_as_training_says_of_those_that_are_there():
+    shape, affine = grid((1.5, 1.5, 2), extent_mm=(150, 120, 60))
+    ct, at = body(shape, affine, noise=4)
+    nodes = np.zeros(shape, np.uint8)
+    for i, (centre, radius, core, rim) in enumerate((((0, 0, 0), 5, 0, 0), ((-25, 0, 0), 9, 110, 10),
+                                                     ((25, 0, 0), 5, 60, 10)), 1):
+        nodes[ball(at, centre, radius)] = i
+        if i > 1:
+            ct.array[ball(at, centre, radius)] = rim
+            ct.array[ball(at, centre, 0.85 * radius)] = core
+    painter = Painter(labels="abdomen17", expected_hu=True)
+    insert(ct, Volume(nodes, affine), painter, InsertSettings(steps=1), only=[1])
+    condition, (low, high) = painter.seen[0]["condition"][0].numpy(), painter.form.window
+    expected = (condition[18][condition[17] > 0] + 1) * (high - low) / 2 + low
+    assert expected == pytest.approx(np.percentile(ct.array[nodes > 1], 75), abs=0.01)
 
 
 def test_grain_has_the_strength_and_the_spectrum_of_the_noise_and_no_outline():
