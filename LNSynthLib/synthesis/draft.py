@@ -102,5 +102,6 @@ def prepared_cases(folders: list[Path], form: DataForm, split: str | None,
 
 
 def _fits(settings: dict, form: DataForm) -> bool:
-    return (abs(settings["spacing_mm"] - form.spacing_mm) < 1e-3 and settings["labels"] == form.labels
+    return (abs(settings["spacing_mm"] - form.spacing_mm) < 1e-3
+            and settings["labels"] in (form.labels, LabelTable.load(form.labels).name)
             and tuple(settings["window"]) == tuple(form.window))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from ..cases.body import node_hu
+from ..cases.body import LOWEST_HU, node_hu
 from ..cases.labels import LabelTable
 from ..cases.volume import Box, Volume, bounding_box, crop, grow, resample_to
 from ..conditions.encode import encode, expected_hu, scale_hu
@@ -112,7 +112,9 @@ class Scene:
         present  the nodes that the patch is to hold, those it holds already among them
         """
         box = source_box(grid, self.ct.affine, self.ct.shape)
-        hu = resample_to(self.ct.hu(box), grid.affine, grid.shape, order=1, cval=AIR_HU).array
+        native = self.ct.hu(box)
+        padded = Volume(np.maximum(native.array, LOWEST_HU), native.affine)  # padding must not drag its neighbours down
+        hu = resample_to(padded, grid.affine, grid.shape, order=1, cval=AIR_HU).array
         organs = None
         if self.organs is not None:
             organs = resample_to(crop(self.organs, box), grid.affine, grid.shape, order=0).array

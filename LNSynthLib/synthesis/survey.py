@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from ..cases.body import body_mask, label_map, organ_hu
+from ..cases.body import LOWEST_HU, body_mask, label_map, organ_hu
 from ..cases.labels import AIR, BODY, LabelTable
 from ..cases.volume import Box, Volume, grow, resample_to
 from ..runtime.errors import LNSynthError
@@ -54,11 +54,12 @@ def _blocks(ct: Canvas, slab: Box, step) -> tuple[np.ndarray, np.ndarray]:
     count = [(b.stop - b.start) // s for b, s in zip(slab, step, strict=True)]
     array = ct.stored.array[tuple(slice(b.start, b.start + n * s) for b, n, s in zip(slab, count, step, strict=True))]
     split = [size for n, s in zip(count, step, strict=True) for size in (n, s)]
-    means = array.reshape(split).mean(axis=(1, 3, 5), dtype=np.float32)
+    hu = np.maximum(ct.to_hu(array), LOWEST_HU)  # padding must not drag its neighbours down
+    means = hu.reshape(split).mean(axis=(1, 3, 5), dtype=np.float32)
     affine = ct.affine.copy()
     affine[:3, :3] = ct.affine[:3, :3] * step
     affine[:3, 3] += ct.affine[:3, :3] @ [b.start + (s - 1) / 2 for b, s in zip(slab, step, strict=True)]
-    return ct.to_hu(means), affine
+    return means, affine
 
 
 def patch_labels(hu: np.ndarray, organs: np.ndarray | None, nodes: np.ndarray, grid, found: Survey, table: LabelTable,

@@ -11,7 +11,7 @@ from scipy import ndimage
 from LNSynthLib.cases.labels import LabelTable
 from LNSynthLib.cases.volume import Volume
 from LNSynthLib.conditions.encode import scale_hu
-from LNSynthLib.generators.protocol import DataForm, Generator
+from LNSynthLib.generators.protocol import DataForm
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.synthesis import insert as insert_module
 from LNSynthLib.synthesis.composite import grain
@@ -30,9 +30,6 @@ class Painter:
         self.around, self.seen = around, []
         self.form = DataForm(labels=labels, anatomy_channels=LabelTable.load(labels).channels,
                              expected_hu=expected_hu, spacing_mm=spacing_mm, patch=(64, 64, 64))
-
-    def loss(self, batch, rng):
-        raise NotImplementedError
 
     def sample(self, condition, *, seeds, steps=None, sampler="dpmpp", known=None, keep=None, callback=None):
         self.seen.append({"condition": condition, "known": known, "keep": keep, "seeds": seeds})
@@ -117,10 +114,6 @@ def test_a_node_appears_where_the_mask_says_and_nothing_else_changes(geometry):
     core = ball(at, centre, 5.0)
     assert result.array[core].mean() == pytest.approx(NODE_HU, abs=6)
     assert 0.7 * 12 < result.array[core].std() < 1.4 * 12, "the node's noise is not the CT's"
-
-
-def test_a_painter_is_a_generator():
-    assert isinstance(Painter(), Generator)
 
 
 def test_the_seam_is_within_the_noise():
