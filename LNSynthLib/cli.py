@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -109,6 +110,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with cancellable(), contextlib.redirect_stdout(sys.stderr if as_json else stdout):
             result = args.module.run(args, callback)
         last, status = events.Event(stage=args.verb, result=result or {}), EXIT_OK
+    except BrokenPipeError:  # whoever read the output (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
     except (Exception, KeyboardInterrupt, Cancelled) as error:
         status, line = _end(error)
         last = events.Event(stage=args.verb, error=line)
