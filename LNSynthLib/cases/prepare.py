@@ -125,7 +125,13 @@ def _job(job: tuple[Path, str, PrepareSettings]) -> tuple[str, str, str]:
 def _obey_parent() -> None:
     """Ctrl-C is the parent's to handle; its SIGTERM becomes an exception here, so that half-made folders go."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, _leave)
+
+
+def _leave(*_) -> None:
+    # Once: a pool that has lost one process terminates the others again, in the middle of their clearing up.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(1)
 
 
 def _remove_others(folder: Path, ids: set[str]) -> None:
