@@ -49,6 +49,7 @@ def ship(run: Path) -> None:
     folder = checkpoint.save(resources() / "generators" / "demo", generator, facts, dtype=torch.float16)
     minutes = round(training["seconds"] / 60)
     write_text(folder / "README.md", card.replace("{steps}", str(training["step"])).replace("{minutes}", str(minutes)))
+    print(f"{folder}: now measure it with Testing/Benchmarks/demo_fidelity.py, and put the figures into its README.md")
 
 
 def main() -> None:

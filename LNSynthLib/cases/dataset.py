@@ -119,7 +119,7 @@ class Dataset:
         marking = "" if self.kind == "real" else f"SYNTHETIC ({self.kind}), not a patient's image"
         self._write(entry, "ct", case.ct, _ct_type(case.ct.array), marking)
         if case.nodes is not None:
-            self._write(entry, "nodes", case.nodes, np.uint16)
+            self._write(entry, "nodes", case.nodes, np.uint16, marking)
         if case.anatomy is not None:
             self._write(entry, "anatomy", case.anatomy, np.uint8)
         else:
