@@ -67,5 +67,6 @@ def montage(draft: Draft, hu: np.ndarray) -> np.ndarray:
             pictures.view(hu, spacing, nodes=draft.nodes, **size),
             pictures.view(hu, spacing, **size)])
     kind = {"real": "source CT", "phantom": "source (PHANTOM)", "pseudo": "source (painted nodes)"}[draft.case.kind]
-    return pictures.montage(rows, list(pictures.PLANES), [kind, "condition", "with its mask", "synthetic"], banner=BANNER,
+    return pictures.montage(rows, list(pictures.PLANES), [kind, "condition", "with its mask", "synthetic"],
+                            banner=BANNER,
                             caption=f"{draft.case.id}, patch at {draft.start}, {draft.case.spacing[0]:g} mm")

@@ -39,11 +39,15 @@ def _one(args, table, callback) -> dict:
     from ..cases.checks import check_ct
     from ..cases.volume import read, write
     from ..conditions.anatomy import check_weights, load, segment
+    from ..runtime.errors import LNSynthError
 
     if args.labels:
         ct = read(Path(args.ct))
         check_ct(ct, args.ct)
         labels = load(Path(args.labels), ct, args.version, table)
+        if not table.from_totalsegmentator(labels.array).any():
+            raise LNSynthError(f"{args.labels}: it holds none of the structures of {table.name}; give TotalSegmentator "
+                               "`total` labels, and say --version 1 if they are of its version 1.")
     else:
         check_weights(args.fast)  # before a large CT is read
         labels = segment(read(Path(args.ct)), table, args.fast, args.device, args.ct, callback)

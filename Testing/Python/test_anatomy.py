@@ -172,6 +172,16 @@ def test_verb_maps_an_existing_file(ct, tmp_path, capsys):
     assert "pancreas" in capsys.readouterr().out
 
 
+def test_verb_refuses_labels_without_any_structure(ct, tmp_path, capsys):
+    from LNSynthLib.cli import main
+    write(tmp_path / "ct.nii.gz", ct)
+    write(tmp_path / "empty.nii.gz", Volume(np.zeros(ct.shape, np.uint8), ct.affine))
+    out = tmp_path / "out.nii.gz"
+    assert main(["anatomy", "--ct", str(tmp_path / "ct.nii.gz"), "--labels", str(tmp_path / "empty.nii.gz"),
+                 "--out", str(out)]) == 2
+    assert "empty.nii.gz: it holds none of the structures" in capsys.readouterr().err and not out.exists()
+
+
 def test_verb_labels_the_cases_of_a_data_set_that_have_no_labels(ct, tmp_path, weights, stand_in, capsys):
     from LNSynthLib.cases.dataset import Case, Dataset
     from LNSynthLib.cli import main
