@@ -69,7 +69,8 @@ def synthesize(generator: Path, data: list[Path], out: Path, settings: Synthesiz
                callback: Callback = ignore) -> dict:
     """Makes the samples of this process's share, one folder each under `out`; those that are whole already stay.
 
-    The share is RANK of WORLD_SIZE (torchrun sets both). Returns {"folder", "made", "unchanged"} (names). Interrupted,
+    The share is RANK of WORLD_SIZE (torchrun sets both). Returns {"folder", "made", "unchanged",
+    "replaced"}: names, those made in place of a sample that was damaged or of other settings "replaced" too. Interrupted,
     finished samples stay and the next call goes on. Raises LNSynthError for data that do not fit the generator.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -84,10 +85,12 @@ def synthesize(generator: Path, data: list[Path], out: Path, settings: Synthesiz
     share = jobs[rank::world]
     unchanged = [job.name for job in share if is_whole(out / job.name, job.key)]
     todo = [job for job in share if job.name not in unchanged]
+    replaced = [job.name for job in todo if (out / job.name).exists()]
     with exact(settings.threads), Progress("synthesising", len(todo) * settings.steps, callback) as progress:
         for job in todo:
             _make(job, model, facts, out, settings, device, progress)
-    return {"folder": str(out), "made": [job.name for job in todo], "unchanged": unchanged}
+    return {"folder": str(out), "made": [job.name for job in todo], "unchanged": unchanged,
+            "replaced": replaced}
 
 
 def _make(job: Job, model, facts: dict, out: Path, settings: SynthesizeSettings, device, progress: Progress) -> None:

@@ -34,7 +34,9 @@ def run(args, callback) -> dict:
     if args.per_case < 1 or args.steps < 1 or args.workers < 1 or args.threads < 1:
         raise LNSynthError("--per-case, --steps, --workers and --threads must be 1 or more.")
     result = _shared(args, callback) if args.workers > 1 else _here(args, callback)
-    print(f"{result['folder']}: {len(result['made'])} samples made, {len(result['unchanged'])} unchanged (SYNTHETIC)")
+    replaced = f", {len(result['replaced'])} of them in place of others" if result["replaced"] else ""
+    print(f"{result['folder']}: {len(result['made'])} samples made{replaced}, {len(result['unchanged'])} unchanged "
+          "(SYNTHETIC)")
     return result
 
 
@@ -65,4 +67,4 @@ def _shared(args, callback) -> dict:
     arguments += ["--set", *args.assignments] if args.assignments else []
     shares = run_shares(arguments, args.workers, callback)
     return {"folder": shares[0]["folder"]} | {
-        what: sorted(name for share in shares for name in share[what]) for what in ("made", "unchanged")}
+        what: sorted(name for share in shares for name in share[what]) for what in ("made", "unchanged", "replaced")}

@@ -120,6 +120,7 @@ def test_running_again_makes_nothing_and_damage_is_repaired(made, generator, dat
     shutil.rmtree(out / names[2])
     result = synthesize(generator, [data], out, SETTINGS, "cpu")
     assert sorted(result["made"]) == names[:3] and result["unchanged"] == names[3:]
+    assert sorted(result["replaced"]) == names[:2]
     assert digests(out) == before
 
 
@@ -128,7 +129,7 @@ def test_other_settings_make_other_samples(made, generator, data, tmp_path, chan
     shutil.copytree(made[0], tmp_path / "out")
     settings = SynthesizeSettings(**{"per_case": 1, "seed": 3, "steps": 2, **changed})
     result = synthesize(generator, [data], tmp_path / "out", settings, "cpu")
-    assert len(result["made"]) == 2
+    assert len(result["made"]) == 2 and result["replaced"] == result["made"]
     for name in result["made"]:
         assert sha256(tmp_path / "out" / name / "ct.nii.gz") != sha256(made[0] / name / "ct.nii.gz")
 
