@@ -70,7 +70,7 @@ def synthesize(generator: Path, data: list[Path], out: Path, settings: Synthesiz
     """Makes the samples of this process's share, one folder each under `out`; those that are whole already stay.
 
     The share is RANK of WORLD_SIZE (torchrun sets both). Returns {"folder", "made", "unchanged",
-    "replaced"}: names, those made in place of a sample that was damaged or of other settings "replaced" too. Interrupted,
+    "replaced"}: names, those made in place of a damaged sample or one of other settings "replaced" too. Interrupted,
     finished samples stay and the next call goes on. Raises LNSynthError for data that do not fit the generator.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
