@@ -31,6 +31,10 @@ VERBS = {
     "train": "train a generator",
     "synthesize": "generate CT patches with transformed nodes from a data set",
     "insert": "generate or remove nodes in place in a full CT",
+    "review": "accept or reject synthetic samples, and list those that training may use",
+    "segment": "train nnU-Net on real and synthetic pairs, or segment a CT with it",
+    "evaluate": "measure segmentations or synthetic images against real ones",
+    "experiment": "the paper's comparisons as one resumable run, and its report",
     "demo": "the whole chain on a phantom, or on your CT, as a web page",
 }
 

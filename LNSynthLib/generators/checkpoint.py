@@ -20,7 +20,15 @@ from ..runtime.files import atomic_folder, read_json, sha256, write_json
 from ..runtime.settings import build
 
 # kind -> module, generator class, settings class
-KINDS = {"lnddpm": (".lnddpm", "LNDDPM", "LNDDPMSettings")}
+KINDS = {
+    "lnddpm": (".lnddpm", "LNDDPM", "LNDDPMSettings"),
+    "pix2pix": (".pix2pix", "Pix2pix", "Pix2pixSettings"),
+    "spade": (".spade", "SPADE", "SPADESettings"),
+    "brainldm": (".brainldm", "BrainLDM", "BrainLDMSettings"),
+    "medddpm": (".medddpm", "MedDDPM", "MedDDPMSettings"),
+    "nasdm": (".nasdm", "NASDM", "NASDMSettings"),
+    "echo": (".echo", "Echo", "EchoSettings"),
+}
 
 WEIGHTS, FACTS, LABELS = "model.safetensors", "model.json", "labels.yaml"
 

@@ -1,10 +1,14 @@
 """What every generator promises to the training loop and to synthesis."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
+from torch import nn
+
+from ..runtime.errors import LNSynthError
 
 StepCallback = Callable[[int, int], None]  # (done, total) after each sampling step
 
@@ -25,6 +29,14 @@ class DataForm:
         """Anatomy one-hot, then the node mask, then the expected HU where it is used."""
         return self.anatomy_channels + 1 + self.expected_hu
 
+    def anatomy(self, condition: torch.Tensor) -> torch.Tensor:
+        """The one-hot anatomy of a condition (B, condition_channels, ...): (B, anatomy_channels, ...)."""
+        return condition[:, :self.anatomy_channels]
+
+    def nodes(self, condition: torch.Tensor) -> torch.Tensor:
+        """The node mask of a condition (B, condition_channels, ...): (B, 1, ...) in {0, 1}."""
+        return condition[:, self.anatomy_channels:self.anatomy_channels + 1]
+
 
 @runtime_checkable
 class Generator(Protocol):
@@ -33,19 +45,30 @@ class Generator(Protocol):
     kind     its name in `checkpoint.KINDS`
     form     the data it takes
     stride   sides of a sampled patch must be multiples of it
+    samplers names in `diffusion.samplers.SAMPLERS` that it can be sampled with; none where one pass makes a volume
+    players  its networks by name, each of which the training loop gives an optimiser of its own: one for most, more
+             where networks are trained against or after each other
     """
 
     kind: str
     stride: int
+    samplers: tuple[str, ...]
 
     @property
     def form(self) -> DataForm: ...
 
-    def loss(self, batch: dict[str, torch.Tensor], rng: torch.Generator) -> dict[str, torch.Tensor]:
-        """Scalars to log, "loss" being the one to minimise.
+    @property
+    def players(self) -> dict[str, nn.Module]: ...
+
+    def turns(self, progress: float) -> tuple[str, ...]:
+        """The players that take an optimiser step, one after the other on the same batch, at this share (0 to 1) of
+        the training's steps."""
+
+    def loss(self, batch: dict[str, torch.Tensor], rng: torch.Generator, player: str = ...) -> dict[str, torch.Tensor]:
+        """Scalars to log, "loss" being the one for that player to minimise.
 
         batch  "image" (B, 1, X, Y, Z) in [-1, 1] and "condition" (B, form.condition_channels, X, Y, Z)
-        rng    CPU generator from which every random number is drawn
+        rng    CPU generator from which every random number is drawn; it starts alike for every player of a step
         """
 
     def sample(self, condition: torch.Tensor, *, seeds: list[int], steps: int | None = None, sampler: str = "dpmpp",
@@ -57,3 +80,30 @@ class Generator(Protocol):
         known      (B, 1, X, Y, Z) real volume in [-1, 1], for synthesis in place
         keep       (B, 1, X, Y, Z) in {0, 1}: 1 where `known` is kept (as noised real voxels at every step)
         """
+
+
+def check_form(form: DataForm, stride: int) -> None:
+    """Raises LNSynthError where the form's patch cannot be halved as often as the networks do."""
+    if any(side % stride for side in form.patch):
+        raise LNSynthError(f"The sides of form.patch, {list(form.patch)}, must be multiples of {stride}, as the "
+                           "network's levels need; correct the settings.")
+
+
+def check_patch(condition: torch.Tensor, seeds: list[int], stride: int) -> None:
+    """Raises LNSynthError for a condition that cannot be sampled, or seeds that do not match its batch."""
+    sides = condition.shape[2:]
+    if any(side % stride for side in sides) or len(seeds) != len(condition):
+        raise LNSynthError(f"A patch of {'x'.join(map(str, sides))} voxels with {len(seeds)} seed(s) for "
+                           f"{len(condition)} condition(s) cannot be sampled; sides must be multiples of {stride}, "
+                           "with one seed a condition.")
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Within the block the module is in eval mode; after it, in the mode it was in."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ..cases.store import PreparedCase
@@ -27,7 +27,7 @@ FORMAT = 1  # raise it when the same settings give other samples: those on disk 
 class SynthesizeSettings:
     per_case: int = 1
     seed: int = 0
-    sampler: str = "dpmpp"
+    sampler: str = "dpmpp"                                   # these two matter to generators that take many steps
     steps: int = 25
     split: str | None = "train"                              # None: the cases of every split
     prepared: str | None = None                              # preparation to take; None: the one that fits
@@ -80,6 +80,8 @@ def synthesize(generator: Path, data: list[Path], out: Path, settings: Synthesiz
         device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
     device = pick(device)
     model, facts = checkpoint.load(generator, device)
+    if not model.samplers:
+        settings = replace(settings, sampler="none", steps=1)
     jobs = plan(prepared_cases(data, model.form, settings.split, settings.prepared), facts, settings)
     check_apart([out / job.name for job in jobs], [*data, checkpoint.find(generator)])
     share = jobs[rank::world]

@@ -2,7 +2,7 @@
 
 RUN/checkpoints/step-00000500/  model.safetensors      weights
                                 ema.safetensors        their moving average
-                                optimizer.safetensors  moments and step count of every weight
+                                optimizer.safetensors  moments and step count of every weight that was trained
                                 state.json             step, seconds of training so far
 
 There is no random state to keep: every random number is a function of the seed and the step.
@@ -32,12 +32,14 @@ WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 SEPARATOR = "/"  # between a weight's name and that of its optimiser state
 
 
-def gather(model, optimizer, ema: MovingAverage) -> dict[str, dict[str, torch.Tensor]]:
+def gather(model, optimizers: dict, ema: MovingAverage) -> dict[str, dict[str, torch.Tensor]]:
     """The tensors of each file, on the CPU. With several processes all must call it; the first gets everything."""
     weights = _copied(get_model_state_dict(model, options=WHOLE))
     with ema.applied():
         averaged = _copied(get_model_state_dict(model, options=WHOLE))
-    adam = get_optimizer_state_dict(model, optimizer, options=WHOLE)
+    # Only of players that had a turn: torch would take a step with the others to have a state to show.
+    begun = [optimizer for optimizer in optimizers.values() if optimizer.state]
+    adam = get_optimizer_state_dict(model, begun, options=WHOLE) if begun else {}
     moments = {}
     for group in adam.get("param_groups", ()):  # any process but the first gets nothing
         for name in group["params"]:
@@ -79,8 +81,8 @@ def _all(run: Path) -> list[Path]:
     return sorted(folder for folder in (run / "checkpoints").glob("step-*") if (folder / "state.json").is_file())
 
 
-def restore(folder: Path, model, optimizer, ema: MovingAverage) -> dict:
-    """Puts a checkpoint's tensors into model, optimiser and average; returns its `state.json`.
+def restore(folder: Path, model, optimizers: dict, ema: MovingAverage) -> dict:
+    """Puts a checkpoint's tensors into model, optimisers (by player) and average; returns its `state.json`.
 
     Raises LNSynthError where a file is missing, damaged or of another generator.
     """
@@ -91,12 +93,16 @@ def restore(folder: Path, model, optimizer, ema: MovingAverage) -> dict:
     except (OSError, SafetensorError) as error:
         raise _unusable(folder, error) from None
     try:
-        adam = get_optimizer_state_dict(model, optimizer)  # its param_groups, by the names of the weights
-        adam["state"] = {}
+        states = {}
         for key, value in moments.items():
             name, _, moment = key.rpartition(SEPARATOR)
-            adam["state"].setdefault(name, {})[moment] = value.clone()  # else it stays mapped onto the file
-        set_optimizer_state_dict(model, optimizer, adam, options=WHOLE)
+            states.setdefault(name, {})[moment] = value.clone()  # else it stays mapped onto the file
+        names = {id(weight): name.removeprefix("module.") for name, weight in model.named_parameters()}  # DDP's prefix
+        begun = [optimizer for optimizer in optimizers.values()
+                 if any(names[id(weight)] in states for weight in optimizer.param_groups[0]["params"])]
+        if begun:
+            adam = get_optimizer_state_dict(model, begun)  # its param_groups, by the names of the weights
+            set_optimizer_state_dict(model, begun, {**adam, "state": states}, options=WHOLE)
         set_model_state_dict(model, averaged, options=WHOLE)
         ema.restart()
         set_model_state_dict(model, weights, options=WHOLE)

@@ -5,6 +5,7 @@ All counted on the meta device, where tensors have shapes and no values, so that
 
 import math
 import weakref
+from collections import Counter
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -12,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..runtime.seeds import torch_rng
-from .settings import Preset, make_generator
+from .settings import Preset, TrainSettings, make_generator
 
 CPU = torch.device("cpu")
 NODE_SHARE = 0.05
@@ -23,13 +24,31 @@ def parameters(generator: torch.nn.Module) -> int:
 
 
 def forward_flops(generator: torch.nn.Module, patch: tuple[int, int, int]) -> int:
-    """FLOPs (a multiplication and an addition are two) of one forward pass over one patch, without computing it.
+    """FLOPs (a multiplication and an addition are two) of the loss of one patch for the player that is trained last,
+    which for a diffusion model is one forward pass of its denoiser; without computing it.
 
     Local detail conditioning is counted as if nodes were everywhere, which is the most it can cost.
     """
     with torch.no_grad(), FlopCounterMode(display=False) as counter, _Answers(1.0):
-        _loss(generator.to("meta").eval(), patch)
+        _loss(generator.to("meta").eval(), patch, generator.turns(1.0)[-1])
     return counter.get_total_flops()
+
+
+def turn_flops(generator: torch.nn.Module, patch: tuple[int, int, int]) -> dict[str, int]:
+    """FLOPs of one sample, forward and backward, in a turn of each player."""
+    flops = {}
+    for player in generator.players:
+        with FlopCounterMode(display=False) as counter, _Answers(NODE_SHARE):
+            _loss(generator.to("meta").train(), patch, player).backward()
+        flops[player] = counter.get_total_flops()
+    return flops
+
+
+def training_flops(generator: torch.nn.Module, training: TrainSettings) -> int:
+    """FLOPs of a whole training run at the form's patch, whoever's turn it is in each step."""
+    flops = turn_flops(generator, tuple(generator.form.patch))
+    turns = Counter(player for step in range(training.steps) for player in generator.turns(step / training.steps))
+    return training.batch * sum(flops[player] * count for player, count in turns.items())
 
 
 def training_bytes(generator: torch.nn.Module, patch: tuple[int, int, int], micro_batch: int = 1) -> int:
@@ -38,16 +57,19 @@ def training_bytes(generator: torch.nn.Module, patch: tuple[int, int, int], micr
 
     Local detail conditioning is counted with NODE_SHARE of all positions at nodes, more than real patches have.
     """
-    weights = sum(p.nbytes for p in generator.parameters())
-    with _Alive() as alive, _Answers(NODE_SHARE):
-        _loss(generator.to("meta").train(), patch, micro_batch).backward()
-    return alive.most + 4 * weights
+    weights, most = sum(p.nbytes for p in generator.parameters()), 0
+    for player in generator.players:
+        with _Alive() as alive, _Answers(NODE_SHARE):
+            _loss(generator.to("meta").train(), patch, player, micro_batch).backward()
+        most = max(most, alive.most)
+        generator.zero_grad(set_to_none=True)
+    return most + 4 * weights
 
 
-def _loss(generator: torch.nn.Module, patch: tuple[int, int, int], samples: int = 1) -> torch.Tensor:
+def _loss(generator: torch.nn.Module, patch: tuple[int, int, int], player: str, samples: int = 1) -> torch.Tensor:
     batch = {"image": torch.empty(samples, 1, *patch, device="meta"),
              "condition": torch.empty(samples, generator.form.condition_channels, *patch, device="meta")}
-    return generator.loss(batch, torch_rng(0))["loss"]
+    return generator.loss(batch, torch_rng(0), player)["loss"]
 
 
 class _Answers(TorchDispatchMode):
@@ -108,6 +130,5 @@ def describe(preset: Preset) -> dict:
         "training_bytes": training_bytes(generator, own, training.micro_batch),
         "steps": training.steps,
         "batch": training.batch,
-        # a backward pass costs about two forward passes
-        "flops_training": 3 * flops[own] * training.batch * training.steps,
+        "flops_training": training_flops(generator, training),
     }

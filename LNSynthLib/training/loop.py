@@ -1,4 +1,4 @@
-"""The training loop: one for every generator, on one process or many (torchrun, accelerate launch, FSDP).
+"""The training loop: one for every generator, whose networks take turns, on one process or many (torchrun, FSDP).
 
 RUN/settings.json   preset, data and versions: what the run is
 RUN/log.jsonl       one line a step
@@ -61,22 +61,24 @@ def train(preset: Preset, data: Sequence[str | Path], out: str | Path, *, resume
     cases = collect(data, settings.prepared, generator.form, "train")
     patches = Patches(cases, generator.form, settings)
     if accelerator.is_main_process:
-        _claim(out, preset, data, cases, resume)
+        _claim(out, preset, data, cases, resume, one_stage=generator.turns(0.0) == generator.turns(1.0))
     accelerator.wait_for_everyone()
 
-    optimizer = torch.optim.Adam(generator.parameters(), lr=settings.learning_rate, betas=settings.betas)
-    model, optimizer = accelerator.prepare(generator, optimizer)
+    adams = {name: torch.optim.Adam(network.parameters(), lr=settings.learning_rate, betas=settings.betas)
+             for name, network in generator.players.items()}
+    model, *prepared = accelerator.prepare(generator, *adams.values())
+    adams = dict(zip(adams, prepared, strict=True))
     ema = MovingAverage(model.parameters(), settings.ema, settings.ema_warmup)
     state = {"step": 0, "seconds": 0.0}
     if (last := checkpoints.latest(out)) is not None:
-        state = checkpoints.restore(last, model, optimizer.optimizer, ema)
+        state = checkpoints.restore(last, model, _inner(adams), ema)
         callback(Event("training", message=f"resuming after step {state['step']}"))
     preview = collect(data, settings.prepared, generator.form, None) if settings.sample_every else []
     preview = ([c for c in preview if c.split == "val"] or cases)[:settings.sample_cases]
 
     def save(done: int, seconds: float) -> dict[str, torch.Tensor]:
         """Writes the checkpoint and the generator; returns the averaged weights."""
-        tensors = checkpoints.gather(model, optimizer.optimizer, ema)
+        tensors = checkpoints.gather(model, _inner(adams), ema)
         if accelerator.is_main_process:
             checkpoints.write(out, tensors, {"step": done, "seconds": seconds})
             generators.save(out / "generator", accelerator.unwrap_model(model), weights=tensors["ema"],
@@ -95,12 +97,12 @@ def train(preset: Preset, data: Sequence[str | Path], out: str | Path, *, resume
     model.train()
     with Progress("training", settings.steps - first, callback) as progress:
         for step in range(first, settings.steps):
-            values = _step(accelerator, model, optimizer, batches, settings, step)
+            values = _step(accelerator, model, adams, generator.turns(step / settings.steps), batches, settings, step)
             ema.update(step)
             done, elapsed = step + 1, time.monotonic() - began
             if log:
                 log.write(done, {**values, "seconds": round(state["seconds"] + elapsed, 3)})
-            if not math.isfinite(values["loss"]):
+            if not all(map(math.isfinite, values.values())):
                 raise LNSynthError(f"The loss of step {done} is {values['loss']}; lower training.learning_rate, or set "
                                    "training.precision to fp32, and --resume.")
             late = settings.max_minutes and _any(accelerator, elapsed > 60 * settings.max_minutes)
@@ -135,26 +137,45 @@ def _accelerator(precision: str, device: str) -> Accelerator:
                        kwargs_handlers=[unused])
 
 
-def _step(accelerator, model, optimizer, batches, settings, step: int) -> dict[str, float]:
-    """One optimiser step over a batch, accumulated; the mean of what the loss returns, over all its samples."""
-    torch.manual_seed(derive(settings.seed, "global", step, accelerator.process_index))  # dropout and its like
-    for group in optimizer.param_groups:
-        group["lr"] = settings.rate(step)
+def _inner(adams: dict) -> dict:
+    """The optimisers that accelerate wrapped."""
+    return {name: adam.optimizer for name, adam in adams.items()}
+
+
+def _step(accelerator, model, adams: dict, turns: tuple[str, ...], batches, settings, step: int) -> dict[str, float]:
+    """One optimiser step of each player whose turn it is, over one batch, accumulated.
+
+    Returns the mean of what the loss returns, over all the batch's samples: under its own names for the player whose
+    turn comes last, as "player.name" for the others.
+    """
     rounds = settings.batch // (settings.micro_batch * accelerator.num_processes)
+    batch = [next(batches) for _ in range(rounds)]
+    values = {}
+    for player in turns:
+        means = _turn(accelerator, model, adams[player], player, batch, settings, step)
+        values |= means if player == turns[-1] else {f"{player}.{name}": value for name, value in means.items()}
+        for adam in adams.values():  # a loss may reach into the networks of others
+            adam.zero_grad(set_to_none=True)
+    return values
+
+
+def _turn(accelerator, model, adam, player: str, batch: list[dict], settings, step: int) -> dict[str, float]:
+    torch.manual_seed(derive(settings.seed, "global", step, accelerator.process_index))  # dropout and its like
+    for group in adam.param_groups:
+        group["lr"] = settings.rate(step) * settings.rate_factors.get(player, 1.0)
     sums: dict[str, torch.Tensor] = {}
-    for i in range(rounds):
-        batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in next(batches).items()}
+    for i, part in enumerate(batch):
+        part = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in part.items()}
         place = i * accelerator.num_processes + accelerator.process_index
         noise = torch_rng(settings.seed, "noise", step, place)
-        with accelerator.no_sync(model) if i < rounds - 1 else nullcontext():
-            losses = model(batch, noise)
-            accelerator.backward(losses["loss"] / rounds)
+        with accelerator.no_sync(model) if i < len(batch) - 1 else nullcontext():
+            losses = model(part, noise, player)
+            accelerator.backward(losses["loss"] / len(batch))
         for name, value in losses.items():
-            sums[name] = sums.get(name, 0) + value.detach().float() / rounds
+            sums[name] = sums.get(name, 0) + value.detach().float() / len(batch)
     if settings.clip_norm:
-        accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+        accelerator.clip_grad_norm_([p for group in adam.param_groups for p in group["params"]], settings.clip_norm)
+    adam.step()
     means = accelerator.reduce(torch.stack(list(sums.values())), "mean")
     return dict(zip(sums, means.tolist(), strict=True))
 
@@ -172,8 +193,11 @@ def _any(accelerator, condition: bool) -> bool:
     return bool(accelerator.reduce(torch.tensor(float(condition), device=accelerator.device), "sum").item())
 
 
-def _claim(out: Path, preset: Preset, data: Sequence[str | Path], cases: list, resume: bool) -> None:
-    """Makes the run's folder its own, or makes sure that the run in it is the one to resume."""
+def _claim(out: Path, preset: Preset, data: Sequence[str | Path], cases: list, resume: bool, one_stage: bool) -> None:
+    """Makes the run's folder its own, or makes sure that the run in it is the one to resume.
+
+    one_stage: whose turn it is does not depend on how far the training is, so that it may be lengthened
+    """
     path = out / "settings.json"
     ours = {"preset": preset.plain(), "cases": [[case.id, case.info.get("key")] for case in cases]}
     if path.exists():
@@ -181,7 +205,7 @@ def _claim(out: Path, preset: Preset, data: Sequence[str | Path], cases: list, r
             raise LNSynthError(f"{out} already holds a training run; add --resume to go on with it, or choose another "
                                "folder.")
         theirs = read_json(path)
-        if (different := _difference(theirs, ours)):
+        if (different := _difference(theirs, ours, one_stage)):
             raise LNSynthError(f"{out} holds a run with another {different}; resume it with its own settings and data, "
                                "or choose another folder.")
     elif out.exists() and any(out.iterdir()):
@@ -190,12 +214,13 @@ def _claim(out: Path, preset: Preset, data: Sequence[str | Path], cases: list, r
                       "versions": {"lnsynth": __version__, "torch": torch.__version__}})
 
 
-def _difference(theirs: dict, ours: dict) -> str:
+def _difference(theirs: dict, ours: dict, one_stage: bool) -> str:
     """The first setting that makes two runs different ones; empty where none does."""
     if theirs["preset"]["generator"] != ours["preset"]["generator"]:
         return "generator"
+    longer = one_stage and ours["preset"]["training"]["rate_schedule"] == "constant"
     for name, value in ours["preset"]["training"].items():
-        free = name in FREE and (name != "steps" or ours["preset"]["training"]["rate_schedule"] == "constant")
+        free = name in FREE and (name != "steps" or longer)
         if not free and theirs["preset"]["training"].get(name) != value:
             return f"training.{name}"
     return "" if theirs["cases"] == ours["cases"] else "set of training cases"

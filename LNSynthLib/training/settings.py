@@ -28,6 +28,8 @@ class TrainSettings:
     batch: int = 1                           # samples of one optimiser step, over all processes
     micro_batch: int = 1                     # samples a process holds at once; the rest of its batch is accumulated
     learning_rate: float = 1e-4
+    rate_factors: dict[str, float] = field(default_factory=dict)  # of the learning rate, by player (`discriminator`);
+    #                                          1 for players not named
     betas: tuple[float, float] = (0.9, 0.999)
     rate_schedule: Literal["constant", "linear", "cosine"] = "constant"  # from `learning_rate` to 0 at the last step
     warmup: int = 0                          # steps over which the learning rate rises from 0
@@ -56,6 +58,7 @@ class TrainSettings:
             ("ema must be at least 0 and below 1", not 0 <= self.ema < 1),
             ("node_probability must be between 0 and 1", not 0 <= self.node_probability <= 1),
             ("learning_rate must be positive", self.learning_rate <= 0),
+            ("rate_factors must be positive", self.rate_factors and min(self.rate_factors.values()) <= 0),
             ("checkpoint_every must be at least 1", self.checkpoint_every < 1),
             ("shares must not be negative, nor all 0", self.shares and not (
                 min(self.shares.values()) >= 0 and sum(self.shares.values()) > 0)),
@@ -89,12 +92,14 @@ class Preset:
         return json.loads(json.dumps(asdict(self)))
 
 
-def load_preset(name: str | Path, assignments: list[str] = ()) -> Preset:
+def load_preset(name: str | Path, assignments: list[str] = (), kind: str = "lnddpm") -> Preset:
     """The preset of that name in Resources/presets, or in that YAML file, with "a.b=value" assignments applied.
+
+    kind  LN-DDPM's presets lie in that folder, those of other generators in a folder of their kind inside
 
     Raises LNSynthError for an unknown preset, key or type.
     """
-    path = preset_path("presets", name)
+    path = preset_path("presets" if kind == "lnddpm" else f"presets/{kind}", name)
     return make_preset(override(load_yaml(path), list(assignments)), str(path))
 
 

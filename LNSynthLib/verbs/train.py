@@ -6,7 +6,10 @@ weights that `lnsynth synthesize` takes. Several GPUs: torchrun --nproc-per-node
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("--preset", metavar="NAME|FILE", help="paper, small, demo, or a YAML file like theirs")
+    parser.add_argument("--preset", metavar="NAME|FILE", help="paper, small, demo, mini, or a YAML file like theirs")
+    parser.add_argument("--generator-kind", metavar="KIND", default="lnddpm",
+                        help="whose preset: lnddpm (default), or pix2pix, spade, brainldm, medddpm, nasdm, echo, which "
+                             "have paper and mini")
     parser.add_argument("--data", nargs="+", metavar="DATASET", help="data sets that `lnsynth prepare` prepared")
     parser.add_argument("--out", metavar="RUN", help="folder of the run")
     parser.add_argument("--resume", action="store_true",
@@ -55,7 +58,7 @@ def _preset_and_data(args):
     if args.max_minutes is not None:
         assignments.append(f"training.max_minutes={args.max_minutes}")
     if args.preset:
-        return load_preset(args.preset, assignments), args.data
+        return load_preset(args.preset, assignments, args.generator_kind), args.data
     if args.resume and args.out and (path := Path(args.out) / "settings.json").exists():
         kept = read_json(path)
         return make_preset(override(kept["preset"], assignments), str(path)), args.data or kept["data"]

@@ -38,7 +38,7 @@ def condition(batch=2, seed=0):
 def perfect(generator, truth):
     """Puts in place of the denoiser one that knows the clean volume: its noise or velocity, exactly."""
     def predict(x, t, _condition):
-        a = generator.alpha_bar[t].reshape(-1, 1, 1, 1, 1)
+        a = generator.process.alpha_bar[t].reshape(-1, 1, 1, 1, 1)
         alpha, sigma = a.sqrt(), (1 - a).sqrt()
         noise = (x - alpha * truth) / sigma
         mean = alpha * 0.25 / (0.25 * a + 1 - a) * x  # of x_0 ~ N(0, 0.5^2) given x_t: product of two Gaussians
@@ -105,7 +105,7 @@ def test_kept_voxels_reach_the_denoiser_at_the_noise_level_of_each_step():
     generator.predict = lambda x, t, c: (seen.append((int(t[0]), x.std().item())), predict(x, t, c))[1]
     generator.sample(torch.zeros(1, 4, 16, 16, 16), seeds=[1], sampler="ddpm", steps=10, known=known, keep=keep)
     for t, std in seen:
-        assert std == pytest.approx(math.sqrt(1 - generator.alpha_bar[t].item()), rel=0.05)
+        assert std == pytest.approx(math.sqrt(1 - generator.process.alpha_bar[t].item()), rel=0.05)
 
 
 def test_the_node_only_ablation_ignores_the_anatomy():

@@ -266,13 +266,13 @@ def fresh(sharded):
             fully_shard(layer)
         fully_shard(model)
     optimizer = torch.optim.Adam(model.parameters(), 0.1)
-    return model, optimizer, MovingAverage(model.parameters(), 0.9)
+    return model, {"network": optimizer}, MovingAverage(model.parameters(), 0.9)
 
-def step(model, optimizer, ema, number):
+def step(model, optimizers, ema, number):
     x = torch.randn(4, 6, generator=torch.Generator().manual_seed(number))
     model(x).square().mean().backward()
-    optimizer.step()
-    optimizer.zero_grad()
+    optimizers["network"].step()
+    optimizers["network"].zero_grad()
     ema.update(number)
 
 def same(a, b):

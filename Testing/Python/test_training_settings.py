@@ -84,8 +84,9 @@ def test_counted_memory_is_that_of_the_tensors_alive():
         def __init__(self, length):
             super().__init__()
             self.layers = torch.nn.ModuleList(torch.nn.Conv3d(15, 15, 1, bias=False) for _ in range(length))
+            self.players = {"chain": self.layers}
 
-        def loss(self, batch, rng):
+        def loss(self, batch, rng, player):
             h = batch["condition"]
             for layer in self.layers:
                 h = layer(h)
@@ -120,6 +121,7 @@ def test_small_preset_is_the_paper_s_within_12_gb():
 def test_cost_of_a_preset_is_described():
     described = cost.describe(TINY)
     assert described["parameters"] == sum(p.numel() for p in make_generator(TINY).parameters())
-    assert described["flops_training"] == 3 * 2 * 7 * described["flops_per_forward_patch"]
+    # A backward pass costs two forward passes, less the gradient of the input, in each of 7 steps of 2 samples.
+    assert 2 < described["flops_training"] / (2 * 7 * described["flops_per_forward_patch"]) < 3
     assert 400 < described["flops_per_forward_128"] / described["flops_per_forward_patch"]  # 512 x the convolutions
     assert re.fullmatch(r"\d+", str(described["flops_per_forward_128"]))
