@@ -7,9 +7,8 @@ weights that `lnsynth synthesize` takes. Several GPUs: torchrun --nproc-per-node
 
 def add_arguments(parser) -> None:
     parser.add_argument("--preset", metavar="NAME|FILE", help="paper, small, demo, mini, or a YAML file like theirs")
-    parser.add_argument("--generator-kind", metavar="KIND", default="lnddpm",
-                        help="whose preset: lnddpm (default), or pix2pix, spade, brainldm, medddpm, nasdm, echo, which "
-                             "have paper and mini")
+    parser.add_argument("--generator-kind", default="lnddpm", help="whose preset (default lnddpm)", choices=(
+        "lnddpm", "pix2pix", "spade", "brainldm", "medddpm", "nasdm", "echo"))
     parser.add_argument("--data", nargs="+", metavar="DATASET", help="data sets that `lnsynth prepare` prepared")
     parser.add_argument("--out", metavar="RUN", help="folder of the run")
     parser.add_argument("--resume", action="store_true",
