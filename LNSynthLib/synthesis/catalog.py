@@ -1,0 +1,48 @@
+"""A folder of synthetic samples: which it holds, and a name for what each one is, that a sample made anew changes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from ..runtime.errors import LNSynthError
+from ..runtime.files import read_json
+
+PAIR = ("ct.nii.gz", "nodes.nii.gz")  # what a segmenter is trained on
+
+
+def samples(folder: Path) -> list[Path]:
+    """The whole samples in a folder (each a folder with provenance.json), in natural order: a-2 before a-10.
+
+    Raises LNSynthError where there is none.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise LNSynthError(f"{folder}: there is no such folder; check the path.")
+    if (folder / "provenance.json").is_file():
+        raise LNSynthError(f"{folder}: this is a single sample; give the folder around it.")
+    found = [path.parent for path in folder.glob("[!.]*/provenance.json")]
+    if not found:
+        raise LNSynthError(f"{folder}: there are no synthetic samples here; make some with `lnsynth synthesize`.")
+    return sorted(found, key=lambda path: natural(path.name))
+
+
+def natural(name: str) -> list:
+    """A sort key by which numbers inside names count as numbers."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)] + [(-2, name)]
+
+
+def pair_id(sample: Path) -> str:
+    """What the sample's CT and nodes are: "pair-" and 16 hex digits of a hash of their SHA-256 in its provenance.
+
+    Verdicts carry it, so that one about a sample that was made anew is known to be about another image. The prefix
+    keeps spreadsheets from reading it as a number. Raises LNSynthError where the provenance does not tell.
+    """
+    record = read_json(sample / "provenance.json")
+    try:
+        hashes = "".join(record["outputs"][name] for name in PAIR)
+    except (KeyError, TypeError):
+        raise LNSynthError(f"{sample / 'provenance.json'}: it does not tell the SHA-256 of {' and '.join(PAIR)}; "
+                           "make the sample again.") from None
+    return f"pair-{hashlib.sha256(hashes.encode()).hexdigest()[:16]}"

@@ -1,0 +1,235 @@
+"""What people decided about the samples of a folder: review.csv, written by several reviewers, read with care.
+
+One row a decision, never changed once written: sample, verdict, note, time, reviewer, and the pair that was judged
+(`catalog.pair_id`). The standard library is all it needs, so that a viewer can use it before anything is installed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from ..runtime.errors import LNSynthError
+from ..runtime.files import atomic_path
+from .catalog import pair_id, samples
+
+COLUMNS = ("sample", "verdict", "note", "time", "reviewer", "pair")
+VERDICTS = ("accept", "reject")
+Rule = Literal["any-reject", "latest"]
+LOCK_S = 30.0  # to wait for another reviewer's write, which takes milliseconds
+
+
+@dataclass(frozen=True)
+class Decision:
+    sample: str
+    verdict: Literal["accept", "reject"]
+    note: str
+    time: str      # ISO 8601, UTC
+    reviewer: str
+    pair: str      # what was judged; empty where a hand wrote the row without it: then it holds for any
+
+
+@dataclass(frozen=True)
+class Review:
+    """Where a folder's review stands."""
+
+    decisions: dict[str, Decision] = field(default_factory=dict)  # by sample: the one that counts
+    undecided: list[str] = field(default_factory=list)            # samples without one, in natural order
+    stale: list[Decision] = field(default_factory=list)           # about samples that were made anew since
+
+
+def table(folder: Path) -> Path:
+    return Path(folder) / "review.csv"
+
+
+def record(folder: Path, sample: str, verdict: str, note: str = "", reviewer: str = "") -> Decision:
+    """Adds a decision to FOLDER/review.csv; it is on the disk when this returns. Earlier rows stay as history.
+
+    Raises LNSynthError for an unknown sample or verdict, no reviewer, and a review.csv that cannot be added to.
+    """
+    names = [path.name for path in samples(folder)]
+    if sample not in names:
+        raise LNSynthError(f"{folder}: there is no sample {sample!r} here; its samples are {_some(names)}.")
+    if verdict not in VERDICTS:
+        raise LNSynthError(f"The verdict on {sample} is {' or '.join(VERDICTS)}, not {verdict!r}.")
+    if not reviewer.strip():
+        raise LNSynthError(f"The verdict on {sample} has no reviewer; say who decides.")
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    decision = Decision(sample, verdict, note.strip(), now, reviewer.strip(), pair_id(Path(folder) / sample))
+    path = table(folder)
+    try:
+        with _alone(path):
+            known = _Table.read(path) if path.exists() else _Table()
+            known.append({name: getattr(decision, name) for name in COLUMNS})
+            known.write(path)
+    except OSError as error:
+        raise LNSynthError(f"{path}: the decision cannot be saved ({error.strerror or error}); close the file in "
+                           "other programs and check that you may write there.") from None
+    return decision
+
+
+def history(folder: Path) -> list[Decision]:
+    """Every decision ever made, in order of time; none where there is no review.csv.
+
+    A row without a time counts as made with the one above it. Raises LNSynthError, naming the line, for a verdict or a
+    time that means nothing and for a sample that is not there: a rejection must not get lost in a slip of the pen.
+    """
+    path = table(folder)
+    if not path.exists():
+        return []
+    here = {entry.name for entry in Path(folder).iterdir() if entry.is_dir()}
+    found, when = [], datetime.min.replace(tzinfo=UTC)
+    for line, row in _Table.read(path).rows:
+        values = {name: (row.get(name) or "").strip() for name in COLUMNS}
+        values["verdict"] = values["verdict"].lower()
+        where = f"{path}, line {line}"
+        if values["verdict"] not in VERDICTS:
+            raise LNSynthError(f"{where}: the verdict is {' or '.join(VERDICTS)}, not {values['verdict']!r}; correct "
+                               "it.")
+        if values["sample"] not in here:
+            raise LNSynthError(f"{where}: there is no sample {values['sample']!r} in {folder}; correct the name, or "
+                               "take the line out if the sample was deleted.")
+        when = _time(values["time"], where) if values["time"] else when
+        found.append((when, Decision(**values)))
+    return [decision for _, decision in sorted(found, key=lambda pair: pair[0])]
+
+
+def review(folder: Path, rule: Rule = "any-reject", reviewer: str | None = None) -> Review:
+    """Which decision counts for each sample, which samples have none, and which decisions no longer hold.
+
+    Of one reviewer's decisions on a sample the latest counts. Where reviewers disagree, by rule:
+
+    any-reject  one rejection excludes the sample
+    latest      the last word counts, whoever spoke it
+
+    reviewer    only this one's decisions, for a reviewer's own queue; None: everybody's
+    """
+    if rule not in RULES:
+        raise LNSynthError(f"There is no rule {rule!r} for reviewers who disagree; known are {', '.join(RULES)}.")
+    now = {path.name: pair_id(path) for path in samples(folder)}
+    standing: dict[str, dict[str, Decision]] = {}  # sample: reviewer: decision
+    outdated: dict[tuple[str, str], Decision] = {}
+    for decision in history(folder):
+        if reviewer is not None and decision.reviewer != reviewer:
+            continue
+        sample = decision.sample
+        if sample not in now or decision.pair not in ("", now[sample]):
+            outdated[sample, decision.reviewer] = decision
+            continue
+        mine = standing.setdefault(sample, {})
+        mine.pop(decision.reviewer, None)  # so that the order stays that of time
+        mine[decision.reviewer] = decision
+    stale = [d for (sample, who), d in outdated.items() if who not in standing.get(sample, ())]
+    return Review({sample: RULES[rule](list(standing[sample].values())) for sample in now if sample in standing},
+                  [sample for sample in now if sample not in standing], stale)
+
+
+def _any_reject(decisions: list[Decision]) -> Decision:
+    return next((d for d in decisions if d.verdict == "reject"), decisions[-1])
+
+
+def _latest(decisions: list[Decision]) -> Decision:
+    return decisions[-1]
+
+
+RULES = {"any-reject": _any_reject, "latest": _latest}  # of one decision a reviewer, in order of time
+
+
+def _time(text: str, where: str) -> datetime:
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise LNSynthError(f"{where}: the time {text!r} is not ISO 8601 (such as 2025-01-31T16:05:00Z); correct it or "
+                           "leave it empty.") from None
+    return when if when.tzinfo else when.replace(tzinfo=UTC)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+class _Table:
+    """The file as it is, in its own dialect: what a spreadsheet made of it (BOM, semicolons, more columns) stays."""
+
+    def __init__(self, columns=COLUMNS, rows=(), delimiter: str = ",", encoding: str = "utf-8"):
+        self.columns = [*columns, *(name for name in COLUMNS if name not in columns)]
+        self.rows: list[tuple[int, dict]] = list(rows)  # with the line that each ends on
+        self.delimiter, self.encoding = delimiter, encoding
+
+    @classmethod
+    def read(cls, path: Path) -> _Table:
+        try:
+            content = path.read_bytes()
+            text = content.decode("utf-8-sig")
+            delimiter = max(",;\t", key=next(iter(text.splitlines()), "").count)
+            reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+            columns = [name.strip().lower() for name in reader.fieldnames or ()]
+            reader.fieldnames = columns
+            rows = [(reader.line_num, row) for row in reader]
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise LNSynthError(f"{path}: the table cannot be read ({error}); save it as CSV in UTF-8.") from None
+        if missing := [name for name in ("sample", "verdict") if name not in columns]:
+            raise LNSynthError(f"{path}, line 1: there is no column {' and '.join(missing)}; the columns are "
+                               f"{', '.join(COLUMNS)}.")
+        for line, row in rows:
+            if any(row.pop(None, None) or ()):
+                raise LNSynthError(f"{path}, line {line}: there are more values than columns; put a note with "
+                                   f"{delimiter!r} in it between quotes.")
+        filled = [(line, row) for line, row in rows if any((value or "").strip() for value in row.values())]
+        return cls(columns, filled, delimiter, "utf-8-sig" if content.startswith(b"\xef\xbb\xbf") else "utf-8")
+
+    def append(self, row: dict) -> None:
+        self.rows.append((0, row))
+
+    def write(self, path: Path) -> None:
+        """Whole or not at all: a crash leaves the decisions as they were, and never half a row."""
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns, delimiter=self.delimiter, restval="")  # lines end in CR LF
+        writer.writeheader()
+        writer.writerows(row for _, row in self.rows)
+        with atomic_path(path) as beside:
+            beside.write_bytes(text.getvalue().encode(self.encoding))
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keeps other processes from writing `path` meanwhile: holds a lock on a file beside it, which stays.
+
+    The system lets go of the lock when a process dies. Raises OSError where it does not come free.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT)
+    try:
+        with suppress(OSError):  # only its owner may, and has done it
+            os.chmod(lock, 0o666)
+        deadline = time.monotonic() + LOCK_S
+        while not _locked(handle):
+            if time.monotonic() > deadline:
+                raise TimeoutError("another program keeps it locked")
+            time.sleep(0.01)
+        yield
+    finally:
+        os.close(handle)  # and with it the lock
+
+
+def _locked(handle: int) -> bool:
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False

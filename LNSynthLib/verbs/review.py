@@ -1,0 +1,80 @@
+"""Accept or reject synthetic samples, and list those that training may use.
+
+Decisions are rows of FOLDER/review.csv; `lnsynth segment train` leaves out what was rejected there, or dropped by the
+filter. Of one reviewer's decisions on a sample the latest counts; where reviewers disagree, one rejection excludes it.
+"""
+
+
+def add_arguments(parser) -> None:
+    ways = parser.add_subparsers(dest="way", metavar="list|decide|page", required=True)
+
+    def way(name, text):
+        sub = ways.add_parser(name, help=text, description=text)
+        sub.add_argument("folder", metavar="FOLDER", help="folder of samples, as `lnsynth synthesize` writes it")
+        return sub
+
+    for name, text in (("list", "where each sample stands: accepted, rejected, dropped by the filter or undecided"),
+                       ("page", "write FOLDER/review.html: every sample's montage with its verdicts")):
+        way(name, text).add_argument("--rule", choices=("any-reject", "latest"), default="any-reject",
+                                     help="where reviewers disagree: one rejection excludes (default), or the last "
+                                          "word counts")
+    decide = way("decide", "accept or reject samples")
+    decide.add_argument("samples", nargs="+", metavar="SAMPLE", help="name of a sample's folder")
+    verdict = decide.add_mutually_exclusive_group(required=True)
+    verdict.add_argument("--accept", dest="verdict", action="store_const", const="accept")
+    verdict.add_argument("--reject", dest="verdict", action="store_const", const="reject")
+    decide.add_argument("--note", default="", metavar="TEXT", help="why")
+    decide.add_argument("--reviewer", metavar="NAME", help="who decides (default: your user name)")
+
+
+def run(args, callback) -> dict:
+    from pathlib import Path
+
+    return {"list": _list, "decide": _decide, "page": _page}[args.way](
+        args, Path(args.folder), callback)
+
+
+def _list(args, folder, callback) -> dict:
+    from ..synthesis.pairs import reason, standings
+
+    found = standings(folder, rule=args.rule)
+    width = max(len(standing.sample.name) for standing in found)
+    rows = []
+    for s in found:
+        covered = "" if s.verdict is None or s.verdict.least is None else f"{s.verdict.least:.2f}"
+        why = reason(s) or (f"{s.decision.reviewer} {s.decision.note}".strip() if s.decision else "")
+        stale = "".join(f" [{d.verdict} by {d.reviewer} is about an earlier sample of this name]" for d in s.stale)
+        print(f"{s.sample.name:<{width}}  {s.status:<9}  {covered:>5}  {why}{stale}".rstrip())
+        rows.append({"sample": s.sample.name, "status": s.status, "reason": reason(s),
+                     "stale": [d.reviewer for d in s.stale]})
+    counts = {status: [row["status"] for row in rows].count(status)
+              for status in ("accepted", "rejected", "undecided", "dropped", "damaged")}
+    usable = counts["accepted"] + counts["undecided"]
+    print(f"{len(rows)} samples: {', '.join(f'{n} {status}' for status, n in counts.items())}; "
+          f"{usable} may be trained on")
+    if any(s.verdict for s in found) and (unjudged := sum(s.verdict is None for s in found)):
+        print(f"{unjudged} of them the filter has not judged; run it again to include them.")
+    return {"samples": rows, "counts": counts, "usable": usable}
+
+
+def _decide(args, folder, callback) -> dict:
+    import getpass
+    from dataclasses import asdict
+
+    from ..synthesis.review import record
+
+    reviewer = args.reviewer or getpass.getuser()
+    made = [record(folder, sample, args.verdict, args.note, reviewer) for sample in args.samples]
+    print(f"{folder / 'review.csv'}: {reviewer} {args.verdict}s {', '.join(d.sample for d in made)}")
+    return {"decisions": [asdict(decision) for decision in made]}
+
+
+def _page(args, folder, callback) -> dict:
+    from ..runtime.files import write_text
+    from ..synthesis.contact_sheet import contact_sheet
+    from ..synthesis.pairs import standings
+
+    page = folder / "review.html"
+    write_text(page, contact_sheet(folder.resolve().name, standings(folder, rule=args.rule)))
+    print(f"{page} (SYNTHETIC)")
+    return {"page": str(page)}
