@@ -1,0 +1,154 @@
+"""The filter: what it measures, against a count by hand, what it keeps, and that it segments nothing twice."""
+
+import csv
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from LNSynthLib.cases.nodes import instances
+from LNSynthLib.cases.volume import Volume, write
+from LNSynthLib.runtime.errors import Cancelled, LNSynthError
+from LNSynthLib.runtime.files import sha256, write_json
+from LNSynthLib.segmentation.filter import coverage, filter_samples, report
+from LNSynthLib.synthesis.catalog import PAIR
+from LNSynthLib.synthesis.pairs import pairs, read_filter
+
+AFFINE = np.array([[-2.0, 0, 0, 30], [0, 0, 3, -5], [0, 1.5, 0, 7], [0, 0, 0, 1]])
+
+
+class Bright:
+    """A segmenter of soft tissue in fat: everything above a threshold in HU."""
+
+    def __init__(self, hu=0, identity="bright-1"):
+        self.hu, self.identity, self.seen = hu, identity, 0
+
+    def predict(self, volume):
+        self.seen += 1
+        marked = volume.array > self.hu
+        return SimpleNamespace(probability=marked.astype(np.float32), instances=instances(marked))
+
+
+def make_sample(folder, name, shares, seed=0):
+    """Two slabs of 50 voxels each are nodes 3 and 7; of each the given share is bright. No share: no node."""
+    rng = np.random.default_rng(seed)
+    hu, nodes = rng.integers(-120, -20, (12, 11, 10)).astype(np.int16), np.zeros((12, 11, 10), np.uint16)
+    for node, x, share in zip((3, 7), (2, 8), shares, strict=False):
+        nodes[x, 3:8] = node
+        bright = rng.permutation(np.arange(50) < round(50 * share))
+        hu[x, 3:8][bright.reshape(5, 10)] = 60
+    write(folder / name / "ct.nii.gz", Volume(hu, AFFINE))
+    write(folder / name / "nodes.nii.gz", Volume(nodes, AFFINE))
+    write_json(folder / name / "provenance.json", {"outputs": {f: sha256(folder / name / f) for f in PAIR}})
+
+
+SHARES = {"s-1": (1.0, 0.9), "s-2": (1.0, 0.5), "s-3": (0.7, 0.7), "s-10": (0.2, 0.0), "s-11": ()}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, shares in SHARES.items():
+        make_sample(tmp_path, name, shares)
+    return tmp_path
+
+
+def rows(folder):
+    with open(folder / "filter.csv", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_coverage_is_the_share_of_each_node_counted_voxel_by_voxel(tmp_path):
+    rng = np.random.default_rng(5)
+    hu = rng.integers(-100, 100, (9, 8, 7)).astype(np.int16)
+    nodes = rng.choice([0, 2, 3, 9], (9, 8, 7)).astype(np.uint16)
+    write(tmp_path / "s" / "ct.nii.gz", Volume(hu, AFFINE))
+    write(tmp_path / "s" / "nodes.nii.gz", Volume(nodes, AFFINE))
+    size, hit = dict.fromkeys((2, 3, 9), 0), dict.fromkeys((2, 3, 9), 0)
+    for at in np.ndindex(hu.shape):
+        if nodes[at]:
+            size[nodes[at]] += 1
+            hit[nodes[at]] += int(hu[at] > 20)
+    found = coverage(tmp_path / "s", Bright(20))
+    assert found == pytest.approx({node: hit[node] / size[node] for node in size}, abs=1e-6)
+    assert 0 < min(found.values()) < max(found.values()) < 1
+
+
+@pytest.mark.parametrize("rule, threshold, kept", [
+    ("every", 0.7, ["s-1", "s-11"]), ("any", 0.7, ["s-1", "s-2", "s-11"]), ("mean", 0.7, ["s-1", "s-2", "s-11"]),
+    ("every", 0.69, ["s-1", "s-3", "s-11"]), ("mean", 0.75, ["s-1", "s-11"]), ("any", 0.0, list(SHARES))])
+def test_what_each_rule_keeps(folder, rule, threshold, kept):
+    result = filter_samples(folder, Bright(), threshold, rule=rule)
+    dropped = [name for name in SHARES if name not in kept]
+    assert [path.name for path in pairs(folder)[0]] == kept
+    assert [entry["sample"] for entry in result["dropped"]] == dropped and result["kept"] == len(kept)
+    assert json.loads((folder / "filter.json").read_text()) == result
+
+
+def test_the_table_and_the_report_say_what_was_dropped_and_why(folder):
+    result = filter_samples(folder, Bright())
+    found = {row["sample"]: row for row in rows(folder)}
+    assert list(found) == list(SHARES)
+    assert found["s-2"]["coverage"] == "3:1.000000 7:0.500000" and float(found["s-2"]["least_coverage"]) == 0.5
+    assert found["s-2"]["reason"] == "node 7 is covered to 0.50, not above 0.7" and found["s-2"]["kept"] == "no"
+    assert found["s-10"]["reason"] == "node 3 is covered to 0.20, node 7 is covered to 0.00, not above 0.7"
+    assert (found["s-11"]["kept"], found["s-11"]["reason"]) == ("yes", "no node to find")
+    settings = {(row["segmenter"], row["threshold"], row["rule"]) for row in found.values()}
+    assert settings == {("bright-1", "0.7", "every")}
+    assert {name: v.kept for name, v in read_filter(folder).items()} == {
+        name: row["kept"] == "yes" for name, row in found.items()}
+    assert report(result).splitlines() == [
+        "filter: 2 of 5 samples kept, 3 dropped (coverage above 0.7 for every node)",
+        "  dropped s-2: node 7 is covered to 0.50, not above 0.7",
+        "  dropped s-3: node 3 is covered to 0.70, node 7 is covered to 0.70, not above 0.7",
+        "  dropped s-10: node 3 is covered to 0.20, node 7 is covered to 0.00, not above 0.7"]
+    mean = filter_samples(folder, Bright(), rule="mean")
+    assert mean["dropped"][0]["reason"] == "its nodes are covered to 0.70 on average, not above 0.7"
+
+
+def test_only_what_is_new_is_segmented(folder):
+    judge = Bright()
+    assert filter_samples(folder, judge)["segmented"] == judge.seen == 5
+    for threshold, rule in ((0.7, "every"), (0.4, "every"), (0.9, "mean")):
+        again = filter_samples(folder, judge, threshold, rule=rule)
+        assert (again["segmented"], judge.seen) == (0, 5)
+    make_sample(folder, "s-2", (1.0, 1.0), seed=1)
+    make_sample(folder, "s-12", (0.0,), seed=2)
+    assert [path.name for path in pairs(folder)[0]] == ["s-1", "s-2", "s-11", "s-12"]  # new ones: not judged yet
+    assert filter_samples(folder, judge)["segmented"] == 2 and judge.seen == 7
+    assert [path.name for path in pairs(folder)[0]] == ["s-1", "s-2", "s-11"]
+    other = Bright(100, "bright-2")
+    assert filter_samples(folder, other)["segmented"] == other.seen == 6
+    assert {row["segmenter"] for row in rows(folder)} == {"bright-2"}
+
+
+def test_interrupted_it_goes_on_where_it_was(folder):
+    filter_samples(folder, Bright(hu=100, identity="earlier"))
+
+    def stop(event):
+        if event.done == 2:
+            raise Cancelled("enough")
+
+    judge = Bright()
+    with pytest.raises(Cancelled):
+        filter_samples(folder, judge, callback=stop)
+    assert [row["sample"] for row in rows(folder)] == ["s-1", "s-2"] and not (folder / "filter.json").exists()
+    assert filter_samples(folder, judge)["segmented"] == 3 and judge.seen == 5
+    assert len(rows(folder)) == 5 and (folder / "filter.json").exists()
+
+
+def test_what_cannot_be_judged_is_refused(folder):
+    for threshold in (-0.1, 1.0, float("nan")):
+        with pytest.raises(LNSynthError, match="threshold"):
+            filter_samples(folder, Bright(), threshold)
+    with pytest.raises(LNSynthError, match="every, any, mean"):
+        filter_samples(folder, Bright(), rule="most")
+    (folder / "s-1" / "empty").mkdir()
+    with pytest.raises(LNSynthError, match="no synthetic samples"):
+        filter_samples(folder / "s-1" / "empty", Bright())
+    moved = AFFINE.copy()
+    moved[0, 3] += 5
+    write(folder / "s-3" / "nodes.nii.gz", Volume(np.ones((12, 11, 10), np.uint16), moved))
+    with pytest.raises(LNSynthError, match="s-3: CT and nodes do not lie on one grid"):
+        filter_samples(folder, Bright())
+    assert [row["sample"] for row in rows(folder)] == ["s-1", "s-2"]  # what was judged before stays
