@@ -7,9 +7,10 @@ import numpy as np
 
 from ..cases.labels import LabelTable
 from ..cases.nodes import TOUCHING, axes_mm, instances
+from ..cases.volume import Box, grow
 from ..runtime.errors import LNSynthError
 
-__all__ = ["TOUCHING", "NodeMeasure", "axes_mm", "boxes", "instances", "measure", "remove"]
+__all__ = ["TOUCHING", "NodeMeasure", "axes_mm", "boxes", "instances", "measure", "remove", "shell"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,15 @@ def remove(nodes: np.ndarray, index: int) -> np.ndarray:
         known = ", ".join(map(str, boxes(nodes))) or "none"
         raise LNSynthError(f"there is no node {index} to remove: the mask holds {known}")
     return np.where(nodes == index, 0, nodes).astype(nodes.dtype)
+
+
+def shell(nodes: np.ndarray, index: int, spacing, inner_mm: float, outer_mm: float) -> tuple[Box, np.ndarray]:
+    """A box around node `index` and, in it, the voxels (bool) of no node that lie > inner_mm, <= outer_mm from it."""
+    from scipy import ndimage
+
+    box = grow(boxes(nodes)[index], outer_mm, spacing, nodes.shape)
+    distance = ndimage.distance_transform_edt(nodes[box] != index, sampling=spacing)
+    return box, (distance > inner_mm) & (distance <= outer_mm) & (nodes[box] == 0)
 
 
 def _organ_surfaces(labels, table, affine) -> dict:

@@ -7,12 +7,11 @@ import html
 import io
 
 import numpy as np
-from scipy import ndimage
 
 from ..cases import pictures
 from ..cases.labels import LabelTable
 from ..conditions.encode import unscale_hu
-from ..conditions.nodes import measure
+from ..conditions.nodes import measure, shell
 from ..runtime.events import duration
 from .draft import Draft
 from .samples import BANNER
@@ -111,15 +110,14 @@ def node_numbers(hu: np.ndarray, draft: Draft, reach_mm: float = 4.0) -> list[di
     spacing = draft.case.spacing
     fat = draft.anatomy == table.index("fat") if "fat" in table.names else table.free(draft.anatomy)
     for found in measure(draft.nodes, draft.affine):
-        node = draft.nodes == found.id
-        distance = ndimage.distance_transform_edt(~node, sampling=spacing)
-        around = (distance > max(spacing)) & (distance <= reach_mm) & fat & (draft.nodes == 0)
-        entry = {"volume_ml": found.volume_ml, "short_axis_mm": found.short_axis_mm, "hu": float(hu[node].mean()),
+        box, near = shell(draft.nodes, found.id, spacing, 0, reach_mm)
+        around = shell(draft.nodes, found.id, spacing, max(spacing), reach_mm)[1] & fat[box]
+        node, here = draft.nodes[box] == found.id, hu[box]
+        entry = {"volume_ml": found.volume_ml, "short_axis_mm": found.short_axis_mm, "hu": float(here[node].mean()),
                  "contrast": None, "dice": None}
         if around.sum() >= 20:
-            outside = float(hu[around].mean())
-            near = (node | fat & (draft.nodes == 0)) & (distance <= reach_mm)
-            bright = near & (hu > (entry["hu"] + outside) / 2)
+            outside = float(here[around].mean())
+            bright = (node | near & fat[box]) & (here > (entry["hu"] + outside) / 2)
             overlap = 2 * (bright & node).sum() / (bright.sum() + node.sum())
             entry |= {"contrast": entry["hu"] - outside, "dice": float(overlap)}
         numbers.append(entry)
