@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -66,24 +67,25 @@ def match(predicted: np.ndarray, nodes: np.ndarray, spacing: Sequence[float], *,
 
     labels, count = components(predicted, connectivity)
     pairs = pairwise_dsc(nodes, labels)
-    finds = {pair: dsc > found_dsc or (not strictly and dsc == found_dsc) for pair, dsc in pairs.items()}
+    touching, finding, best = defaultdict(list), defaultdict(list), defaultdict(float)
+    for (id, label), dsc in pairs.items():
+        touching[label].append(id)
+        if dsc > found_dsc if strictly else dsc >= found_dsc:
+            finding[label].append(id)
+        best[id] = max(best[id], dsc)
+    found = {id for ids in finding.values() for id in ids}
     voxel_ml = float(np.prod(spacing)) / 1000
     records = []
     for id, box in enumerate(ndimage.find_objects(nodes), 1):
         if box is not None:
             node = nodes[box] == id
-            mine = [pair for pair in pairs if pair[0] == id]
-            records.append(NodeScore(
-                id, axes_mm(node, np.diag(spacing))[1], int(node.sum()) * voxel_ml,
-                best_dsc=max((pairs[pair] for pair in mine), default=0.0), found=any(finds[pair] for pair in mine)))
+            records.append(NodeScore(id, axes_mm(node, np.diag(spacing))[1], int(node.sum()) * voxel_ml,
+                                     best_dsc=best[id], found=id in found))
     size, scores = np.bincount(labels.ravel(), minlength=count + 1), _scores(labels, count, probability, score)
-    candidates = []
-    for label in range(1, count + 1):
-        mine = [pair for pair in pairs if pair[1] == label]
-        found = tuple(sorted(pair[0] for pair in mine if finds[pair]))
-        candidates.append(Candidate(int(size[label]) * voxel_ml, found,
-                                    false_positive=not found and not (spare_touching and mine),
-                                    score=scores[label - 1]))
+    candidates = [
+        Candidate(int(size[label]) * voxel_ml, tuple(finding[label]), score=scores[label - 1],
+                  false_positive=not finding[label] and not (spare_touching and touching[label]))
+        for label in range(1, count + 1)]
     return tuple(records), tuple(candidates)
 
 

@@ -94,7 +94,7 @@ def score_case(predicted: np.ndarray, truth: np.ndarray, spacing: Sequence[float
     diagonal = float(np.linalg.norm(np.multiply(truth.shape, spacing)))
     foreground = predicted > 0
     box = bounding_box(foreground | (truth > 0)) or tuple(slice(0, 1) for _ in range(3))
-    foreground, truth = foreground[box], truth[box].astype(np.uint16)
+    foreground, truth = foreground[box], truth[box].astype(np.int32)
     nodes, candidates = match(
         foreground, truth, spacing, connectivity=settings.connectivity, found_dsc=settings.found_dsc,
         strictly=settings.found_strictly, spare_touching=settings.false_positive == "touches_none",

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..runtime.seeds import derive
+from ..runtime.seeds import rng
 
 Values = Sequence[float | None]
 
@@ -57,7 +57,7 @@ def bootstrap_interval(values: Values, seed: int, *, patients: Sequence | None =
         return Interval(mean, mean, mean, len(sums))
     made = stats.bootstrap((sums, totals), _ratio, paired=True, vectorized=True, n_resamples=resamples, batch=1000,
                            confidence_level=confidence, method=method,
-                           random_state=np.random.default_rng(derive(seed, "bootstrap")))
+                           rng=rng(seed, "bootstrap"))
     low, high = made.confidence_interval
     return Interval(mean, float(low), float(high), len(sums))
 
