@@ -1,10 +1,13 @@
 """Measures segmentations, or synthetic images, against real ones.
 
   lnsynth evaluate segmentation --predicted predictions --truth labels --out scores
+  lnsynth evaluate images --samples synthetic --data mydata --features resnet_10_23dataset.pth --out scores
 """
 
 SUBJECTS = {
     "segmentation": "predicted node masks against the true ones: DSC, IOU, Recall, Precision, ASSD, NodeRecall",
+    "images": "synthetic patches against the real ones in their place: MSE, PSNR, MS-SSIM, LPIPS, HU of organs and "
+              "nodes, FID, MMD, and copies of training patches",
 }
 
 
@@ -12,10 +15,11 @@ def add_arguments(parser) -> None:
     subjects = parser.add_subparsers(dest="subject", metavar="SUBJECT", required=True)
     _segmentation_arguments(subjects.add_parser("segmentation", help=SUBJECTS["segmentation"],
                                                 description=SUBJECTS["segmentation"]))
+    _images_arguments(subjects.add_parser("images", help=SUBJECTS["images"], description=SUBJECTS["images"]))
 
 
 def run(args, callback) -> dict:
-    return {"segmentation": _segmentation}[args.subject](args, callback)
+    return {"segmentation": _segmentation, "images": _images}[args.subject](args, callback)
 
 
 def _segmentation_arguments(parser) -> None:
@@ -47,6 +51,54 @@ def _segmentation(args, callback) -> dict:
     for path in written:
         print(path)
     return {name: result[name] for name in ("pooled", "intervals", "settings")} | {"written": list(map(str, written))}
+
+
+def _images_arguments(parser) -> None:
+    parser.add_argument("--samples", required=True, metavar="DIR", help="folder of samples that `synthesize` made")
+    parser.add_argument("--data", nargs="+", required=True, metavar="DATASET",
+                        help="data sets they were made from; copies are looked for in the training cases of these")
+    parser.add_argument("--features", metavar="WEIGHTS",
+                        help="MedicalNet weights, e.g. resnet_10_23dataset.pth, for LPIPS, FID and MMD (default: the "
+                             "file that LNSYNTH_MEDICALNET names; without one those stay empty)")
+    parser.add_argument("--out", metavar="DIR", help="folder for images.csv and images.json")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="assignments",
+                        help="change how it is measured, e.g. tissue.core_mm=3 memorisation.per_case=16")
+    parser.add_argument("--device", default="auto", help="of the features: auto, cpu, cuda, cuda:1 or mps")
+
+
+def _images(args, callback) -> dict:
+    from pathlib import Path
+
+    from ..evaluation.features import FeatureNet, weights_path
+    from ..evaluation.generation import ImageSettings, evaluate_samples, table, write_images
+    from ..runtime.settings import build, override
+
+    settings = build(ImageSettings, override({}, args.assignments), "--set")
+    weights = weights_path(args.features)
+    net = FeatureNet.load(weights, args.device) if weights else None
+    result = evaluate_samples(Path(args.samples), [Path(d) for d in args.data], settings, features=net,
+                              callback=callback)
+    _print_table(table(result))
+    _print_images(result["summary"])
+    written = write_images(Path(args.out), result) if args.out else []
+    for path in written:
+        print(path)
+    return {"summary": result["summary"], "settings": result["settings"], "written": list(map(str, written))}
+
+
+def _print_images(said: dict) -> None:
+    kinds = ", ".join(f"{count} from {kind} cases" for kind, count in said["kinds"].items())
+    print(f"{said['samples']} SYNTHETIC samples, {kinds}, of {said['patients']} patient(s); in {said['nodes_changed']} "
+          "the nodes are not those of the case")
+    if said["features"] is None:
+        print(f"LPIPS, FID and MMD are empty: {said['features_absent']}")
+    elif said["fid"] is not None:
+        caveat = f" ({said['fid_caveat']})" if said["fid_caveat"] else ""
+        print(f"{said['features']['name']}: FID {said['fid']:.4g}{caveat}, MMD^2 {said['mmd']:.4g}")
+    copies = said["memorisation"]
+    print(f"{len(copies['flagged'])} of {copies['judged']} look like copies of training patches "
+          f"({copies['training_patches']} looked at, of {copies['training_patients']} patients)"
+          f"{': ' if copies['flagged'] else ''}{', '.join(copies['flagged'])}")
 
 
 def _print_table(rows: list[dict]) -> None:

@@ -1,0 +1,287 @@
+"""A folder of synthetic samples against the real patches they were made from: every image measure, sample by sample.
+
+MSE, PSNR, MS-SSIM and LPIPS compare a sample with the real patch in its place, which it can equal only where its nodes
+are those of the case: `nodes_changed` says where they are not. FID and MMD compare the samples with those same real
+patches as two sets.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..cases.labels import LabelTable
+from ..cases.store import PreparedCase, list_prepared
+from ..cases.volume import Box, read
+from ..conditions.encode import scale_hu, unscale_hu
+from ..runtime.errors import LNSynthError
+from ..runtime.events import Callback, Progress, ignore
+from ..runtime.files import read_json, write_json, write_text
+from ..runtime.seeds import rng
+from ..synthesis.catalog import samples as whole_samples
+from ..training.data import random_start
+from .distribution import caveat, fid, mmd
+from .features import ABSENT, FeatureNet, lpips, pooled
+from .images import RANGE, SsimSettings, ms_ssim, mse, psnr, scales
+from .memorisation import MemorisationSettings, Neighbour, descriptor, detail, direction, nearest
+from .statistics import bootstrap_interval
+from .tissue import TissueSettings, node_contrast, organ_errors
+
+METRICS = ("mse", "psnr", "ms_ssim", "lpips", "organ_error_hu", "core_error_hu", "contrast_hu", "real_contrast_hu")
+FACTS = ("sample", "case", "kind", "split", "nodes_changed")
+SEED = 0  # of the bootstrap
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    ssim: SsimSettings = field(default_factory=SsimSettings)
+    tissue: TissueSettings = field(default_factory=TissueSettings)
+    memorisation: MemorisationSettings = field(default_factory=MemorisationSettings)
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A synthetic patch and the real one in its place: HU (X, Y, Z), their nodes, and the anatomy of both."""
+
+    name: str
+    case: PreparedCase
+    start: tuple[int, int, int]
+    table: LabelTable
+    synthetic: np.ndarray
+    nodes: np.ndarray
+    real: np.ndarray
+    real_nodes: np.ndarray
+    anatomy: np.ndarray
+
+    def scaled(self, hu: np.ndarray) -> np.ndarray:
+        return scale_hu(hu, self.case.info["window"])
+
+
+def evaluate_samples(samples: Path, data: list[Path], settings: ImageSettings | None = None, *,
+                     features: FeatureNet | None = None, callback: Callback = ignore) -> dict:
+    """Measures every sample of a folder (`synthesis.samples.write_sample`); JSON-ready.
+
+    data      the data sets whose prepared cases the samples were made from; their training cases are what copies are
+              looked for in
+    features  MedicalNet; without it lpips, fid, mmd and what rests on features are None, and "features" says why
+
+    Returns {"samples": a row a sample, "summary", "settings"}. A row: "sample", "case", "patient", "kind", "split",
+    "nodes_changed"; "mse", "psnr" (None for equal volumes), "ms_ssim", "lpips"; "organ_error_hu" and "core_error_hu",
+    the mean over organs of the absolute error of their mean HU; "contrast_hu" and "real_contrast_hu", means over nodes;
+    "organs", "nodes" and "real_nodes" (`tissue`'s rows); "nearest", a dict for "pixels" and for "features";
+    "detail"; and "copied", which of the three say that it is a copy (None where none of them can tell).
+    Raises LNSynthError where a sample is damaged or its case cannot be found as it was.
+    """
+    settings = settings or ImageSettings()
+    folders = whole_samples(samples)
+    cases = _Cases(data)
+    rows, pixels, seen, real_seen, shapes = [], [], [], [], {}
+    with Progress("measuring", len(folders), callback) as progress:
+        for folder in folders:
+            sample = cases.sample(folder)
+            row, maps = _measure(sample, settings, features)
+            rows.append(row)
+            pixels.append(descriptor(sample.synthetic, settings.memorisation.cells))
+            if features:
+                seen.append(pooled(maps[0]))
+                real_seen.append(pooled(maps[1]))
+            shapes[sample.case.info["settings"]["name"], sample.real.shape] = sample.case
+            progress.step(message=folder.name)
+    training = [(case, shape) for (_, shape), like in shapes.items() for case in cases.training(like)]
+    copies = _find_copies(rows, pixels, seen, training, settings.memorisation, features, callback)
+    return {"samples": rows, "summary": _summary(rows, seen, real_seen, copies, features),
+            "settings": asdict(settings) | {"range": RANGE}}
+
+
+def table(result: dict) -> list[dict]:
+    """A flat row a sample from what `evaluate_samples` returns; the last row, "all", has the means and who is flagged.
+
+    To the metrics it adds the distance to the nearest training patch of another patient and the texture's correlation.
+    """
+    rows = [{name: row[name] for name in (*FACTS, *METRICS)} | {
+        f"nearest_{space}": near and near["distance"] for space, near in row["nearest"].items()} | {
+        "detail": row["detail"], "copied": None if row["copied"] is None else " ".join(row["copied"]) or "no"}
+        for row in result["samples"]]
+    said = result["summary"]
+    last = dict.fromkeys(rows[0]) | {
+        "sample": "all", "kind": " ".join(said["kinds"]), "nodes_changed": said["nodes_changed"],
+        "copied": f"{len(said['memorisation']['flagged'])}/{said['memorisation']['judged']}"}
+    return [*rows, last | {name: spread["mean"] for name, spread in said["metrics"].items()}]
+
+
+def write_images(out: Path, result: dict) -> list[Path]:
+    """Writes OUT/images.csv (`table`) and images.json (everything); returns their paths."""
+    text, rows = io.StringIO(), table(result)
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(out / "images.csv", text.getvalue())
+    write_json(out / "images.json", result)
+    return [out / "images.csv", out / "images.json"]
+
+
+class _Cases:
+    """The prepared cases of some data sets, opened as samples ask for them."""
+
+    def __init__(self, data: Iterable[Path]):
+        self.data = [Path(folder) for folder in data]
+
+    def sample(self, folder: Path) -> Sample:
+        record = read_json(folder / "provenance.json")
+        try:
+            if record["what"] != "patch":
+                raise LNSynthError(f"{folder}: it is no synthetic patch of a prepared case but {record['what']!r}; "
+                                   "give a folder of samples that `lnsynth synthesize` made.")
+            case, box = self.case(folder, record["source"]), _box(record["condition"])
+            table = LabelTable.load(record["source"]["prepared_settings"]["labels"])
+            start = tuple(record["condition"]["start"])
+        except (KeyError, TypeError):
+            raise LNSynthError(f"{folder / 'provenance.json'}: it does not tell which patch of which prepared case the "
+                               "sample was made from; make the sample again.") from None
+        hu, nodes, real = read(folder / "ct.nii.gz").array, read(folder / "nodes.nii.gz").array, case.ct(box)
+        if not hu.shape == nodes.shape == real.shape:
+            raise LNSynthError(f"{folder}: CT {hu.shape}, nodes {nodes.shape} and provenance {real.shape} differ in "
+                               "shape; make the sample again.")
+        return Sample(folder.name, case, start, table, hu.astype(np.float32), nodes,
+                      unscale_hu(real, case.info["window"]), case.nodes(box), case.anatomy(box))
+
+    def case(self, folder: Path, source: dict) -> PreparedCase:
+        found = [data / "prepared" / source["prepared_settings"]["name"] / source["case"] for data in self.data]
+        found = [PreparedCase.open(path) for path in found if (path / "case.json").is_file()]
+        for case in found:
+            if case.info["key"] == source["prepared_key"]:
+                return case
+        why = "it was prepared anew since" if found else "none of them has it"
+        raise LNSynthError(f"{folder}: the case {source['case']} it was made from is not in "
+                           f"{', '.join(map(str, self.data))} as it was ({why}); give its data set, or make the sample "
+                           "again.")
+
+    def training(self, like: PreparedCase) -> list[PreparedCase]:
+        """The training cases of all data sets that are prepared as this case is."""
+        folders = [data / "prepared" / like.info["settings"]["name"] for data in self.data]
+        return [case for folder in folders if folder.is_dir() for case in list_prepared(folder)
+                if case.split == "train" and case.info["nodes"]
+                and (case.spacing, case.info["window"]) == (like.spacing, like.info["window"])]
+
+
+def _box(condition: dict) -> Box:
+    return tuple(slice(s, s + n) for s, n in zip(condition["start"], condition["shape"], strict=True))
+
+
+def _measure(sample: Sample, settings: ImageSettings, features: FeatureNet | None) -> tuple[dict, tuple]:
+    """A sample's row, but for what needs other patches; and the feature maps of both volumes."""
+    synthetic, real = sample.scaled(sample.synthetic), sample.scaled(sample.real)
+    maps = (features.maps(synthetic), features.maps(real)) if features else ()
+    ratio, spacing, table = psnr(synthetic, real), sample.case.spacing, sample.table
+    both = np.maximum(sample.nodes, sample.real_nodes)
+    organs = organ_errors(sample.synthetic, sample.real, sample.anatomy, table, spacing, both, settings.tissue)
+    nodes = node_contrast(sample.synthetic, sample.nodes, sample.anatomy, table, spacing, settings.tissue)
+    true = node_contrast(sample.real, sample.real_nodes, sample.anatomy, table, spacing, settings.tissue)
+    inside = np.where(table.is_organ(sample.anatomy) & (both == 0), sample.anatomy, 0)
+    return {
+        "sample": sample.name, "case": sample.case.id, "patient": sample.case.info["patient"],
+        "kind": sample.case.kind, "split": sample.case.split,
+        "nodes_changed": not np.array_equal(sample.nodes, sample.real_nodes),
+        "mse": mse(synthetic, real), "psnr": ratio if math.isfinite(ratio) else None,
+        "ms_ssim": ms_ssim(synthetic, real, settings.ssim), "ssim_scales": scales(real.shape, settings.ssim),
+        "lpips": lpips(*maps) if maps else None,
+        **{f"{name}_error_hu": _mean(abs(o["error"]) for o in organs if o["organ"] and o["part"] == part)
+           for name, part in (("organ", "whole"), ("core", "core"))},
+        "contrast_hu": _mean(n["contrast"] for n in nodes), "real_contrast_hu": _mean(n["contrast"] for n in true),
+        "organs": organs, "nodes": nodes, "real_nodes": true,
+        "detail": detail(synthetic, real, inside, spacing, settings.memorisation),
+    }, maps
+
+
+def _find_copies(rows: list[dict], pixels: list, seen: list, training: list[tuple[PreparedCase, tuple]],
+                 settings: MemorisationSettings, features: FeatureNet | None, callback: Callback) -> dict:
+    """Adds "nearest" and "copied" to the rows. Returns the limit of each space, and what it rests on."""
+    places, real = [], {"pixels": [], "features": []}
+    with Progress("training patches", len(training) * settings.per_case, callback) as progress:
+        for case, shape in training:
+            random = rng(settings.seed, "memorisation", case.id)
+            for _ in range(settings.per_case):
+                start = random_start(case, shape, random, at_node=True)
+                patch = case.ct(tuple(slice(s, s + n) for s, n in zip(start, shape, strict=True)))
+                places.append((case, start))
+                real["pixels"].append(descriptor(patch, settings.cells))
+                if features:
+                    real["features"].append(direction(pooled(features.maps(patch))))
+                progress.step()
+    patients, limits = [row["patient"] for row in rows], {}
+    owners = [case.info["patient"] for case, _ in places]
+    for row in rows:
+        row["nearest"] = {}
+    for space, made in (("pixels", pixels), ("features", [direction(vector) for vector in seen])):
+        if made and places:
+            found, limits[space] = nearest(np.array(made), patients, np.array(real[space]), owners,
+                                           settings.percentile)
+        else:
+            found, limits[space] = [None] * len(rows), None
+        for row, neighbour in zip(rows, found, strict=True):
+            row["nearest"][space] = neighbour and _told(neighbour, places)
+    for row in rows:
+        verdicts = {space: near["flagged"] for space, near in row["nearest"].items() if near}
+        if row["detail"] is not None:
+            verdicts["detail"] = row["detail"] >= settings.detail_limit
+        judged = {by: verdict for by, verdict in verdicts.items() if verdict is not None}
+        row["copied"] = [by for by, verdict in judged.items() if verdict] if judged else None
+    return {"limits": limits, "training_patches": len(places), "training_patients": len(set(owners))}
+
+
+def _told(neighbour: Neighbour, places: list) -> dict:
+    case, start = places[neighbour.index]
+    return {"case": case.id, "start": list(start), "distance": neighbour.distance, "flagged": neighbour.flagged}
+
+
+def _summary(rows: list[dict], seen: list, real_seen: list, copies: dict, features: FeatureNet | None) -> dict:
+    judged = [row for row in rows if row["copied"] is not None]
+    details = {split: _spread([row for row in rows if row["split"] == split], "detail")
+               for split in sorted({row["split"] for row in rows})}
+    flagged = [row["sample"] for row in judged if row["copied"]]
+    few = caveat(len(seen), len(seen[0])) if seen else None
+    return {
+        "samples": len(rows), "kinds": dict(Counter(row["kind"] for row in rows)),
+        "patients": len({row["patient"] for row in rows}),
+        "nodes_changed": sum(row["nodes_changed"] for row in rows),
+        "metrics": {name: _spread(rows, name) for name in METRICS},
+        "features": {"name": features.name, "sha256": features.sha256} if features else None,
+        "features_absent": None if features else ABSENT,
+        "fid": fid(np.array(seen), np.array(real_seen)) if seen else None, "fid_caveat": few,
+        "mmd": mmd(np.array(seen), np.array(real_seen)) if seen else None,
+        "organs": _by_label(rows),
+        "memorisation": {**copies, "judged": len(judged), "flagged": flagged, "detail_by_split": details},
+    }
+
+
+def _by_label(rows: list[dict]) -> list[dict]:
+    """Each label's errors over the samples that have it, equal weight a sample."""
+    found = {}
+    for row in rows:
+        for organ in row["organs"]:
+            found.setdefault((organ["label"], organ["part"]), []).append(organ)
+    return [{"label": label, "part": part, "samples": len(those),
+             "error": _mean(o["error"] for o in those), "absolute_error": _mean(abs(o["error"]) for o in those),
+             "mae": _mean(o["mae"] for o in those), "real_sd": _mean(o["real_sd"] for o in those),
+             "synthetic_sd": _mean(o["synthetic_sd"] for o in those)} for (label, part), those in found.items()]
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _spread(rows: list[dict], name: str) -> dict:
+    """Over the samples that have a value: "mean" with its bootstrap interval over patients ("low", "high", "patients"),
+    "sd" (None of a single one) and "n"."""
+    known = [row for row in rows if row[name] is not None]
+    values = [row[name] for row in known]
+    interval = bootstrap_interval(values, SEED, patients=[row["patient"] for row in known])
+    return asdict(interval) | {"sd": float(np.std(values, ddof=1)) if len(values) > 1 else None, "n": len(values)}
