@@ -31,7 +31,7 @@ class SynthesizeSettings:
     steps: int = 25
     split: str | None = "train"                              # None: the cases of every split
     prepared: str | None = None                              # preparation to take; None: the one that fits
-    vary: VarySettings = field(default_factory=VarySettings)  # how nodes change
+    vary: VarySettings | None = field(default_factory=VarySettings)  # how nodes change; None: they stay as they are
     threads: int = 1                                         # of the CPU for a sample; another number, other last bits
 
 
@@ -59,7 +59,7 @@ def plan(cases: list[PreparedCase], facts: dict, settings: SynthesizeSettings) -
             seed = derive(settings.seed, "synthesize", case.id, number)
             content = {"format": FORMAT, "weights": facts["weights_sha256"], "generator": facts["settings"],
                        "case": case.info["key"], "seed": seed, "sampler": settings.sampler, "steps": settings.steps,
-                       "vary": asdict(settings.vary)}
+                       "vary": settings.vary and asdict(settings.vary)}
             key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
             jobs.append(Job(f"{case.id}-{number:03d}", case, number, seed, key))
     return jobs
@@ -107,7 +107,7 @@ def _make(job: Job, model, facts: dict, out: Path, settings: SynthesizeSettings,
             "patch", facts, labels=model.form.labels, seed=job.seed, sampler=settings.sampler, steps=settings.steps,
             device=device, source=prepared_source(job.case), run={"run_seed": settings.seed, "sample": job.number},
             condition={"start": list(plan.start), "shape": list(hu.shape), "nodes": plan.records,
-                       "vary": asdict(settings.vary)},
+                       "vary": settings.vary and asdict(settings.vary)},
             outputs=outputs)
         return {"key": job.key, **record}
 

@@ -1,0 +1,94 @@
+"""The data sets of an experiment: what is in each, by hash; and making, or finding, and preparing them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from ..cases.dataset import SPLITS, Dataset
+from ..cases.phantom import phantom_dataset
+from ..cases.prepare import PrepareSettings, prepare
+from ..conditions.pseudo import pseudo_dataset
+from ..runtime.errors import LNSynthError
+from ..runtime.events import Callback, ignore
+from ..runtime.files import sha256
+from .plan import DataSource, Plan, Preparation
+
+
+def known(plan: Plan, root: Path) -> dict:
+    """What the files of a plan are, all that the keys of its cells need to know of them. root: where they lie.
+
+    "data": of each source that is there its name, how it is made, and hashes of its files; "absent": names of optional
+    sources that are not; "features": the hash of MedicalNet's weights, None without. Raises LNSynthError where a file
+    is missing, and where no source is left.
+    """
+    found, absent = [], []
+    for source in plan.data:
+        missing = [path for path in _paths(source, root) if not path.exists()]
+        if missing and not source.optional:
+            raise LNSynthError(f"{missing[0]} of the plan's data {source.name!r} does not exist; give the folder of "
+                               "the data with --data-root.")
+        if missing:
+            absent.append(source.name)
+        else:
+            about = {name: value for name, value in asdict(source).items() if name not in ("dataset", "optional")}
+            found.append({**about, "content": _content(source, root)})
+    if not found:
+        raise LNSynthError("None of the plan's data are there; give their folder with --data-root.")
+    weights = plan.images.features
+    if weights and not (root / weights).is_file():
+        raise LNSynthError(f"{root / weights}, the plan's weights of MedicalNet, do not exist; give their folder with "
+                           "--data-root, or leave images.features out.")
+    return {"data": found, "absent": absent, "features": sha256(root / weights) if weights else None}
+
+
+def _paths(source: DataSource, root: Path) -> list[Path]:
+    if source.dataset:
+        return [root / source.dataset / "dataset.json"]
+    return [root / path for painted in source.painted for path in (painted.ct, painted.anatomy)]
+
+
+def _content(source: DataSource, root: Path):
+    if source.dataset:
+        return [[e["id"], e["patient"], e["split"], e["sha256"]] for e in Dataset.open(root / source.dataset).cases()]
+    return [_hash(path) for path in _paths(source, root)]
+
+
+def _hash(path: Path) -> str:
+    if path.is_file():
+        return sha256(path)
+    files = {file.name: sha256(file) for file in sorted(path.iterdir()) if file.is_file()}
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+
+
+def obtain(source: DataSource, root: Path, folder: Path, prepared: Preparation, callback: Callback = ignore) -> Dataset:
+    """The data set, made in `folder` unless it exists elsewhere, and prepared for training and for testing."""
+    if source.dataset:
+        dataset = Dataset.open(root / source.dataset)
+    elif source.phantoms:
+        dataset = phantom_dataset(folder, sum(source.phantoms.values()), source.seed, source.spacing_mm, source.nodes,
+                                  callback=callback)
+        splits = [split for split in SPLITS for _ in range(source.phantoms.get(split, 0))]
+        for entry, split in zip(dataset.cases(), splits, strict=True):
+            entry["split"] = split
+        dataset.save()
+    else:
+        for painted in source.painted:
+            dataset = pseudo_dataset(folder, root / painted.ct, root / painted.anatomy, painted.variants, source.seed,
+                                     split=painted.split, callback=callback)
+    for settings in preparations(prepared):
+        prepare(dataset, settings, callback=callback)
+    return dataset
+
+
+def preparations(p: Preparation) -> tuple[PrepareSettings, PrepareSettings]:
+    """For training and for testing. Their names tell what they are, so that experiments can share a data set."""
+    return tuple(PrepareSettings(p.spacing_mm, margin, p.window, p.labels, f"experiment-{_digest(p, margin)}")
+                 for margin in (p.margin_mm, p.test_margin_mm))
+
+
+def _digest(p: Preparation, margin: float) -> str:
+    content = [p.spacing_mm, margin, list(p.window), p.labels]
+    return f"{p.spacing_mm:g}mm-{margin:g}-" + hashlib.sha256(json.dumps(content).encode()).hexdigest()[:6]
