@@ -93,7 +93,7 @@ def evaluate_samples(samples: Path, data: list[Path], settings: ImageSettings | 
                 seen.append(pooled(maps[0]))
                 real_seen.append(pooled(maps[1]))
             shapes[sample.case.info["settings"]["name"], sample.real.shape] = sample.case
-            progress.step(message=folder.name)
+            progress.step()
     training = [(case, shape) for (_, shape), like in shapes.items() for case in cases.training(like)]
     copies = _find_copies(rows, pixels, seen, training, settings.memorisation, features, callback)
     return {"samples": rows, "summary": _summary(rows, seen, real_seen, copies, features),

@@ -66,8 +66,8 @@ def nearest(synthetic: np.ndarray, patients: Sequence[str], real: np.ndarray, re
     synthetic, real  (n, k) and (m, k) unit vectors (`direction`); real are training patches
     patients         whose anatomy each has
     The limit is the given percentile of the same distance of training patches: a generator that draws from the
-    distribution of real patches has that share flagged. None for a patch with no other patient's to compare, and no
-    limit where all training patches are of one patient.
+    distribution of real patches has that share flagged, or about one in m + 1 where that is more. None for a patch with
+    no other patient's to compare, and no limit where all training patches are of one patient.
     """
     owners = np.asarray(real_patients)
     among = [found for found in _nearest(real, owners, real, owners) if found is not None]

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from ..cases.labels import LabelTable
+from ..cases.volume import bounding_box, grow
 from ..conditions.nodes import boxes, shell
 
 
@@ -24,9 +25,11 @@ def core(mask: np.ndarray, spacing, depth_mm: float) -> np.ndarray:
 
     The patch's border is no outside: an organ goes on beyond it.
     """
-    if mask.all():
-        return mask.copy()
-    return ndimage.distance_transform_edt(mask, sampling=spacing) > depth_mm
+    deep, box = mask.copy(), bounding_box(mask)
+    if box is not None and not mask.all():
+        box = grow(box, min(spacing), spacing, mask.shape)  # one voxel of what is around it, where there is any
+        deep[box] = ndimage.distance_transform_edt(mask[box], sampling=spacing) > depth_mm
+    return deep
 
 
 def organ_errors(synthetic: np.ndarray, real: np.ndarray, anatomy: np.ndarray, table: LabelTable, spacing,

@@ -78,7 +78,7 @@ def _images(args, callback) -> dict:
     net = FeatureNet.load(weights, args.device) if weights else None
     result = evaluate_samples(Path(args.samples), [Path(d) for d in args.data], settings, features=net,
                               callback=callback)
-    _print_table(table(result))
+    _print_table([{name: value for name, value in row.items() if name != "case"} for row in table(result)])
     _print_images(result["summary"])
     written = write_images(Path(args.out), result) if args.out else []
     for path in written:
