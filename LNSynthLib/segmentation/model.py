@@ -1,0 +1,68 @@
+"""A trained nnU-Net on disk: where it lies, and its checkpoints, read without running what they say."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..runtime.errors import LNSynthError
+
+DATASET = "Dataset001_LNSynth"
+PLANS = "nnUNetPlans"
+CONFIGURATION = "3d_fullres"
+MODEL = Path("nnUNet_results") / DATASET / f"nnUNetTrainer__{PLANS}__{CONFIGURATION}"  # in a run, by nnU-Net's rules
+
+NEEDED = ("network_weights", "init_args", "logging", "current_epoch")
+# What nnU-Net puts into a checkpoint besides tensors and plain values: the logged losses are numpy scalars.
+NUMPY = [(np._core.multiarray.scalar, "numpy.core.multiarray.scalar"), np._core.multiarray.scalar, np.dtype,
+         np.dtypes.Float16DType, np.dtypes.Float32DType, np.dtypes.Float64DType]
+
+
+def check_installed() -> None:
+    """Raises LNSynthError where nnU-Net is not installed."""
+    if importlib.util.find_spec("nnunetv2") is None:
+        raise LNSynthError("nnU-Net is not installed here; install it with `pip install 'lnsynth[segmentation]'`.")
+
+
+def model_folder(path: Path) -> Path:
+    """nnU-Net's model folder (plans.json, dataset.json, fold_N) of a run, or `path` itself where it is one."""
+    path = Path(path)
+    for folder in (path, path / MODEL):
+        if (folder / "plans.json").is_file() and (folder / "dataset.json").is_file():
+            return folder
+    raise LNSynthError(f"{path}: there is no trained segmenter here; give the folder of a run of `lnsynth segment "
+                       "train`, or a model folder of nnU-Net.")
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> dict:
+    """A checkpoint as nnU-Net writes it (network_weights, optimizer_state, logging, current_epoch, init_args, ...).
+
+    nnU-Net itself unpickles checkpoints, which can run anything; here only tensors, plain values and numpy scalars are
+    accepted. Raises LNSynthError for a file that is absent, damaged or holds anything else.
+    """
+    if not path.is_file():
+        raise LNSynthError(f"{path} does not exist; train the segmenter to its end, or copy its folder whole.")
+    try:
+        with torch.serialization.safe_globals(NUMPY):
+            checkpoint = torch.load(path, map_location=device, weights_only=True)
+        missing = [name for name in NEEDED if name not in checkpoint]
+    except Exception as error:  # torch raises whatever the broken place in the file leads to
+        raise LNSynthError(f"{path}: it is damaged or no checkpoint of nnU-Net ({type(error).__name__}: "
+                           f"{str(error).strip().partition(chr(10))[0][:200]}); copy it again.") from None
+    if missing:
+        raise LNSynthError(f"{path}: it is no checkpoint of nnU-Net ({', '.join(missing)} missing); copy it again.")
+    return checkpoint
+
+
+def identity(weights: list[dict[str, torch.Tensor]]) -> str:
+    """SHA-256 of networks' weights: names, shapes and values, and nothing of when they were made."""
+    digest = hashlib.sha256()
+    for network in weights:
+        for name, tensor in sorted(network.items()):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

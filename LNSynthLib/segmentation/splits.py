@@ -1,0 +1,177 @@
+"""Which images a segmenter is trained on and which it is validated on, and the proof that the two are apart.
+
+Validation is always real. No patient is on both sides, and neither is a synthetic child of a validation or test
+patient: the child shows that patient's anatomy.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..cases.dataset import Dataset
+from ..cases.volume import read
+from ..runtime.errors import LNSynthError
+from ..runtime.files import read_json
+from ..synthesis.catalog import natural
+from ..synthesis.pairs import pairs
+from .settings import SegmentSettings
+
+SAME_SPACING = 0.01  # relative: what differs more, nnU-Net would resample without a word
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image with its nodes: a case of a data set, or a synthetic sample.
+
+    name     nnU-Net's identifier, which tells the kind: "<case>-real", "<sample>-synthetic1"
+    patient  whose anatomy it shows
+    case     id of the case it is, or was made from
+    folder   of the data set or of the sample
+    sha256   of its CT file
+    """
+
+    name: str
+    kind: str  # real, phantom, pseudo (`cases.dataset.KINDS`) or synthetic
+    split: str
+    patient: str
+    case: str
+    folder: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Division:
+    """train and val are what nnU-Net sees; left_out says of every other image why it does not ({"name", "reason"})."""
+
+    train: list[Item]
+    val: list[Item]
+    left_out: list[dict] = field(default_factory=list)
+
+    def used(self) -> list[Item]:
+        return [*self.train, *self.val]
+
+
+def divide(real: Sequence[Path], synthetic: Sequence[Path], settings: SegmentSettings) -> Division:
+    """Divides data sets (by the split of their cases) and folders of samples as the strategy says.
+
+    Raises LNSynthError where training and validation cannot be kept apart, a sample's origin is unknown, a sample does
+    not fit the settings, or one side is empty.
+    """
+    _check_strategy(synthetic, settings.strategy)
+    cases, left_out = _cases(real)
+    children, more = _samples(synthetic, cases, settings)
+    left_out += more
+    fathers = [item for item in cases if item.split == "train"]
+    if settings.strategy == "synthetic":
+        left_out += [{"name": item.name, "reason": "real, and the strategy is synthetic"} for item in fathers]
+    train = [*(fathers if settings.strategy != "synthetic" else []), *children]
+    division = Division(train, [item for item in cases if item.split == "val"], left_out)
+    check_apart(division, cases)
+    return division
+
+
+def _check_strategy(synthetic: Sequence[Path], strategy: str) -> None:
+    if strategy == "real" and synthetic:
+        raise LNSynthError("The strategy real takes no synthetic samples; leave them out, or choose both.")
+    if strategy != "real" and not synthetic:
+        raise LNSynthError(f"The strategy {strategy} needs a folder of synthetic samples (--synthetic); make some with "
+                           "`lnsynth synthesize`, or choose real.")
+
+
+def check_apart(division: Division, cases: Sequence[Item]) -> None:
+    """The rules of this module, whoever made the division. cases: all of the data sets, those of split test too.
+
+    Raises LNSynthError that names the image which breaks one.
+    """
+    if not division.train:
+        raise LNSynthError("There is no image to train on; give data sets with cases of split train, or samples made "
+                           "from such cases.")
+    if not division.val:
+        raise LNSynthError("There is no real case to validate on; give some cases of the data sets the split val (or "
+                           "add a data set that has such cases).")
+    twice = [name for name, count in Counter(item.name for item in division.used()).items() if count > 1]
+    if twice:
+        raise LNSynthError(f"The case {twice[0].rpartition('-')[0]} is in two of the data sets; rename it in one.")
+    for item in division.val:
+        if item.kind == "synthetic" or item.split != "val":
+            raise LNSynthError(f"{item.name} cannot be validated on: it is {item.kind}, of split {item.split}; "
+                               "validation takes real cases of split val.")
+    held = {item.patient: item for item in cases if item.split in ("val", "test")}
+    images = {item.sha256: item for item in cases if item.split in ("val", "test")}
+    for item in division.train:
+        if item.split != "train":
+            raise LNSynthError(f"{item.name} ({item.kind}) shows case {item.case} of split {item.split}, so it cannot "
+                               "be trained on; make samples from cases of split train.")
+        other = held.get(item.patient) or images.get(item.sha256)
+        if other is not None:
+            what = f"patient {item.patient}" if item.patient in held else "one CT"
+            raise LNSynthError(f"{what} is on both sides: {item.name} is to be trained on, {other.name} is of split "
+                               f"{other.split}; give all images of a patient one split.")
+
+
+def _cases(folders: Sequence[Path]) -> tuple[list[Item], list[dict]]:
+    """Every case of some data sets that has a node mask, and what was left out."""
+    found, left_out = [], []
+    for folder in folders:
+        dataset = Dataset.open(folder)
+        for entry in dataset.cases():
+            if "nodes" not in entry["files"]:
+                left_out.append({"name": entry["id"], "reason": "no node mask"})
+                continue
+            found.append(Item(f"{entry['id']}-real", dataset.kind, entry["split"], entry["patient"], entry["id"],
+                              Path(folder), entry["sha256"]["ct"]))
+            if entry["split"] == "test":
+                left_out.append({"name": found[-1].name, "reason": "of split test"})
+    return found, left_out
+
+
+def _samples(folders: Sequence[Path], cases: list[Item], settings: SegmentSettings) -> tuple[list[Item], list[dict]]:
+    """The samples to train on, at most `multiple` a case, those of the lowest numbers first; and what was left out."""
+    fathers = {item.case: item for item in cases}
+    found, left_out = [], []
+    for number, folder in enumerate(folders, start=1):
+        kept, dropped = pairs(folder, reviewed=settings.reviewed, filtered=settings.filtered)
+        left_out += [{"name": f"{d['sample']}-synthetic{number}", "reason": d["reason"]} for d in dropped]
+        for sample in kept:
+            record = read_json(sample / "provenance.json")
+            father = _father(sample, record, fathers)
+            _check_form(sample, record, settings)
+            item = Item(f"{sample.name}-synthetic{number}", "synthetic", father.split, father.patient, father.case,
+                        sample, record["outputs"]["ct.nii.gz"])
+            found.append((record["sampling"].get("sample", 0), number, natural(sample.name), item))
+    taken, train = Counter(), []
+    for *_, item in sorted(found, key=lambda row: row[:3]):
+        if taken[item.case] < settings.multiple:
+            taken[item.case] += 1
+            train.append(item)
+        else:
+            left_out.append({"name": item.name, "reason": f"beyond {settings.multiple} samples of case {item.case}"})
+    return train, left_out
+
+
+def _father(sample: Path, record: dict, fathers: dict[str, Item]) -> Item:
+    """The case that a sample was made from."""
+    source = record.get("source", {})
+    father = fathers.get(source.get("case"))
+    if father is None:
+        raise LNSynthError(f"{sample}: it was made from case {source.get('case')}, which is in none of the data sets, "
+                           "so its patient is unknown; give its data set too, or leave the sample out.")
+    if source.get("sha256", {}).get("ct") != father.sha256:
+        raise LNSynthError(f"{sample}: it was made from another CT than that of case {father.case} in {father.folder}; "
+                           "give the data set it was made from, or make it again.")
+    return father
+
+
+def _check_form(sample: Path, record: dict, settings: SegmentSettings) -> None:
+    """A sample must have the segmenter's spacing, and hold all HU of its window."""
+    spacing = read(sample / "ct.nii.gz").spacing
+    if max(abs(side / settings.spacing_mm - 1) for side in spacing) > SAME_SPACING:
+        raise LNSynthError(f"{sample}: its voxels are {spacing[0]:.3g} mm, and the segmenter's {settings.spacing_mm:g} "
+                           "mm; set spacing_mm to theirs, or make samples with a generator of that spacing.")
+    low, high = record["generator"]["settings"]["form"]["window"]
+    if low > settings.window[0] or high < settings.window[1]:
+        raise LNSynthError(f"{sample}: it holds HU from {low:g} to {high:g}, less than the segmenter's window "
+                           f"{settings.window[0]:g} to {settings.window[1]:g}; set window to theirs.")

@@ -1,0 +1,72 @@
+"""Train nnU-Net on real and synthetic pairs, or segment the lymph nodes of a CT with it.
+
+    lnsynth segment train --real DATASET --synthetic SAMPLES --strategy both --multiple 10 --out RUN
+    lnsynth segment predict --model RUN --ct CT --out MASK.nii.gz
+
+Validation is always real (cases of split val), test cases are never looked at, and no patient, nor a synthetic child of
+one, is on both sides. RUN holds a normal nnU-Net model, which nnU-Net's own commands run too.
+"""
+
+
+def add_arguments(parser) -> None:
+    ways = parser.add_subparsers(dest="way", metavar="train|predict", required=True)
+    train = ways.add_parser("train", help="train a segmenter", description="Train nnU-Net on real and synthetic pairs.")
+    train.add_argument("--real", nargs="+", required=True, metavar="DATASET",
+                       help="data sets: cases of split train are trained on, those of split val validate")
+    train.add_argument("--synthetic", nargs="+", default=[], metavar="SAMPLES",
+                       help="folders that `lnsynth synthesize` wrote, of cases of these data sets")
+    train.add_argument("--strategy", choices=("real", "synthetic", "both"), help="what to train on (default real)")
+    train.add_argument("--multiple", type=int, metavar="N",
+                       help="at most N synthetic samples a real training case (default 10; paper: 5, 10 or 20)")
+    train.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
+    train.add_argument("--trainer-preset", default="paper", metavar="NAME|FILE",
+                       help="paper (default), mini, or a YAML file like theirs")
+    train.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="assignments",
+                       help="change settings of the preset, e.g. trainer.epochs=200 spacing_mm=1.5 seed=1")
+    train.add_argument("--resume", action="store_true", help="go on after the last checkpoint in RUN")
+    predict = ways.add_parser("predict", help="segment a CT", description="Segment the lymph nodes of a CT.")
+    predict.add_argument("--model", required=True, metavar="RUN", help="a run, or the nnU-Net model folder in it")
+    predict.add_argument("--ct", required=True, metavar="CT",
+                         help="CT in HU: NIfTI, NRRD, MHA or the folder of a DICOM series")
+    predict.add_argument("--out", required=True, metavar="MASK", help="file for the nodes: one number a node")
+    predict.add_argument("--probability", metavar="FILE", help="also write the probability")
+    for way in (train, predict):
+        way.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
+
+
+def run(args, callback) -> dict:
+    return {"train": _train, "predict": _predict}[args.way](args, callback)
+
+
+def _train(args, callback) -> dict:
+    from pathlib import Path
+
+    from ..segmentation.settings import load_settings
+    from ..segmentation.train import train_segmenter
+
+    chosen = {name: getattr(args, name) for name in ("strategy", "multiple") if getattr(args, name) is not None}
+    settings = load_settings(args.trainer_preset, args.assignments, **chosen)
+    result = train_segmenter([Path(d) for d in args.real], [Path(d) for d in args.synthetic], Path(args.out), settings,
+                             resume=args.resume, device=args.device, callback=callback)
+    counts, trained = result["summary"], result["trained"]
+    print(f"{args.out}: trained on {_counts(counts['train'])}, validated on {_counts(counts['val'])}; "
+          f"{counts['left_out']} images left out (segmenter.json says why)")
+    print(f"pseudo Dice {trained['last_epoch']['pseudo_dice'] or 0:.3f} after {trained['last_epoch']['epoch']} epochs; "
+          f"model: {Path(args.out) / trained['model']}")
+    return {"run": args.out, "summary": counts, "trained": trained}
+
+
+def _counts(kinds: dict[str, int]) -> str:
+    return " and ".join(f"{count} {kind}" for kind, count in kinds.items())
+
+
+def _predict(args, callback) -> dict:
+    from pathlib import Path
+
+    from ..segmentation.predict import predict_file
+
+    result = predict_file(Path(args.model), Path(args.ct), Path(args.out), device=args.device, callback=callback,
+                          probability=Path(args.probability) if args.probability else None)
+    axes = ", ".join(f"{node['short_axis_mm']:.1f}" for node in result["nodes"])
+    print(f"{args.out}: {len(result['nodes'])} lymph nodes{f', short axes {axes} mm' if axes else ''} (for research)")
+    return result
