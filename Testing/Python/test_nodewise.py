@@ -73,6 +73,16 @@ def test_touching_nodes_stay_apart():
     assert [c.finds for c in candidates] == [(1, 2)]
 
 
+def test_the_best_of_several_components_counts():
+    nodes = np.zeros((16, 6, 6), np.uint16)
+    nodes[2:14, 1:5, 1:5] = 5
+    predicted = nodes > 0
+    predicted[4], predicted[12] = False, False  # in pieces of 2, 7 and 1 slices
+    found, candidates = match(predicted, nodes, SPACING)
+    assert [n.best_dsc for n in found] == pytest.approx([2 * 7 / (12 + 7)])
+    assert [c.finds for c in candidates] == [(5,), (5,), (5,)]
+
+
 def test_a_component_that_swallows_a_small_node_does_not_find_it():
     nodes = np.zeros((20, 20, 20), np.uint16)
     nodes[9:11, 9:11, 9:11] = 1

@@ -1,7 +1,7 @@
 """A case's score and a method's row: what stands for empty masks, and means worked by hand."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -150,5 +150,10 @@ def test_intervals_are_of_the_rows_means(node_recall):
         assert found[name].low <= row[name] <= found[name].high
     assert found["dsc"].patients == 12 and found["false_positives"].patients == 13
     assert found["dsc"].low < row["dsc"] < found["dsc"].high
-    fewer = intervals(cases, 3, ["a"] * 7 + ["b"] * 6, settings)
-    assert fewer["dsc"].patients == 2 and asdict(fewer["dsc"])["mean"] == pytest.approx(row["dsc"])
+
+
+def test_intervals_resample_the_patients_of_the_cases_that_count():
+    cases = [CASES[2], CASES[0], CASES[1], replace(CASES[0], dsc=0.6)]
+    found = intervals(cases, 0, ["c", "a", "b", "b"])["dsc"]
+    assert (found.patients, found.mean) == (2, pytest.approx(1.6 / 3))
+    assert (found.low, found.high) == pytest.approx((0.2, 0.7))  # a alone, b alone

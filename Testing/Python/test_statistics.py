@@ -101,11 +101,16 @@ def signed_rank_p(differences):
 @pytest.mark.parametrize("differences", [
     [0.1, 0.2, 0.3, 0.4, 0.5], [0.1, -0.2, 0.3, 0.4, 0.5, 0.6, -0.05], [0.3, 0.3, 0.3, -0.1],
     [0.0, 0.2, -0.1, 0.4, 0.3],
-    [0.0, 0.0, 0.2, 0.2, -0.2, 0.4, 0.6, 0.7]])
+    [0.0, 0.0, 0.2, 0.2, -0.2, 0.4, 0.6, 0.7], [0.0, 0.0, 0.0, -0.1, -0.2, 0.3, 0.4, 0.5, 0.6]])
 def test_small_samples_are_exact(differences):
     p, mean, n, ties = paired_wilcoxon([0.5 + d for d in differences], [0.5] * len(differences))
     assert p == pytest.approx(signed_rank_p(differences))
     assert (n, ties) == (len(differences), differences.count(0.0)) and mean == pytest.approx(np.mean(differences))
+
+
+def test_ties_between_the_methods_do_not_strengthen_a_difference():
+    different = [-0.1, -0.2, 0.3, 0.4, 0.5, 0.6]
+    assert paired_wilcoxon([0.0] * 3 + different, [0.0] * 9)[0] > paired_wilcoxon(different, [0.0] * 6)[0]
 
 
 def test_textbook_p_values():
