@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from .posterior import posterior
 from .schedules import Times
 
 Denoise = Callable[[Tensor, int], Tensor]
@@ -24,19 +25,29 @@ Callback = Callable[[int, int], None]
 def ddpm(
     denoise: Denoise, x: Tensor, times: Times, *, alpha_bar: Tensor, noise: Noise, callback: Callback | None = None
 ) -> Tensor:
-    """Ancestral sampling from q(x_t' | x_t, x_0) (Ho et al. 2020, arXiv 2006.11239, eq. 6 and 7, the small variance).
+    """Ancestral sampling from q(x_t' | x_t, x_0) of the visited times, any subset of all (see `posterior`): the small
+    variance of Ho et al. 2020 (arXiv 2006.11239, section 3.2)."""
+    return ddpm_learned(lambda x, t: (denoise(x, t), 0.0), x, times, alpha_bar=alpha_bar, noise=noise,
+                        callback=callback)
 
-    The posterior is that of the visited times, its beta being 1 - alpha_bar_t / alpha_bar_t' (Nichol and Dhariwal 2021,
-    arXiv 2102.09672, eq. 19), so any subset of times is right.
-    """
+
+def ddpm_learned(
+    denoise: Callable[[Tensor, int], tuple[Tensor, Tensor | float]],
+    x: Tensor,
+    times: Times,
+    *,
+    alpha_bar: Tensor,
+    noise: Noise,
+    callback: Callback | None = None,
+) -> Tensor:
+    """`ddpm` with the variance that the network learned: `denoise` returns x_0 and where each voxel's variance lies
+    between the smallest (0) and the largest (1) of a step (Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 15)."""
     for done, (t, t_next) in enumerate(times, 1):
-        now, after = float(alpha_bar[t]), float(alpha_bar[t_next])
-        kept = now / after
-        mean_x0 = math.sqrt(after) * (1 - kept) / (1 - now)
-        mean_x = math.sqrt(kept) * (1 - after) / (1 - now)
-        x = mean_x0 * denoise(x, t) + mean_x * x
+        step = posterior(float(alpha_bar[t]), float(alpha_bar[t_next]))
+        clean, fraction = denoise(x, t)
+        x = step.x0 * clean + step.x * x
         if t_next > 0:
-            x = x + math.sqrt((1 - after) / (1 - now) * (1 - kept)) * noise()
+            x = x + step.variance(fraction) ** 0.5 * noise()
         _report(callback, done, times)
     return x
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..diffusion.samplers import SAMPLERS
+from ..diffusion.samplers import SAMPLERS, ddpm_learned
 from ..diffusion.schedules import SCHEDULES, clean_from_noise, diffuse, log_snr_uniform, spaced
 from ..runtime.errors import LNSynthError
 from ..runtime.seeds import torch_rng
@@ -72,18 +72,27 @@ class Denoising:
         elif self.settings.prediction == "preconditioned":
             mean, deviation, _ = self._gaussian(x, t, expected)
             target = (clean - mean) / deviation
-        output = network(x, t.to(clean.device))
-        norm = F.l1_loss if self.settings.loss == "l1" else F.mse_loss
-        return {"loss": norm(output.float(), target)}
+        output = network(x, t.to(clean.device)).float()
+        return self.judged(output, target, clean, x, t, expected)
 
-    def clean(self, output: Tensor, x: Tensor, t: int, expected: Tensor | float = 0.0) -> Tensor:
-        """The estimate of x_0 that the network's output for x_t means; not clipped."""
+    def judged(self, output: Tensor, target: Tensor, clean: Tensor, x: Tensor, t: Tensor,
+               expected: Tensor | float) -> dict[str, Tensor]:
+        """Scalars to log for the network's output for x_t, "loss" being the one to minimise; t (B,)."""
+        norm = F.l1_loss if self.settings.loss == "l1" else F.mse_loss
+        return {"loss": norm(output, target)}
+
+    def clean(self, output: Tensor, x: Tensor, t: int | Tensor, expected: Tensor | float = 0.0) -> Tensor:
+        """The estimate of x_0 that the network's output for x_t means; not clipped. t: one for all, or (B,)."""
         if self.settings.prediction == "velocity":
             return diffuse(x, -output, t, self.alpha_bar)  # x_0 = alpha x_t - sigma v
         if self.settings.prediction == "preconditioned":
-            mean, deviation, _ = self._gaussian(x, torch.full((len(x),), t), expected)
+            mean, deviation, _ = self._gaussian(x, torch.as_tensor(t), expected)
             return mean + deviation * output
         return clean_from_noise(x, output, t, self.alpha_bar)
+
+    def fraction(self, output: Tensor) -> Tensor | float:
+        """Where the variance of a step of `ddpm` lies between the smallest and the largest: the smallest."""
+        return 0.0
 
     def sample(self, network: Network, shape: tuple[int, ...], like: Tensor, *, seeds: list[int],
                steps: int | None = None, sampler: str = "dpmpp", bound: float = 1.0, expected: Tensor | float = 0.0,
@@ -108,15 +117,20 @@ class Denoising:
         def noise() -> Tensor:
             return torch.stack([torch.randn(shape[1:], generator=s) for s in streams]).to(like)
 
-        def denoise(x: Tensor, t: int) -> Tensor:
+        def denoise(x: Tensor, t: int) -> tuple[Tensor, Tensor | float]:
             output = network(x, torch.full((len(x),), t, device=x.device))
-            estimate = self.clean(output, x, t, expected).clamp(-bound, bound)
-            return estimate if known is None else torch.where(keep > 0, known, estimate)
+            estimate, fraction = self.clean(output, x, t, expected).clamp(-bound, bound), self.fraction(output)
+            if known is None:
+                return estimate, fraction
+            # Where x_0 is known the smallest variance is right, and keeps the noise level.
+            return torch.where(keep > 0, known, estimate), fraction * (keep <= 0)
 
         x = noise()
         if known is not None:
             x = torch.where(keep > 0, diffuse(known, x, times[0][0], self.alpha_bar), x)
-        x = SAMPLERS[sampler](denoise, x, times, alpha_bar=self.alpha_bar, noise=noise, callback=callback)
+        rest = {"alpha_bar": self.alpha_bar, "noise": noise, "callback": callback}
+        x = (ddpm_learned(denoise, x, times, **rest) if sampler == "ddpm"
+             else SAMPLERS[sampler](lambda x, t: denoise(x, t)[0], x, times, **rest))
         if not torch.isfinite(x).all():
             raise LNSynthError("The generator made values that are no numbers; its weights are unusable: train it with "
                                "a lower learning rate, or choose another.")
