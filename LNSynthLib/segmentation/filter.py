@@ -48,10 +48,7 @@ def filter_samples(folder: Path, segmenter: Segmenter, threshold: float = 0.7, *
     goes on. Returns the content of filter.json: {"threshold", "rule", "segmenter", "samples", "kept" (number),
     "dropped" ([{"sample", "reason"}]), "segmented" (number of samples judged anew), "version"}.
     """
-    if not 0 <= threshold < 1:
-        raise LNSynthError(f"A threshold of {threshold:g} keeps none or means nothing; choose one from 0 to below 1.")
-    if rule not in RULES:
-        raise LNSynthError(f"There is no rule {rule!r} for keeping a sample; known are {', '.join(RULES)}.")
+    check(threshold, rule)
     folder = Path(folder)
     known, verdicts, todo = read_filter(folder), {}, []
     for sample in samples(folder):
@@ -81,6 +78,14 @@ def filter_samples(folder: Path, segmenter: Segmenter, threshold: float = 0.7, *
         "segmented": len(todo), "version": __version__}
     write_json(folder / "filter.json", result)
     return result
+
+
+def check(threshold: float, rule: Rule) -> None:
+    """Raises LNSynthError for a threshold that keeps nothing and for an unknown rule."""
+    if not 0 <= threshold < 1:
+        raise LNSynthError(f"A threshold of {threshold:g} keeps none or means nothing; choose one from 0 to below 1.")
+    if rule not in RULES:
+        raise LNSynthError(f"There is no rule {rule!r} for keeping a sample; known are {', '.join(RULES)}.")
 
 
 def coverage(sample: Path, segmenter: Segmenter) -> dict[int, float]:

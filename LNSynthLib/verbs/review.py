@@ -6,7 +6,7 @@ filter. Of one reviewer's decisions on a sample the latest counts; where reviewe
 
 
 def add_arguments(parser) -> None:
-    ways = parser.add_subparsers(dest="way", metavar="list|decide|page", required=True)
+    ways = parser.add_subparsers(dest="way", metavar="list|decide|filter|page", required=True)
 
     def way(name, text):
         sub = ways.add_parser(name, help=text, description=text)
@@ -25,20 +25,28 @@ def add_arguments(parser) -> None:
     verdict.add_argument("--reject", dest="verdict", action="store_const", const="reject")
     decide.add_argument("--note", default="", metavar="TEXT", help="why")
     decide.add_argument("--reviewer", metavar="NAME", help="who decides (default: your user name)")
+    judge = way("filter", "keep only the samples whose nodes a segmenter finds: FOLDER/filter.csv")
+    judge.add_argument("--model", required=True, metavar="MODEL", help="folder of a trained segmenter")
+    judge.add_argument("--threshold", type=float, default=0.7, metavar="T",
+                       help="a node is found where more than this share of its voxels is (default 0.7)")
+    judge.add_argument("--filter-rule", choices=("every", "any", "mean"), default="every",
+                       help="how many of a sample's nodes must be found (default every)")
+    judge.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
 
 
 def run(args, callback) -> dict:
     from pathlib import Path
 
-    return {"list": _list, "decide": _decide, "page": _page}[args.way](
+    return {"list": _list, "decide": _decide, "filter": _filter, "page": _page}[args.way](
         args, Path(args.folder), callback)
 
 
 def _list(args, folder, callback) -> dict:
-    from ..synthesis.pairs import reason, standings
+    from ..synthesis.pairs import filter_table, reason, standings
 
     found = standings(folder, rule=args.rule)
-    width = max(len(standing.sample.name) for standing in found)
+    width = max(6, *(len(standing.sample.name) for standing in found))
+    print(f"{'sample':<{width}}  {'status':<9}  {'found':>5}  why")
     rows = []
     for s in found:
         covered = "" if s.verdict is None or s.verdict.least is None else f"{s.verdict.least:.2f}"
@@ -52,8 +60,8 @@ def _list(args, folder, callback) -> dict:
     usable = counts["accepted"] + counts["undecided"]
     print(f"{len(rows)} samples: {', '.join(f'{n} {status}' for status, n in counts.items())}; "
           f"{usable} may be trained on")
-    if any(s.verdict for s in found) and (unjudged := sum(s.verdict is None for s in found)):
-        print(f"{unjudged} of them the filter has not judged; run it again to include them.")
+    if filter_table(folder).exists() and (unjudged := sum(s.verdict is None for s in found)):
+        print(f"{unjudged} samples came after the filter ran, so it leaves none of them out; run it again.")
     return {"samples": rows, "counts": counts, "usable": usable}
 
 
@@ -67,6 +75,18 @@ def _decide(args, folder, callback) -> dict:
     made = [record(folder, sample, args.verdict, args.note, reviewer) for sample in args.samples]
     print(f"{folder / 'review.csv'}: {reviewer} {args.verdict}s {', '.join(d.sample for d in made)}")
     return {"decisions": [asdict(decision) for decision in made]}
+
+
+def _filter(args, folder, callback) -> dict:
+    from pathlib import Path
+
+    from ..segmentation.filter import filter_samples, report
+    from ..segmentation.predict import Segmenter
+
+    segmenter = Segmenter.open(Path(args.model), args.device)
+    result = filter_samples(folder, segmenter, args.threshold, rule=args.filter_rule, callback=callback)
+    print(report(result))
+    return result
 
 
 def _page(args, folder, callback) -> dict:

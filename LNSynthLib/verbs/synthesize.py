@@ -25,19 +25,49 @@ def add_arguments(parser) -> None:
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes at once (default 1: this one)")
     parser.add_argument("--threads", type=int, default=1, metavar="N",
                         help="CPU threads for one sample (default 1; another number changes a sample's last bits)")
+    parser.add_argument("--filter", metavar="MODEL",
+                        help="a trained segmenter that judges the samples of OUT afterwards: those whose nodes it does "
+                             "not find are listed in OUT/filter.csv and left out of training")
+    parser.add_argument("--threshold", type=float, default=0.7, metavar="T",
+                        help="with --filter: a node is found where more than this share of it is (default 0.7)")
+    parser.add_argument("--filter-rule", choices=("every", "any", "mean"), default="every",
+                        help="with --filter: how many of a sample's nodes must be found (default every)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
 
 
 def run(args, callback) -> dict:
+    import os
+    from pathlib import Path
+
     from ..runtime.errors import LNSynthError
 
     if args.per_case < 1 or args.steps < 1 or args.workers < 1 or args.threads < 1:
         raise LNSynthError("--per-case, --steps, --workers and --threads must be 1 or more.")
+    if args.filter and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise LNSynthError("--filter judges all samples at once; when torchrun has made them, run the same command "
+                           "without torchrun.")
+    judge = _judge(args) if args.filter else None  # before the samples: a wrong path is told at once
     result = _shared(args, callback) if args.workers > 1 else _here(args, callback)
     replaced = f", {len(result['replaced'])} of them in place of others" if result["replaced"] else ""
     print(f"{result['folder']}: {len(result['made'])} samples made{replaced}, {len(result['unchanged'])} unchanged "
           "(SYNTHETIC)")
+    if judge is not None:
+        from ..segmentation.filter import filter_samples, report
+
+        result["filter"] = filter_samples(Path(args.out), judge, args.threshold, rule=args.filter_rule,
+                                          callback=callback)
+        print(report(result["filter"]))
     return result
+
+
+def _judge(args):
+    from pathlib import Path
+
+    from ..segmentation.filter import check
+    from ..segmentation.predict import Segmenter
+
+    check(args.threshold, args.filter_rule)
+    return Segmenter.open(Path(args.filter), args.device)
 
 
 def _here(args, callback) -> dict:

@@ -6,9 +6,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
+from LNSynthLib import cli
+from LNSynthLib.cases.dataset import Case, Dataset
 from LNSynthLib.cases.nodes import instances
-from LNSynthLib.cases.volume import Volume, write
+from LNSynthLib.cases.prepare import PrepareSettings, prepare
+from LNSynthLib.cases.volume import Volume, read, write
+from LNSynthLib.generators import checkpoint
 from LNSynthLib.runtime.errors import Cancelled, LNSynthError
 from LNSynthLib.runtime.files import sha256, write_json
 from LNSynthLib.segmentation.filter import coverage, filter_samples, report
@@ -38,9 +43,14 @@ def make_sample(folder, name, shares, seed=0):
         nodes[x, 3:8] = node
         bright = rng.permutation(np.arange(50) < round(50 * share))
         hu[x, 3:8][bright.reshape(5, 10)] = 60
-    write(folder / name / "ct.nii.gz", Volume(hu, AFFINE))
-    write(folder / name / "nodes.nii.gz", Volume(nodes, AFFINE))
-    write_json(folder / name / "provenance.json", {"outputs": {f: sha256(folder / name / f) for f in PAIR}})
+    write_pair(folder / name, Volume(hu, AFFINE), Volume(nodes, AFFINE))
+
+
+def write_pair(sample, ct, nodes):
+    """What the filter needs of a sample."""
+    for name, volume in zip(PAIR, (ct, nodes), strict=True):
+        write(sample / name, volume)
+    write_json(sample / "provenance.json", {"outputs": {name: sha256(sample / name) for name in PAIR}})
 
 
 SHARES = {"s-1": (1.0, 0.9), "s-2": (1.0, 0.5), "s-3": (0.7, 0.7), "s-10": (0.2, 0.0), "s-11": ()}
@@ -62,8 +72,7 @@ def test_coverage_is_the_share_of_each_node_counted_voxel_by_voxel(tmp_path):
     rng = np.random.default_rng(5)
     hu = rng.integers(-100, 100, (9, 8, 7)).astype(np.int16)
     nodes = rng.choice([0, 2, 3, 9], (9, 8, 7)).astype(np.uint16)
-    write(tmp_path / "s" / "ct.nii.gz", Volume(hu, AFFINE))
-    write(tmp_path / "s" / "nodes.nii.gz", Volume(nodes, AFFINE))
+    write_pair(tmp_path / "s", Volume(hu, AFFINE), Volume(nodes, AFFINE))
     size, hit = dict.fromkeys((2, 3, 9), 0), dict.fromkeys((2, 3, 9), 0)
     for at in np.ndindex(hu.shape):
         if nodes[at]:
@@ -152,3 +161,86 @@ def test_what_cannot_be_judged_is_refused(folder):
     with pytest.raises(LNSynthError, match="s-3: CT and nodes do not lie on one grid"):
         filter_samples(folder, Bright())
     assert [row["sample"] for row in rows(folder)] == ["s-1", "s-2"]  # what was judged before stays
+
+
+def balls(rng, shown=None):
+    """Fat in air with three balls, the nodes: (CT, nodes). Where a ball is not shown, the CT is fat."""
+    hu, nodes = rng.normal(-90, 8, (24, 24, 24)), np.zeros((24, 24, 24), np.uint16)
+    hu[[0, -1]] -= 900
+    hu[:, [0, -1]] -= 900
+    for node, centre in enumerate(((6, 6, 6), (17, 7, 15), (9, 17, 16)), 1):
+        far = np.linalg.norm(np.indices(hu.shape).T - (np.array(centre) + rng.integers(-1, 2, 3)), axis=-1).T
+        nodes[far <= 2.5] = node
+        if shown is None or node in shown:
+            hu[far <= 2.5] += 150
+    return tuple(Volume(array, np.diag([4.0, 4, 4, 1])) for array in (np.rint(hu).astype(np.int16), nodes))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(data set of balls, run of nnU-Net that was trained on it)."""
+    from LNSynthLib.segmentation.settings import SegmentSettings, TrainerSettings
+    from LNSynthLib.segmentation.train import train_segmenter
+
+    home, rng = tmp_path_factory.mktemp("balls"), np.random.default_rng(0)
+    data = Dataset.create(home / "data", kind="phantom")
+    for n, split in enumerate(("train", "train", "train", "val")):
+        ct, nodes = balls(rng)
+        data.add(Case(f"balls-{n}", ct, nodes, entry={"split": split}))
+    settings = SegmentSettings(spacing_mm=4.0, trainer=TrainerSettings(
+        epochs=5, iterations=40, val_iterations=1, patch=(16, 16, 16), batch=2, features=(8, 16, 32), batch_dice=True,
+        foreground=1.0, augmentation="none", mirror=False, mirror_prediction=False, keep_data=False))
+    train_segmenter([data.folder], [], home / "run", settings, device="cpu")
+    return data, home / "run"
+
+
+@pytest.mark.slow
+def test_nnunet_drops_the_sample_whose_ct_does_not_show_a_node(trained, tmp_path, capsys):
+    from LNSynthLib.segmentation.predict import Segmenter
+
+    rng = np.random.default_rng(1)
+    for name, shown in (("all", (1, 2, 3)), ("none", ()), ("two", (1, 3))):
+        ct, nodes = balls(rng, shown)
+        write_pair(tmp_path / "pairs" / name, ct, nodes)
+    judge = ["review", "filter", str(tmp_path / "pairs"), "--model", str(trained[1]), "--device", "cpu"]
+    assert cli.main(judge) == 0
+    out = capsys.readouterr().out
+    assert "1 of 3 samples kept, 2 dropped" in out and "two: node 2 is covered to 0.00, not above 0.7" in out
+    assert [path.name for path in pairs(tmp_path / "pairs")[0]] == ["all"]
+    assert cli.main([*judge, "--filter-rule", "any"]) == 0
+    assert [path.name for path in pairs(tmp_path / "pairs")[0]] == ["all", "two"]
+    verdict = read_filter(tmp_path / "pairs")["two"]
+    segmenter = Segmenter.open(trained[1], "cpu")
+    found, nodes = segmenter.predict(read(tmp_path / "pairs/two/ct.nii.gz")), read(tmp_path / "pairs/two/nodes.nii.gz")
+    assert verdict.segmenter == segmenter.identity
+    assert verdict.coverage == pytest.approx(
+        {node: (found.probability[nodes.array == node] > 0.5).mean() for node in (1, 2, 3)}, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_synthesize_filters_what_it_made(trained, tmp_path, capsys):
+    torch.manual_seed(0)
+    generator = checkpoint.save(tmp_path / "generator", checkpoint.create("lnddpm", {
+        "form": {"labels": "abdomen17", "anatomy_channels": 17, "spacing_mm": 4.0, "patch": [16, 16, 16]},
+        "denoiser": {"channels": [8, 16], "blocks": 1, "groups": 4, "heads": 2, "head_width": 8, "token_width": 8},
+        "timesteps": 20}))
+    data, run = trained
+    prepare(data, PrepareSettings(spacing_mm=4.0, labels="abdomen17", name="coarse", allow_no_anatomy=True))
+    make = ["synthesize", "--generator", str(generator), "--data", str(data.folder), "--prepared", "coarse", "--out",
+            str(tmp_path / "out"), "--steps", "1", "--device", "cpu", "--filter"]
+    assert cli.main([*make, str(tmp_path)]) == 2 and not (tmp_path / "out").exists()
+    assert "no trained segmenter" in capsys.readouterr().err
+    assert cli.main(["--events", "json", *make, str(run), "--threshold", "0.5"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])["result"]
+    assert len(result["made"]) == result["filter"]["samples"] == result["filter"]["segmented"] == 3
+    assert result["filter"]["threshold"] == 0.5
+    kept = [path.name for path in pairs(tmp_path / "out")[0]]
+    assert sorted(kept + [d["sample"] for d in result["filter"]["dropped"]]) == sorted(result["made"])
+    with open(tmp_path / "out" / "filter.csv") as stream:
+        assert len(list(csv.DictReader(stream))) == 3
+
+
+def test_under_torchrun_the_filter_waits_for_all_samples(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli.main(["synthesize", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--filter", "run"]) == 2
+    assert "run the same command without torchrun" in capsys.readouterr().err

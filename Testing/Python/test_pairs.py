@@ -120,12 +120,13 @@ def test_the_verb_decides_and_lists(folder, capsys):
     assert cli.main(["review", "list", str(folder)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
-        "a-1   undecided          [accept by anna is about an earlier sample of this name]",
-        "a-2   rejected          rejected by bob: no node",
-        "a-10  undecided",
-        "b-1   dropped     0.25  dropped by the filter: node 1 is missed",
+        "sample  status     found  why",
+        "a-1     undecided          [accept by anna is about an earlier sample of this name]",
+        "a-2     rejected          rejected by bob: no node",
+        "a-10    undecided",
+        "b-1     dropped     0.25  dropped by the filter: node 1 is missed",
         "4 samples: 0 accepted, 1 rejected, 2 undecided, 1 dropped, 0 damaged; 2 may be trained on",
-        "3 of them the filter has not judged; run it again to include them."]
+        "3 samples came after the filter ran, so it leaves none of them out; run it again."]
     assert cli.main(["--events", "json", "review", "list", str(folder)]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])["result"]
     assert result["usable"] == 2 and result["counts"]["dropped"] == 1 and result["samples"][0]["stale"] == ["anna"]
