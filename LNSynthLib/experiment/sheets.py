@@ -1,0 +1,182 @@
+"""A plan's tables as the report shows them: the paper's layout, intervals below means, the paper's figures in grey."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..evaluation.segmentation import METRICS
+from ..evaluation.statistics import Interval
+from . import tables
+from .page import MISSING, UNDEFINED, note, number, table, text
+from .plan import Table
+from .results import MADE_UP, Results
+from .tables import IMAGE_MEASURES, LOWER_IS_BETTER, STRATEGIES, TITLES, ImageLine, Line
+
+DIGITS = {"assd_mm": 2, "false_positives": 2}
+TESTED = ("dsc", "node_recall")  # measures whose p values have a column; the CSV has all
+
+
+def segmentation(results: Results, name: str, lines: Sequence[Line]) -> str:
+    """The table itself, NodeRecall by short axis, and where test cases are of several kinds, a table of them."""
+    plan = results.plan.tables[name]
+    parts = [f"<h3>{text(plan.title)}</h3>", _main(plan, lines), *_notes(results, plan, lines),
+             f"<h3>NodeRecall by short axis ({text(plan.title.split('.')[0])})</h3>", _strata(results, lines),
+             note("Found nodes of all, pooled over cases and seeds. Short axis of the true node.")]
+    kinds = sorted({s.kind for line in lines for s in line.scores})
+    if len(kinds) > 1:
+        parts += [f"<h3>By kind of test case ({text(plan.title.split('.')[0])})</h3>", _by_kind(results, lines, kinds)]
+    return "\n".join(parts)
+
+
+def _main(plan: Table, lines: Sequence[Line]) -> str:
+    columns = {metric: tables.best([line.pooled.get(metric) for line in lines], metric in LOWER_IS_BETTER)
+               for metric in METRICS}
+    tested = TESTED if plan.reference else ()
+    head = ["trained on", *(TITLES[metric] for metric in METRICS), *(f"p, {TITLES[metric]}" for metric in tested)]
+    rows, before = [], None
+    for i, line in enumerate(lines):
+        if line.row.strategy != before:
+            rows.append(STRATEGIES[line.row.strategy])
+            before = line.row.strategy
+        rows.append([text(line.row.label),
+                     *(_mean(line, metric, i in columns[metric]) for metric in METRICS),
+                     *(_p(line, metric, plan.reference) for metric in tested)])
+    return table(head, rows)
+
+
+def _mean(line: Line, metric: str, best: bool) -> str:
+    digits, told = DIGITS.get(metric, 3), line.row.published.get(metric)
+    shown = spread(line.intervals[metric], digits, best) if line.scores else MISSING
+    return shown + ("" if told is None else f"<span class=paper>paper {number(told, digits)}</span>")
+
+
+def spread(found: Interval, digits: int, best: bool = False) -> str:
+    """A mean, bold where it is the best, and its interval below."""
+    mean = number(found.mean, digits)
+    if found.low is None:
+        return f"<b>{mean}</b>" if best else mean
+    return (f"<b>{mean}</b>" if best else mean) + (
+        f"<span class=small>{number(found.low, digits)} to {number(found.high, digits)}</span>")
+
+
+def _p(line: Line, metric: str, reference: str | None) -> str:
+    if line.row.label == reference:
+        return "<span class=missing>reference</span>"
+    test = line.versus.get(metric)
+    return MISSING if test is None else p_value(test.p_holm) if test.patients else UNDEFINED
+
+
+def p_value(p: float) -> str:
+    return "&lt; 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def smallest_p(patients: int, comparisons: int) -> float:
+    """What the exact two-sided signed-rank test of so many pairs can give at best, after Holm's correction."""
+    return min(1.0, comparisons * 2 * 0.5**patients)
+
+
+def _notes(results: Results, plan: Table, lines: Sequence[Line]) -> list[str]:
+    scores = [s for line in lines for s in line.scores]
+    cases, patients = ({getattr(s, what) for s in scores} for what in ("case", "patient"))
+    if not scores:
+        return [note("No row is done yet.")]
+    seeds = len(results.plan.seeds)
+    words = [f"Means over {len(cases)} test cases of {len(patients)} patients; below each its 95 % bootstrap interval "
+             "over patients. Bold is the best mean of a column, which is no claim that it is better than the next."]
+    if seeds > 1:
+        words.append(f"{seeds} seeds: a case counts once for each, and patients are resampled with all that is theirs.")
+        words += [f"{text(line.row.label)}: {line.seeds} of {seeds} seeds so far." for line in lines
+                  if 0 < line.seeds < seeds]
+    tests = [test for line in lines for metric, test in line.versus.items() if metric == TESTED[0]]
+    if tests:
+        patients = max(test.patients for test in tests)
+        floor = smallest_p(patients, len(tests))
+        words.append(f"p: Wilcoxon signed-rank test against {text(plan.reference)}, patient by patient, corrected by "
+                     f"Holm for the {len(tests)} rows of this table"
+                     f"{' that are done' if len(tests) < len(lines) - 1 else ''}. "
+                     f"With {patients} patients no p here can be below {p_value(floor)}"
+                     f"{', so none can reach 0.05' if floor >= 0.05 else ''}.")
+    empty = [(line, line.pooled["empty_predictions"]) for line in lines if line.pooled.get("empty_predictions")]
+    if empty:
+        words.append("Predictions without any node: " + ", ".join(
+            f"{text(line.row.label)} {count} of {line.pooled['cases']}" for line, count in empty) + ".")
+    if any(line.row.published for line in lines):
+        words.append("<span class=paper style='display:inline'>Grey: the paper's own figures. They were measured on "
+                     "other data and after far longer training than a miniature's: their levels cannot be compared "
+                     "with those above.</span>")
+    return [note(" ".join(words))]
+
+
+def _strata(results: Results, lines: Sequence[Line]) -> str:
+    names = next((list(line.pooled["node_recall_by_short_axis"]) for line in lines if line.pooled), [])
+    values = {name: [line.pooled["node_recall_by_short_axis"][name]["node_recall"] if line.pooled else None
+                     for line in lines] for name in names}
+    columns = {name: tables.best(found) for name, found in values.items()}
+    rows = []
+    for i, line in enumerate(lines):
+        strata = line.pooled.get("node_recall_by_short_axis")
+        rows.append([text(line.row.label), *((_stratum(strata[name], i in columns[name]) if strata else MISSING)
+                                             for name in names)])
+    return table(["trained on", *(f"{text(name)} mm" for name in names)], rows)
+
+
+def _stratum(stratum: dict, best: bool) -> str:
+    if not stratum["nodes"]:
+        return UNDEFINED
+    shown = number(stratum["node_recall"], 3)
+    return (f"<b>{shown}</b>" if best else shown) + f"<span class=small>{stratum['found']} of {stratum['nodes']}</span>"
+
+
+def _by_kind(results: Results, lines: Sequence[Line], kinds: Sequence[str]) -> str:
+    head = ["trained on", *(f"{TITLES[metric]}, {kind}" for kind in kinds for metric in TESTED)]
+    parts = {kind: [tables.subset(line, lambda s, kind=kind: s.kind == kind, results) for line in lines]
+             for kind in kinds}
+    best = {(kind, metric): tables.best([part.pooled.get(metric) for part in parts[kind]])
+            for kind in kinds for metric in TESTED}
+    rows = [[text(line.row.label), *(_mean_of(parts[kind][i], metric, i in best[kind, metric])
+                                     for kind in kinds for metric in TESTED)] for i, line in enumerate(lines)]
+    counts = [f"{kind}: {MADE_UP[kind]}, {len({s.case for p in parts[kind] for s in p.scores})} cases of "
+              f"{len({s.patient for p in parts[kind] for s in p.scores})} patients" for kind in kinds]
+    return table(head, rows) + note(f"{'; '.join(counts)}. Cases of one patient have no interval.")
+
+
+def _mean_of(line: Line, metric: str, best: bool) -> str:
+    return spread(line.intervals[metric], 3, best) if line.scores else MISSING
+
+
+def images(results: Results, name: str, lines: Sequence[ImageLine]) -> str:
+    """The table of images, with a first row that says what the real patches have."""
+    plan = results.plan.tables[name]
+    best = {m.name: set() if m.higher is None else tables.best(
+        [line.intervals[m.name].mean if line.samples else None for line in lines], not m.higher)
+        for m in IMAGE_MEASURES}
+    done = [line for line in lines if line.samples]
+    rows = []
+    if done:
+        real = tables.mean_of(done[0].samples, "real_contrast_hu")
+        rows.append(["<i>the real patches</i>", *(spread(real, m.digits) if m.name == "contrast_hu" else ""
+                                                  for m in IMAGE_MEASURES)])
+    rows += [[text(line.row.label), *(spread(line.intervals[m.name], m.digits, i in best[m.name]) if line.samples
+                                      else MISSING for m in IMAGE_MEASURES)] for i, line in enumerate(lines)]
+    return (f"<h3>{text(plan.title)}</h3>" + table(["method", *(text(m.title) for m in IMAGE_MEASURES)], rows)
+            + _image_notes(results, name, done))
+
+
+def _image_notes(results: Results, name: str, done: Sequence[ImageLine]) -> str:
+    if not done:
+        return note("No row is done yet.")
+    patients = {row["patient"] for line in done for row in line.samples}
+    words = [f"{len(done[0].samples)} patches of {len(patients)} patients of the {results.plan.images.split} split a "
+             "method, with the anatomy and the nodes of the real ones and the same noise for every method; below each "
+             "mean its 95 % bootstrap interval over patients. MSE, PSNR and MS-SSIM reward an average of all images "
+             "that fit a condition: a sharp sample of another patient's fat and vessels scores below a blurred one. "
+             "HU errors are of an organ's mean. NodeRecall_synt: what the segmenter trained on real cases finds in the "
+             "synthetic patches, so it can be no better than that segmenter."]
+    sizes = sorted({row["ssim_scales"] for line in done for row in line.samples})
+    words.append(f"MS-SSIM on {' or '.join(map(str, sizes))} scales, as many as the patches are large enough for.")
+    cells = [cell for outcome in results.layout.tables[name] for cell in outcome.images]
+    summaries = [made["summary"] for made in map(results.result, cells) if made]
+    words += [f"LPIPS, FID and MMD are empty: {text(reason)}." for reason in
+              dict.fromkeys(filter(None, (said["features_absent"] for said in summaries)))]
+    words += [f"FID: {text(few)}." for few in dict.fromkeys(filter(None, (s["fid_caveat"] for s in summaries)))]
+    return note(" ".join(words))
