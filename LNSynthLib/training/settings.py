@@ -33,6 +33,7 @@ class TrainSettings:
     betas: tuple[float, float] = (0.9, 0.999)
     rate_schedule: Literal["constant", "linear", "cosine"] = "constant"  # from `learning_rate` to 0 at the last step
     warmup: int = 0                          # steps over which the learning rate rises from 0
+    rate_hold: float = 0.0                   # share of the steps before the learning rate begins to fall
     clip_norm: float = 0.0                   # largest norm of the gradient; 0 does not clip
     ema: float = 0.995                       # decay of the moving average of the weights
     ema_warmup: bool = False                 # decay (1 + step) / (10 + step) while that is smaller
@@ -58,6 +59,7 @@ class TrainSettings:
             ("ema must be at least 0 and below 1", not 0 <= self.ema < 1),
             ("node_probability must be between 0 and 1", not 0 <= self.node_probability <= 1),
             ("learning_rate must be positive", self.learning_rate <= 0),
+            ("rate_hold must be at least 0 and below 1", not 0 <= self.rate_hold < 1),
             ("rate_factors must be positive", self.rate_factors and min(self.rate_factors.values()) <= 0),
             ("checkpoint_every must be at least 1", self.checkpoint_every < 1),
             ("shares must not be negative, nor all 0", self.shares and not (
@@ -69,7 +71,8 @@ class TrainSettings:
     def rate(self, step: int) -> float:
         """Learning rate of optimiser step `step` = 0, 1, ..."""
         rise = min((step + 1) / self.warmup, 1.0) if self.warmup else 1.0
-        done = max(step - self.warmup, 0) / max(self.steps - self.warmup, 1)
+        held = max(self.warmup, self.rate_hold * self.steps)
+        done = max(step - held, 0) / max(self.steps - held, 1)
         fall = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[self.rate_schedule]
         return self.learning_rate * rise * fall
 

@@ -24,10 +24,13 @@ def test_learning_rate_schedules():
     assert 0 < settings.rate(109) < 1e-3
     assert replace(settings, rate_schedule="linear").rate(85) == pytest.approx(0.25)
     assert replace(settings, rate_schedule="constant").rate(109) == 1.0
+    held = TrainSettings(steps=200, learning_rate=1.0, rate_schedule="linear", rate_hold=0.5)
+    assert held.rate(0) == held.rate(100) == 1.0 and held.rate(150) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("wrong", [{"batch": 3, "micro_batch": 2}, {"ema": 1.0}, {"node_probability": 1.5},
-                                   {"steps": 0}, {"shares": {"real": 0.0}}, {"learning_rate": 0.0}])
+                                   {"steps": 0}, {"shares": {"real": 0.0}}, {"learning_rate": 0.0},
+                                   {"rate_hold": 1.0}])
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(LNSynthError, match="training: "):
         TrainSettings(**wrong)
