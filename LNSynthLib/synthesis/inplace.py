@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..cases.checks import check_labels, check_nodes, check_pair
@@ -34,6 +34,8 @@ def insert_file(generator: Path, ct: Path, nodes: Path, out: Path, settings: Ins
     check_apart([out], inputs.values())
     device = pick(device)
     model, facts = checkpoint.load(generator, device)
+    if not model.samplers:
+        settings = replace(settings, sampler="none", steps=1)
     source = open_ct(ct)
     mask = read(nodes)
     organs = read(anatomy) if anatomy is not None else None
