@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from ..cases.labels import LabelTable
@@ -97,6 +97,7 @@ def layout_of(plan: Plan, files: dict) -> Layout:
 class _Builder:
     def __init__(self, plan: Plan, files: dict):
         self.plan, self.features, self.cells = plan, files["features"], {}
+        self.presets = cache(lambda method, changes, seed: _within_budget(plan, method, changes, seed))
         prepare = asdict(plan.prepare)
         self.data = {f"data{i}": self._cell("data", source["name"], {**source, "prepare": prepare})
                      for i, source in enumerate(files["data"])}
@@ -137,8 +138,7 @@ class _Builder:
                        [self._images(row, s) for s in seeds] if synthetic else [])
 
     def _generator(self, row: Row, seed: int) -> Cell:
-        preset = _within_budget(self.plan, row, seed)
-        plain = preset.plain()
+        plain = self.presets(row.method, row.set, seed).plain()
         training = {name: value for name, value in plain["training"].items() if name == "steps" or name not in FREE}
         return self._cell("generator", _name(row, seed), {"generator": plain["generator"], "training": training},
                           self.data)
@@ -196,14 +196,14 @@ class _Builder:
         return {"measures": asdict(self.plan.images.measures), "features": self.features}
 
 
-def _within_budget(plan: Plan, row: Row, seed: int) -> Preset:
-    """The preset of a row's generator, with as many steps as the plan's budget buys it."""
-    method = plan.methods[row.method]
+def _within_budget(plan: Plan, method: str, changes: tuple[str, ...], seed: int) -> Preset:
+    """The preset of a method with a row's changes, and with as many steps as the plan's budget buys it."""
+    method = plan.methods[method]
     form = {"spacing_mm": plan.prepare.spacing_mm, "window": list(plan.prepare.window), "labels": plan.prepare.labels,
             "anatomy_channels": LabelTable.load(plan.prepare.labels).channels}
     ours = [f"generator.form.{name}={value}" for name, value in form.items()]
     ours += [f"training.seed={derive(seed, 'generator')}", f"training.prepared={preparations(plan.prepare)[0].name}"]
-    preset = load_preset(method.preset, [*method.set, *row.set, *ours], method.kind)
+    preset = load_preset(method.preset, [*method.set, *changes, *ours], method.kind)
     steps = plan.budget.steps
     if plan.budget.tflop:
         from ..training.cost import training_flops
