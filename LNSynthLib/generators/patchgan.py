@@ -45,8 +45,7 @@ def receptive_field(halvings: int) -> int:
 class PatchGAN(nn.Module):
     """(B, channels, X, Y, Z) -> what each layer makes of it, the logits (B, 1, ...) last.
 
-    Norms are over instances: batch norm with a batch of one, which is what Pix2pix's authors call it. The first layer
-    and the last have none.
+    Norms are over instances, as batch norms are with a batch of one. The first layer and the last have none.
 
     padding   of every convolution: Pix2pix's code has 1, SPADE's 2
     spectral  the convolutions before norms are normalised spectrally, and the norms have no parameters (SPADE); else
