@@ -31,7 +31,7 @@ def check_installed() -> None:
 def model_folder(path: Path) -> Path:
     """nnU-Net's model folder (plans.json, dataset.json, fold_N) of a run, or `path` itself where it is one."""
     path = Path(path)
-    for folder in (path, path / MODEL):
+    for folder in (path / MODEL, path):
         if (folder / "plans.json").is_file() and (folder / "dataset.json").is_file():
             return folder
     raise LNSynthError(f"{path}: there is no trained segmenter here; give the folder of a run of `lnsynth segment "

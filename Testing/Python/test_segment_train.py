@@ -1,0 +1,205 @@
+"""Training for real, in miniature: what a run leaves behind, that nnU-Net runs it, that it resumes, that it learns."""
+
+import json
+import os
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from LNSynthLib.cases.dataset import Case, Dataset
+from LNSynthLib.cases.phantom import phantom_dataset
+from LNSynthLib.cases.prepare import PrepareSettings, prepare
+from LNSynthLib.cases.store import PreparedCase
+from LNSynthLib.cases.volume import Volume, read
+from LNSynthLib.conditions.encode import unscale_hu
+from LNSynthLib.generators import checkpoint
+from LNSynthLib.runtime.errors import Cancelled, LNSynthError
+from LNSynthLib.segmentation import model
+from LNSynthLib.segmentation.predict import Segmenter
+from LNSynthLib.segmentation.settings import SegmentSettings, TrainerSettings
+from LNSynthLib.segmentation.train import train_segmenter
+from LNSynthLib.synthesis.synthesize import SynthesizeSettings, synthesize
+
+TINY = TrainerSettings(epochs=2, iterations=2, val_iterations=1, patch=(16, 16, 16), features=(4, 8, 8), batch=2,
+                       convolutions=1, batch_dice=True, foreground=0.5, save_every=1)
+SETTINGS = SegmentSettings(strategy="both", multiple=1, spacing_mm=4.0, margin_mm=40.0, labels="abdomen17", seed=5,
+                           trainer=TINY)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Three phantoms, one a split."""
+    dataset = phantom_dataset(tmp_path_factory.mktemp("data") / "phantoms", 3, seed=1, spacing=4.0, nodes=3)
+    for entry, split in zip(dataset.cases(), ("train", "val", "test"), strict=True):
+        entry["split"] = split
+    dataset.save()
+    return dataset.folder
+
+
+@pytest.fixture(scope="module")
+def samples(data, tmp_path_factory):
+    """Two samples of the training case, by a generator that knows nothing."""
+    prepare(Dataset.open(data), PrepareSettings(spacing_mm=4.0, labels="abdomen17", name="coarse"))
+    generator = checkpoint.create("lnddpm", {
+        "form": {"labels": "abdomen17", "anatomy_channels": 17, "expected_hu": True, "spacing_mm": 4.0,
+                 "patch": [16, 16, 16]},
+        "denoiser": {"channels": [8, 16], "blocks": 1, "groups": 4, "heads": 2, "head_width": 8, "token_width": 8},
+        "timesteps": 20})
+    weights, out = tmp_path_factory.mktemp("weights") / "tiny", tmp_path_factory.mktemp("samples")
+    checkpoint.save(weights, generator)
+    synthesize(weights, [data], out, SynthesizeSettings(per_case=2, steps=2), "cpu")
+    return out
+
+
+@pytest.fixture(scope="module")
+def trained(data, samples, tmp_path_factory):
+    out, events = tmp_path_factory.mktemp("runs") / "run", []
+    before = dict(os.environ)
+    record = train_segmenter([data], [samples], out, SETTINGS, device="cpu", callback=events.append)
+    assert dict(os.environ) == before
+    return out, record, events
+
+
+def test_a_run_tells_what_it_was_trained_on(trained, data):
+    out, record, _ = trained
+    train, val, test = (entry["id"] for entry in Dataset.open(data).cases())
+    assert json.loads((out / "segmenter.json").read_text()) == record
+    assert [item["name"] for item in record["data"]["train"]] == [f"{train}-real", f"{train}-000-synthetic1"]
+    assert [item["name"] for item in record["data"]["val"]] == [f"{val}-real"]
+    assert {"name": f"{test}-real", "reason": "of split test"} in record["left_out"]
+    assert {"name": f"{train}-001-synthetic1", "reason": f"beyond 1 samples of case {train}"} in record["left_out"]
+    assert record["summary"]["synthetic_per_case"] == [1, 1] and record["versions"]["nnunetv2"]
+    assert record["settings"] == SETTINGS.plain()
+    plan = record["trained"]["plan"]
+    assert (plan["patch_size"], plan["batch_size"], plan["spacing"]) == ([16] * 3, 2, [4.0] * 3)
+    assert plan["normalization_schemes"] == ["CTNormalization"] and plan["batch_dice"] is True
+    split = json.loads((out / "nnUNet_preprocessed" / model.DATASET / "splits_final.json").read_text())
+    assert split == [{side: [item["name"] for item in record["data"][side]] for side in ("train", "val")}]
+
+
+def test_test_cases_are_not_in_a_run_at_all(trained, data):
+    test = Dataset.open(data).cases("test")[0]["id"]
+    assert not [path for path in trained[0].rglob("*") if test in path.name]
+    assert not (data / "prepared" / "segment-4mm-40" / test).exists()
+
+
+def test_exported_images_are_the_prepared_ones(trained, data):
+    raw = trained[0] / "nnUNet_raw" / model.DATASET
+    case = PreparedCase.open(data / "prepared" / "segment-4mm-40" / Dataset.open(data).cases("train")[0]["id"])
+    image, label = nibabel.load(raw / f"imagesTr/{case.id}-real_0000.nii.gz"), read(
+        raw / f"labelsTr/{case.id}-real.nii.gz")
+    assert image.get_data_dtype() == np.int16 and b"SYNTHETIC" in bytes(image.header["descrip"])
+    np.testing.assert_allclose(np.asarray(image.dataobj), unscale_hu(case.ct(), (-120, 240)), atol=0.51)
+    np.testing.assert_array_equal(label.array, case.nodes() > 0)
+    np.testing.assert_allclose(image.affine, case.affine, atol=1e-4)
+    for path in raw.glob("imagesTr/*"):
+        volume = read(path)
+        assert volume.array.min() >= -120 and volume.array.max() <= 240
+        assert volume.spacing == pytest.approx((4, 4, 4))
+
+
+def test_each_epoch_is_logged_and_reported(trained):
+    out, record, events = trained
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in log] == [1, 2] and log[-1] == record["trained"]["last_epoch"]
+    assert all(np.isfinite([row["train_loss"], row["val_loss"]]).all() for row in log)
+    assert log[0]["learning_rate"] == 0.01 and log[1]["learning_rate"] == pytest.approx(0.01 * 0.5**0.9, abs=1e-6)
+    assert {event.stage for event in events} >= {"exporting", "planning", "preprocessing", "training"}
+    training = [event for event in events if event.stage == "training"]
+    assert training[-1].done == training[-1].total == 4 and "epoch 2 of 2: loss" in training[-1].message
+    assert any(event.eta_s for event in training)
+
+
+def test_nnunets_own_predictor_runs_the_model_and_says_the_same(trained, tmp_path):
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    raw = trained[0] / "nnUNet_raw" / model.DATASET
+    image = next(iter(raw.glob("imagesTr/*-synthetic1_0000.nii.gz")))
+    stock = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    stock.initialize_from_trained_model_folder(str(trained[0] / model.MODEL), None)
+    assert stock.trainer_name == "nnUNetTrainer"
+    stock.predict_from_files_sequential([[str(image)]], [str(tmp_path / "stock")])
+    ours = Segmenter.open(trained[0], "cpu")
+    np.testing.assert_array_equal(ours.predict(read(image)).instances > 0,
+                                  read(tmp_path / "stock.nii.gz").array > 0)
+    assert ours.identity == trained[1]["trained"]["weights"] and ours.spacing_mm == 4.0
+
+
+def test_a_run_is_not_overwritten_and_only_its_own_settings_and_data_resume_it(trained, data, samples, tmp_path):
+    out, record, _ = trained
+    with pytest.raises(LNSynthError, match="holds a segmenter already; add --resume"):
+        train_segmenter([data], [samples], out, SETTINGS, device="cpu")
+    assert train_segmenter([data], [samples], out, SETTINGS, resume=True, device="cpu") == record
+    with pytest.raises(LNSynthError, match="other settings.multiple"):
+        changed = SegmentSettings(**{**vars(SETTINGS), "multiple": 2})
+        train_segmenter([data], [samples], out, changed, resume=True, device="cpu")
+    with pytest.raises(LNSynthError, match="other data.train"):
+        rejected = tmp_path / "samples"
+        rejected.mkdir()
+        (rejected / "other-000").symlink_to(next(path for path in sorted(samples.iterdir()) if path.is_dir()))
+        train_segmenter([data], [rejected], out, SETTINGS, resume=True, device="cpu")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(LNSynthError, match="not empty and holds no segmenter"):
+        train_segmenter([data], [samples], tmp_path / "full", SETTINGS, device="cpu")
+
+
+def test_a_preparation_that_does_not_fit_is_refused(data, samples, tmp_path):
+    settings = SegmentSettings(**{**vars(SETTINGS), "prepared": "coarse"})
+    with pytest.raises(LNSynthError, match="was prepared with a margin of 100.0, not 40.0"):
+        train_segmenter([data], [samples], tmp_path / "run", settings, device="cpu")
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_as_if_it_had_not_been(trained, data, samples, tmp_path):
+    """Another run with the same seed, stopped after its first epoch, ends with the weights of the one before."""
+    def stop(event):
+        if event.message.startswith("epoch 1 of"):
+            raise Cancelled("enough")
+
+    out = tmp_path / "run"
+    with pytest.raises(Cancelled):
+        train_segmenter([data], [samples], out, SETTINGS, device="cpu", callback=stop)
+    assert (out / model.MODEL / "fold_0" / "checkpoint_latest.pth").is_file()
+    settings = SegmentSettings(**{**vars(SETTINGS), "trainer": TrainerSettings(**{**vars(TINY), "keep_data": False})})
+    record = train_segmenter([data], [samples], out, settings, resume=True, device="cpu")
+    assert record["trained"]["weights"] == trained[1]["trained"]["weights"]
+    losses = [[json.loads(line)["train_loss"] for line in (run / "log.jsonl").read_text().splitlines()]
+              for run in (out, trained[0])]
+    assert losses[0] == losses[1]
+    assert not (out / "nnUNet_raw").exists() and Segmenter.open(out, "cpu").spacing_mm == 4.0
+
+
+def with_balls(folder, phantoms):
+    """The phantoms with bright balls for nodes: a task that a few hundred steps can learn."""
+    made = Dataset.create(folder, kind="phantom")
+    for number, entry in enumerate(phantoms.cases()):
+        case, rng = phantoms.load(entry["id"]), np.random.default_rng(number)
+        inside = np.argwhere(ndimage.binary_erosion(ndimage.binary_closing(case.ct.array > -200), iterations=6))
+        index = np.stack(np.meshgrid(*map(np.arange, case.ct.shape), indexing="ij"), -1)
+        nodes = np.zeros(case.ct.shape, np.uint16)
+        for centre in inside[rng.choice(len(inside), 12, replace=False)]:
+            ball = np.linalg.norm((index - centre) * case.ct.spacing, axis=-1) < rng.uniform(9, 14)
+            nodes[ball] = 1
+            case.ct.array[ball] = np.clip(rng.normal(220, 10, ball.sum()), 190, 239)
+        made.add(Case(entry["id"], case.ct, Volume(nodes, case.ct.affine), case.anatomy, {"split": entry["split"]}))
+    return folder
+
+
+@pytest.mark.slow
+def test_it_learns(data, tmp_path):
+    balls = with_balls(tmp_path / "balls", Dataset.open(data))
+    trainer = TrainerSettings(epochs=8, iterations=30, val_iterations=4, patch=(24, 24, 24), features=(8, 16, 32),
+                              batch=2, batch_dice=True, foreground=0.5, save_every=8, learning_rate=0.05, momentum=0.9,
+                              mirror=False, mirror_prediction=False)
+    settings = SegmentSettings(spacing_mm=4.0, margin_mm=40.0, trainer=trainer)
+    out = tmp_path / "run"
+    record = train_segmenter([balls], [], out, settings, device="cpu")
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["train_loss"] < log[0]["train_loss"] - 0.5 and record["trained"]["best_ema_dice"] > 0.3
+    case = Dataset.open(balls).load(Dataset.open(balls).cases("val")[0]["id"])
+    found, truth = Segmenter.open(out, "cpu").predict(case.ct).instances > 0, case.nodes.array > 0
+    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.6
