@@ -94,11 +94,16 @@ def train(preset: Preset, data: Sequence[str | Path], out: str | Path, *, resume
     batches = iter(loader(patches, first, accelerator.process_index, accelerator.num_processes,
                           pin=accelerator.device.type == "cuda"))
     values, saved = {}, first
+    stage = next((step for step in range(first, 0, -1) if _stage_begins(generator, step, settings.steps)), 0)
     model.train()
     with Progress("training", settings.steps - first, callback) as progress:
         for step in range(first, settings.steps):
+            if _stage_begins(generator, step, settings.steps):
+                # Networks that stand still from here on are to be shipped as the others see them, not as an average.
+                stage = step
+                ema.restart()
             values = _step(accelerator, model, adams, generator.turns(step / settings.steps), batches, settings, step)
-            ema.update(step)
+            ema.update(step - stage)
             done, elapsed = step + 1, time.monotonic() - began
             if log:
                 log.write(done, {**values, "seconds": round(state["seconds"] + elapsed, 3)})
@@ -124,6 +129,11 @@ def train(preset: Preset, data: Sequence[str | Path], out: str | Path, *, resume
         log.close()
     accelerator.wait_for_everyone()
     return {"run": str(out), "step": saved, "stopped": stopped, **values}
+
+
+def _stage_begins(generator, step: int, steps: int) -> bool:
+    """Whether at this step others take turns than at the one before."""
+    return step > 0 and generator.turns(step / steps) != generator.turns((step - 1) / steps)
 
 
 def _accelerator(precision: str, device: str) -> Accelerator:
