@@ -43,8 +43,8 @@ def write_all(results: Results, folder: Path, segmentations: Mapping[str, Sequen
     named = [(name, line) for name, lines in segmentations.items() for line in lines]
     write_csv(folder / "comparisons.csv", [row for name, line in named
                                            for row in comparisons(name, results.plan.tables[name].reference, line)])
-    write_csv(folder / "cases.csv", [row for name, line in named for row in cases(name, line)])
-    write_csv(folder / "images.csv", [
+    write_csv(folder / "per_case.csv", [row for name, line in named for row in cases(name, line)])
+    write_csv(folder / "per_sample.csv", [
         {"table": name, "row": line.row.label, **{key: sample[key] for key in ("patient", *FACTS, *IMAGE_METRICS)}}
         for name, lines in images.items() for line in lines for sample in line.samples])
     write_csv(folder / "froc.csv", [

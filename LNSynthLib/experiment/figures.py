@@ -26,6 +26,7 @@ from .work import read_prediction
 
 SIDE_MM = 72.0            # of the square that a picture shows around the largest node
 PIXELS = 264              # a side, about twice what the page shows
+BAR = 26                  # rows below it that say what is made up
 TRUTH, PREDICTION = pictures.NODE_COLOR, (235, 60, 50)
 KINDS = ("real", "pseudo", "phantom")
 MARKS = {"real": "", "pseudo": "PAINTED NODES", "phantom": "PHANTOM"}
@@ -70,7 +71,7 @@ class Frame:
 
     def show(self, hu: np.ndarray, mark: str = "", outlines: Sequence[tuple[np.ndarray, tuple, bool]] = (),
              labels: np.ndarray | None = None, table: LabelTable | None = None) -> np.ndarray:
-        """A picture (PIXELS, PIXELS, 3) of HU. outlines: (mask, color, whether inside the mask's border).
+        """A picture (PIXELS + BAR, PIXELS, 3) of HU. outlines: (mask, color, whether inside the mask's border).
 
         labels  ids of `table`, in place of the CT
         """
@@ -115,16 +116,13 @@ def _outline(picture: np.ndarray, mask: np.ndarray, color, inside: bool) -> np.n
 
 
 def _marked(picture: np.ndarray, mark: str) -> np.ndarray:
-    """A copy with words in a red bar at its lower edge, which go with the picture wherever it goes."""
+    """With words on a red bar below, which go with the picture wherever it goes; without words the bar is dark."""
     from PIL import Image, ImageDraw, ImageFont
 
-    if not mark:
-        return picture
-    image = Image.fromarray(picture)
-    draw, (width, height) = ImageDraw.Draw(image), image.size
-    draw.rectangle((0, height - 26, width, height), fill=pictures.WARNING)
-    draw.text((width // 2, height - 13), mark, fill=(255, 255, 255), font=ImageFont.load_default(20), anchor="mm")
-    return np.asarray(image)
+    bar = Image.new("RGB", (picture.shape[1], BAR), pictures.WARNING if mark else pictures.PAPER)
+    ImageDraw.Draw(bar).text((bar.width // 2, BAR // 2), mark, fill=(255, 255, 255), font=ImageFont.load_default(20),
+                             anchor="mm")
+    return np.concatenate([picture, np.asarray(bar)])
 
 
 def in_turns(items: Sequence, kind: Callable[[object], str], count: int) -> list:

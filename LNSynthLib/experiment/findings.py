@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..evaluation.statistics import Interval
 from ..segmentation.settings import load_trainer
-from .page import number, text
+from .page import counted, number, text
 from .results import Results
 from .tables import TITLES, Line, difference
 
@@ -29,7 +29,7 @@ def verdict(found: Interval) -> str:
     if found.low is None:
         return "of one patient, which shows nothing"
     if found.low <= 0 <= found.high:
-        return f"the interval includes 0: on these {found.patients} patients the two cannot be told apart"
+        return f"the interval includes 0: on these {counted(found.patients, 'patient')} the two cannot be told apart"
     if found.patients < FEW:
         return (f"the interval leaves out 0, but {found.patients} patients are too few to rely on a bootstrap "
                 "interval: an indication at most")
@@ -81,13 +81,13 @@ def _both(results: Results, lines: Sequence[Line], metric: str) -> str | None:
         words.append(f"{text(ours.row.label)} against {text(real.row.label)}, {TITLES[metric]}: {_told(found)}; "
                      f"{verdict(found)}.")
     higher = sum(found.mean > 0 for found in apart.values())
-    words.append(f"Of {len(both)} rows with synthetic pairs added to the real cases, {higher} have a higher "
-                 f"{TITLES[metric]} than the real cases alone"
-                 + (f"; the interval of the difference is above 0 for {', '.join(map(text, clear))}" if clear else
-                    "; for none is the interval of the difference above 0")
-                 + (f", and below 0 for {', '.join(map(text, worse))}" if worse else "")
-                 + (" (each interval by itself, not corrected for their number)" if clear or worse else "") + ".")
-    return " ".join(words)
+    if len(both) > 1:
+        words.append(f"Of the {len(both)} rows with synthetic pairs added to the real cases, {higher or 'none'} "
+                     f"{'has' if higher < 2 else 'have'} a higher {TITLES[metric]} than the real cases alone; the "
+                     f"interval of the difference is above 0 for {', '.join(map(text, clear)) or 'none'} and below 0 "
+                     f"for {', '.join(map(text, worse)) or 'none'} (each interval by itself, not corrected for their "
+                     "number).")
+    return " ".join(words) or None
 
 
 def limits(results: Results, lines: Sequence[Line]) -> list[str]:
@@ -95,12 +95,12 @@ def limits(results: Results, lines: Sequence[Line]) -> list[str]:
     plan, kinds = results.plan, {source["kind"] for source in results.sources()}
     found = []
     if kinds - {"real", None}:
-        found.append("No figure here is about patients' lymph nodes" + (
-            "." if "real" not in kinds else " alone: some of the data are made up (see the head of the page)."))
+        found.append("None of these numbers is about patients' lymph nodes" + (
+            " alone: some of the data are made up." if "real" in kinds else "."))
     patients = {s.patient for line in lines for s in line.scores}
     if patients and len(patients) < 27:
-        found.append(f"{len(patients)} test patients (the paper: 27). Differences between neighbours in a table are "
-                     "within what another choice of patients would change.")
+        found.append(f"It rests on {counted(len(patients), 'test patient')} (the paper: 27); another choice of "
+                     "patients may change the order of rows.")
     if len(plan.seeds) == 1:
         found.append("Everything was trained once. How much a second training of the same would differ was not "
                      "measured, and no interval here contains it.")

@@ -18,10 +18,12 @@ h1{font-size:1.7rem;margin:1rem 0 .25rem}h2{font-size:1.25rem;margin:2.5rem 0 .5
 h3{font-size:1.05rem;margin:1.5rem 0 .25rem}p{max-width:75em;margin:.5rem 0}
 .banner{background:#be1e28;color:#fff;font-weight:600;padding:.6rem 1rem;margin:0 -1rem 1rem;text-align:center}
 .banner.low{margin:.25rem 0;padding:.15rem;font-size:12px}
-.note{font-size:13px;color:#555}.missing{color:#888;font-style:italic}code{background:#f0f0f0;padding:0 .2em}
+.note{font-size:13px;color:#555}.missing{color:#888;font-style:italic;white-space:nowrap}
+code{background:#f0f0f0;padding:0 .2em}
 .wide{overflow-x:auto}table{border-collapse:collapse;margin:.5rem 0;font-size:13.5px}
 td,th{padding:.25rem .6rem;text-align:right;vertical-align:top;border-bottom:1px solid #ddd}
 th{border-bottom:1.5px solid #222;vertical-align:bottom}td:first-child,th:first-child{text-align:left}
+table:not(.words) td:first-child{white-space:nowrap}
 tr.group td{background:#f3f3f0;font-weight:600;border-bottom:none;padding-top:.4rem}
 table.words td,table.words th{text-align:left}
 .small{display:block;font-size:11px;color:#666;white-space:nowrap}.paper{display:block;font-size:11px;color:#999}
@@ -51,6 +53,11 @@ def text(words: object) -> str:
 
 def number(value: float | None, digits: int) -> str:
     return UNDEFINED if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def counted(count: int, what: str) -> str:
+    """"1 case", "2 cases", "no case"."""
+    return f"{count or 'no'} {what}{'s' * (count > 1)}"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str] | str], words: bool = False) -> str:

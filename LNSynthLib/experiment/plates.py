@@ -15,6 +15,7 @@ from .results import Results
 from .summaries import logged
 from .tables import STRATEGIES, Line
 
+FEWEST_ACROSS = 6
 RED = "<div class='banner low'>SYNTHETIC images: made by generative models, not images of patients</div>"
 
 
@@ -55,8 +56,8 @@ def _window(results: Results) -> str:
 
 
 def _grid(examples: Sequence[Example]) -> str:
-    """All lines as wide as the longest, so that every picture has the same size."""
-    across = max(len(line) for example in examples for line in example.lines)
+    """All lines as wide as the longest, so that every picture has the same size; a few pictures do not fill a line."""
+    across = max(FEWEST_ACROSS, *(len(line) for example in examples for line in example.lines))
     return "".join(f"<div><b>{text(example.title)}</b>" + "".join(
         f"<div class=tiles style='grid-template-columns:repeat({across},1fr)'>{''.join(map(_tile, line))}</div>"
         for line in example.lines) + "</div>" for example in examples)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..evaluation.segmentation import METRICS
+from ..evaluation.segmentation import METRICS, pool
 from ..evaluation.statistics import Interval
 from . import tables
-from .page import MISSING, UNDEFINED, note, number, table, text
+from .page import MISSING, UNDEFINED, counted, note, number, table, text
 from .plan import Table
 from .results import MADE_UP, Results
 from .tables import IMAGE_MEASURES, LOWER_IS_BETTER, STRATEGIES, TITLES, ImageLine, Line
@@ -80,9 +80,10 @@ def _notes(results: Results, plan: Table, lines: Sequence[Line]) -> list[str]:
     cases, patients = ({getattr(s, what) for s in scores} for what in ("case", "patient"))
     if not scores:
         return [note("No row is done yet.")]
+    what = f"{counted(len(cases), 'test case')} of {counted(len(patients), 'patient')}"
     seeds = len(results.plan.seeds)
-    words = [f"Means over {len(cases)} test cases of {len(patients)} patients; below each its 95 % bootstrap interval "
-             "over patients. Bold is the best mean of a column, which is no claim that it is better than the next."]
+    words = [f"Means over {what}; below each its 95 % bootstrap interval over patients. "
+             "Bold is the best mean of a column, which is no claim that it is better than the next."]
     if seeds > 1:
         words.append(f"{seeds} seeds: a case counts once for each, and patients are resampled with all that is theirs.")
         words += [f"{text(line.row.label)}: {line.seeds} of {seeds} seeds so far." for line in lines
@@ -102,13 +103,13 @@ def _notes(results: Results, plan: Table, lines: Sequence[Line]) -> list[str]:
             f"{text(line.row.label)} {count} of {line.pooled['cases']}" for line, count in empty) + ".")
     if any(line.row.published for line in lines):
         words.append("<span class=paper style='display:inline'>Grey: the paper's own figures. They were measured on "
-                     "other data and after far longer training than a miniature's: their levels cannot be compared "
-                     "with those above.</span>")
+                     "other data (27 patients of ABD-LN and CRC-LNM): levels cannot be compared with those above."
+                     "</span>")
     return [note(" ".join(words))]
 
 
 def _strata(results: Results, lines: Sequence[Line]) -> str:
-    names = next((list(line.pooled["node_recall_by_short_axis"]) for line in lines if line.pooled), [])
+    names = list(pool([], results.plan.score)["node_recall_by_short_axis"])
     values = {name: [line.pooled["node_recall_by_short_axis"][name]["node_recall"] if line.pooled else None
                      for line in lines] for name in names}
     columns = {name: tables.best(found) for name, found in values.items()}
@@ -135,8 +136,9 @@ def _by_kind(results: Results, lines: Sequence[Line], kinds: Sequence[str]) -> s
             for kind in kinds for metric in TESTED}
     rows = [[text(line.row.label), *(_mean_of(parts[kind][i], metric, i in best[kind, metric])
                                      for kind in kinds for metric in TESTED)] for i, line in enumerate(lines)]
-    counts = [f"{kind}: {MADE_UP[kind]}, {len({s.case for p in parts[kind] for s in p.scores})} cases of "
-              f"{len({s.patient for p in parts[kind] for s in p.scores})} patients" for kind in kinds]
+    scores = {kind: [s for part in parts[kind] for s in part.scores] for kind in kinds}
+    counts = [f"{kind}: {MADE_UP[kind]}, {counted(len({s.case for s in scores[kind]}), 'case')} of "
+              f"{counted(len({s.patient for s in scores[kind]}), 'patient')}" for kind in kinds]
     return table(head, rows) + note(f"{'; '.join(counts)}. Cases of one patient have no interval.")
 
 
@@ -171,7 +173,7 @@ def _image_notes(results: Results, name: str, done: Sequence[ImageLine]) -> str:
              "mean its 95 % bootstrap interval over patients. MSE, PSNR and MS-SSIM reward an average of all images "
              "that fit a condition: a sharp sample of another patient's fat and vessels scores below a blurred one. "
              "HU errors are of an organ's mean. NodeRecall_synt: what the segmenter trained on real cases finds in the "
-             "synthetic patches, so it can be no better than that segmenter."]
+             "synthetic patches; it misses nodes of real images too."]
     sizes = sorted({row["ssim_scales"] for line in done for row in line.samples})
     words.append(f"MS-SSIM on {' or '.join(map(str, sizes))} scales, as many as the patches are large enough for.")
     cells = [cell for outcome in results.layout.tables[name] for cell in outcome.images]

@@ -21,7 +21,7 @@ from .results import Results, Scored
 
 SEED = 0  # of the bootstrap
 TITLES = {"dsc": "DSC", "iou": "IOU", "recall": "Recall", "precision": "Precision", "assd_mm": "ASSD, mm",
-          "node_recall": "NodeRecall", "false_positives": "false positives a case"}
+          "node_recall": "NodeRecall", "false_positives": "FP a case"}
 LOWER_IS_BETTER = ("assd_mm", "false_positives")
 STRATEGIES = {"real": "Real cases alone", "synthetic": "Synthetic pairs alone",
               "both": "Real cases and synthetic pairs"}
