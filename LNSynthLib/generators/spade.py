@@ -20,6 +20,7 @@ class SPADESettings:
     network: SpadeNetworkSettings = field(default_factory=SpadeNetworkSettings)
     discriminator: PatchGANSettings = field(default_factory=lambda: PatchGANSettings(scales=2))
     matching_weight: float = 10.0
+    initial_gain: float = 0.02  # of the weights' Xavier initialisation
 
 
 class SPADE(Adversarial):
@@ -30,7 +31,7 @@ class SPADE(Adversarial):
         check_form(self.form, self.stride)
         self.generator = SpadeNetwork(self.form.condition_channels, settings.network)
         self.discriminator = Discriminator(self.form, settings.discriminator, padding=2, spectral=True)
-        self.apply(initialise)
+        initialise(self, settings.initial_gain)
 
     @property
     def stride(self) -> int:

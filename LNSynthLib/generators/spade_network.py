@@ -84,9 +84,10 @@ class SpadeBlock(nn.Module):
         return norm(h, layout)
 
 
-def initialise(module: nn.Module) -> None:
-    """As the authors' code: Xavier's normal distribution times 0.02. The size of spectrally normalised weights, which
-    keep what PyTorch gives them, does not matter."""
-    if isinstance(module, nn.Conv3d) and not nn.utils.parametrize.is_parametrized(module):
-        nn.init.xavier_normal_(module.weight, 0.02)
-        nn.init.zeros_(module.bias)
+def initialise(network: nn.Module, gain: float) -> None:
+    """As the authors' code: Xavier's normal distribution, its deviation times `gain`, no biases. Spectrally normalised
+    weights keep what PyTorch gives them, their size being immaterial."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d) and not nn.utils.parametrize.is_parametrized(module):
+            nn.init.xavier_normal_(module.weight, gain)
+            nn.init.zeros_(module.bias)
