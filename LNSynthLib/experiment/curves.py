@@ -59,6 +59,7 @@ def pseudo_dice(panels: Mapping[str, Sequence[Curve]]) -> bytes:
         for curve, style in zip(curves, _styles(curves), strict=True):
             ax.plot(curve.x, curve.y, linewidth=1.4, **style)
         ax.set(ylim=(0, 1))
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set_title(title, fontsize=10)
         ax.set_xlabel("epoch", fontsize=9)
         ax.set_ylabel("pseudo Dice", fontsize=9)

@@ -132,7 +132,7 @@ def in_turns(items: Sequence, kind: Callable[[object], str], count: int) -> list
 
 
 def figure4(results: Results) -> list[Example]:
-    """Conditions, the real patch, and one column a method: the same patch, nodes and noise for each (first seed)."""
+    """Conditions, the real patch, and one column a method: for each the same patch, nodes and seed (the first)."""
     made = {method: _folders(results, cells[0]) for method, cells in results.layout.twins.items()}
     tested = results.tested()
     # The first sample of each case comes before any case's second.

@@ -8,7 +8,7 @@ from ..evaluation.statistics import Interval
 from ..segmentation.settings import load_trainer
 from .page import counted, number, text
 from .results import Results
-from .tables import TITLES, Line, difference
+from .tables import TITLES, ImageLine, Line, difference, mean_of
 
 OURS = "lnddpm"
 FEW = 10             # patients below which a bootstrap interval is too short to be relied on
@@ -17,10 +17,11 @@ PAPER_STEPS, NNUNET_STEPS = 45_000, 1000 * 250
 ORDINALS = {1: "highest", 2: "second highest", 3: "third highest"}
 
 
-def shows(results: Results, lines: Sequence[Line]) -> list[str]:
-    """Sentences of HTML about the main table of segmentations."""
+def shows(results: Results, lines: Sequence[Line], images: Sequence[ImageLine]) -> list[str]:
+    """Sentences of HTML about the main table of segmentations and that of images."""
     found = [_rank(results, lines, metric) for metric in ("dsc", "node_recall")]
     found += [_both(results, lines, metric) for metric in ("dsc", "node_recall")]
+    found.append(_contrast(results, images))
     return [sentence for sentence in found if sentence] or ["Too little is done yet to say anything."]
 
 
@@ -42,7 +43,7 @@ def _told(found: Interval, digits: int = 3) -> str:
     return f"{sign}{number(found.mean, digits)}{between}"
 
 
-def _is_ours(results: Results, line: Line) -> bool:
+def _is_ours(results: Results, line: Line | ImageLine) -> bool:
     row = line.row
     return row.method is not None and results.plan.methods[row.method].kind == OURS and not row.set
 
@@ -88,6 +89,21 @@ def _both(results: Results, lines: Sequence[Line], metric: str) -> str | None:
                      f"for {', '.join(map(text, worse)) or 'none'} (each interval by itself, not corrected for their "
                      "number).")
     return " ".join(words) or None
+
+
+def _contrast(results: Results, images: Sequence[ImageLine]) -> str | None:
+    """How far nodes stand out in LN-DDPM's images, and in whose they come nearest to the real ones."""
+    done = [line for line in images if line.samples and line.intervals["contrast_hu"].mean is not None]
+    ours = next((line for line in done if _is_ours(results, line)), None)
+    real = mean_of(done[0].samples, "real_contrast_hu").mean if done else None
+    if ours is None or real is None:
+        return None
+    nearest = min(done, key=lambda line: abs(line.intervals["contrast_hu"].mean - real))
+    own = ours.intervals["contrast_hu"].mean
+    return (f"In images of {text(ours.row.label)}, nodes stand out from what is around them by {number(own, 0)} HU, "
+            f"where they do so in the real patches of the same conditions by {number(real, 0)} HU. Of "
+            f"{counted(len(done), 'method')} {text(nearest.row.label)} comes nearest to that "
+            f"({number(nearest.intervals['contrast_hu'].mean, 0)} HU).")
 
 
 def limits(results: Results, lines: Sequence[Line]) -> list[str]:

@@ -29,7 +29,7 @@ table.words td,table.words th{text-align:left}
 .small{display:block;font-size:11px;color:#666;white-space:nowrap}.paper{display:block;font-size:11px;color:#999}
 .tiles{display:grid;gap:3px;margin:0 0 .9rem}.tiles figure{margin:0}.tiles img{width:100%;display:block}
 .tiles figcaption{font-size:11px;line-height:1.25;text-align:center;overflow-wrap:anywhere}
-.tiles .blank{aspect-ratio:1;background:#f3f3f0;display:flex;align-items:center;justify-content:center;font-size:12px}
+.tiles .blank{background:#f3f3f0;display:flex;align-items:center;justify-content:center;font-size:12px}
 img.chart{max-width:100%;display:block;margin:.5rem 0}
 .key i{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin:0 .3em 0 .9em;vertical-align:-.05em}
 details{margin:.5rem 0;font-size:13px}summary{cursor:pointer;font-weight:600}pre{white-space:pre-wrap;font-size:12px}

@@ -9,7 +9,7 @@ from ..evaluation.froc import Froc, froc
 from ..evaluation.segmentation import CaseScore
 from . import curves
 from .curves import Curve
-from .figures import SIDE_MM, Example, Tile, figure4, figure5, method_label
+from .figures import BAR, PIXELS, SIDE_MM, Example, Tile, figure4, figure5, method_label
 from .page import MISSING, chart, jpeg, note, text
 from .results import Results
 from .summaries import logged
@@ -29,8 +29,8 @@ def synthesised(results: Results) -> str:
     key = "".join(f"<i style='background:rgb{tuple(round(0.8 * c) for c in label.color)}'></i>"
                   f"{text(label.name.replace('_', ' '))}" for label in present)
     return RED + _grid(examples) + note(f"<span class=key>Condition: nodes outlined in white; {key}</span>") + note(
-        f"Axial slices, {SIDE_MM:g} mm across, through the largest node of the patch; the same patch, nodes and noise "
-        f"for every method, first seed. {_window(results)} Not chosen by look: {_choice('sample')}.")
+        f"Axial slices, {SIDE_MM:g} mm across, through the largest node of the patch; the same patch, nodes and seed "
+        f"for every method (first seed of the plan). {_window(results)} Not chosen by look: {_choice('sample')}.")
 
 
 def segmented(results: Results, name: str) -> str:
@@ -64,7 +64,7 @@ def _grid(examples: Sequence[Example]) -> str:
 
 
 def _tile(tile: Tile) -> str:
-    shown = (f"<div class=blank>{MISSING}</div>" if tile.picture is None
+    shown = (f"<div class=blank style='aspect-ratio:{PIXELS}/{PIXELS + BAR}'>{MISSING}</div>" if tile.picture is None
              else f"<img alt='{text(tile.title)}' src='{jpeg(tile.picture)}'>")
     below = f"<br>{text(tile.note)}" if tile.note else ""
     return f"<figure>{shown}<figcaption>{text(tile.title)}{below}</figcaption></figure>"

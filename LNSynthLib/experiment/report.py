@@ -10,6 +10,7 @@ from ..runtime.events import Callback, Progress, duration, ignore
 from ..runtime.files import write_text
 from ..segmentation.settings import load_trainer
 from . import exports, findings, plates, sheets, summaries, tables
+from .figures import method_label
 from .page import page, text
 from .results import MADE_UP, Results
 
@@ -31,7 +32,7 @@ def write_report(out: Path, callback: Callback = ignore) -> dict:
         exports.write_all(results, folder, segmentations, images)
         progress.step()
         main = next(iter(segmentations), None)
-        sections = [*_head(results), *_conclusions(results, segmentations.get(main, [])),
+        sections = [*_head(results), *_conclusions(results, segmentations.get(main, []), images),
                     *_tables(results, segmentations, images), *_figures(results, main)]
         progress.step()
         sections += [*_curves(results, segmentations), *_rest(results, plan)]
@@ -60,7 +61,8 @@ def _head(results: Results) -> list[str]:
     trainer = load_trainer(plan.trainer, plan.trainer_set)
     budget = (f"{plan.budget.tflop:g} TFLOP of training, the same for each" if plan.budget.tflop
               else f"{plan.budget.steps} training steps, the same for each")
-    methods = ", ".join(f"{text(name)} ({text(m.kind)}, preset {text(m.preset)})" for name, m in plan.methods.items())
+    methods = ", ".join(f"{text(method_label(results, name))} (preset {text(m.preset)})"
+                        for name, m in plan.methods.items())
     state = ("" if done == cells else f"<p><b>Not finished: {done} of {cells} cells are done.</b> What is missing is "
              "shown as <span class=missing>not yet</span>, and everything else may still change where it compares "
              "rows.</p>")
@@ -76,11 +78,11 @@ def _head(results: Results) -> list[str]:
             "</code>; the numbers of this page are in <code>OUT/report/*.csv</code>.</p>"]
 
 
-def _conclusions(results: Results, lines) -> list[str]:
+def _conclusions(results: Results, lines, images: dict) -> list[str]:
     def listed(sentences: list[str]) -> str:
         return f"<ul>{''.join(f'<li>{sentence}' for sentence in sentences)}</ul>"
 
-    shown = findings.shows(results, lines)
+    shown = findings.shows(results, lines, next(iter(images.values()), []))
     return ["<h2>What this shows, and what it does not</h2>", listed(shown), "<p>It does not show more, because:</p>",
             listed(findings.limits(results, lines))]
 

@@ -169,7 +169,7 @@ def _image_notes(results: Results, name: str, done: Sequence[ImageLine]) -> str:
         return note("No row is done yet.")
     patients = {row["patient"] for line in done for row in line.samples}
     words = [f"{len(done[0].samples)} patches of {len(patients)} patients of the {results.plan.images.split} split a "
-             "method, with the anatomy and the nodes of the real ones and the same noise for every method; below each "
+             "method, with the anatomy and the nodes of the real ones and the same seed for every method; below each "
              "mean its 95 % bootstrap interval over patients. MSE, PSNR and MS-SSIM reward an average of all images "
              "that fit a condition: a sharp sample of another patient's fat and vessels scores below a blurred one. "
              "HU errors are of an organ's mean. NodeRecall_synt: what the segmenter trained on real cases finds in the "

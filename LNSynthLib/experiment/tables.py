@@ -19,7 +19,8 @@ from .cells import Outcome
 from .plan import Row
 from .results import Results, Scored
 
-SEED = 0  # of the bootstrap
+SEED = 0      # of the bootstrap
+SAME = 1e-12  # what two means differ by less is a tie
 TITLES = {"dsc": "DSC", "iou": "IOU", "recall": "Recall", "precision": "Precision", "assd_mm": "ASSD, mm",
           "node_recall": "NodeRecall", "false_positives": "FP a case"}
 LOWER_IS_BETTER = ("assd_mm", "false_positives")
@@ -89,12 +90,12 @@ def subset(line: Line, keep: Callable[[Scored], bool], results: Results) -> Line
 
 
 def best(values: Sequence[float | None], lower: bool = False) -> set[int]:
-    """Places of the best value; none where there are not two to compare."""
+    """Places of the best value; none where there are not two different ones."""
     known = [value for value in values if value is not None]
-    if len(known) < 2:
+    if not known or max(known) - min(known) < SAME:
         return set()
     top = min(known) if lower else max(known)
-    return {i for i, value in enumerate(values) if value is not None and np.isclose(value, top, rtol=0, atol=1e-12)}
+    return {i for i, value in enumerate(values) if value is not None and abs(value - top) < SAME}
 
 
 @dataclass(frozen=True)

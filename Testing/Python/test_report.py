@@ -143,6 +143,11 @@ def test_the_smallest_p_is_what_scipy_gives_when_all_patients_agree():
     assert sheets.smallest_p(2, 10) == 1
 
 
+def test_the_best_of_a_column_is_none_where_all_are_the_same():
+    assert tables.best([0.1, None, 0.3, 0.3 + 1e-15]) == {2, 3} and tables.best([0.1, None, 0.3], lower=True) == {0}
+    assert tables.best([0.0, 0.0]) == tables.best([0.5, None]) == tables.best([None]) == tables.best([]) == set()
+
+
 def test_a_difference_is_paired_and_has_its_interval(made):
     lines = {line.row.label: line for line in tables.lines(Results(made.out), "main")}
     found = tables.difference(lines["Both"], lines["Real"], "dsc")
@@ -385,16 +390,21 @@ def test_no_more_is_claimed_than_an_interval_allows(found, said):
 
 def test_the_findings_follow_from_the_numbers(made):
     results = Results(made.out)
-    lines = tables.lines(results, "main")
+    lines, images = tables.lines(results, "main"), tables.image_lines(results, "images")
     by_label = {line.row.label: line for line in lines}
-    rank = findings.shows(results, lines)[0]
+    rank = findings.shows(results, lines, images)[0]
     first = max(("GAN", "LN-DDPM"), key=lambda label: by_label[label].pooled["dsc"])
     assert f"LN-DDPM has the {'highest' if first == 'LN-DDPM' else 'second highest'} DSC of 2 generators" in rank
     assert f"{by_label['LN-DDPM'].pooled['dsc']:.3f}" in rank
     apart = tables.difference(by_label["LN-DDPM"], by_label["GAN"], "dsc")
     assert f"{abs(apart.mean):.3f}" in rank and findings.verdict(apart) in rank
-    both = next(words for words in findings.shows(results, lines) if words.startswith("Both against Real, DSC"))
+    both = next(words for words in findings.shows(results, lines, images) if words.startswith("Both against Real, DSC"))
     assert findings.verdict(tables.difference(by_label["Both"], by_label["Real"], "dsc")) in both
+    ours = next(line for line in images if line.row.label == "LN-DDPM")
+    real = np.mean([row["real_contrast_hu"] for row in ours.samples])
+    contrast = findings.shows(results, lines, images)[-1]
+    assert f"by {ours.intervals['contrast_hu'].mean:.0f} HU, where" in contrast and f"by {real:.0f} HU. Of" in contrast
+    assert "Of 2 methods LN-DDPM comes nearest" in contrast
     limits = " ".join(findings.limits(results, lines))
     assert "4 test patients" in limits and "40 steps" in limits and "4 mm" in limits and "lymph nodes." in limits
     assert "trained once" not in limits  # two seeds
