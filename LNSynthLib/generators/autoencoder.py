@@ -44,8 +44,10 @@ class Autoencoder(nn.Module):
             with_decoder_nonlocal_attn=False)
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the code's Gaussian, each (B, latent_channels, ...)."""
-        return self.network.encode(image)
+        """Mean and standard deviation of the code's Gaussian, each (B, latent_channels, ...), float32 under autocast
+        too: what is diffused must not be rounded."""
+        mean, deviation = self.network.encode(image)
+        return mean.float(), deviation.float()
 
     def code(self, image: Tensor, rng: torch.Generator) -> Tensor:
         """One draw of the code."""
@@ -100,7 +102,6 @@ class LatentScale(nn.Module):
     @torch.no_grad()
     def observe(self, codes: Tensor) -> None:
         """Takes codes (B, C, ...) into account while fewer than `samples` were seen."""
-        codes = codes.float()
         sums = len(codes) * torch.stack([codes.new_ones(()), codes.mean(), codes.square().mean()])
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(sums)

@@ -104,7 +104,7 @@ class BrainLDM(nn.Module):
         """L1 + KL + adversarial (paper, section 2; the authors' training code for how each is reduced)."""
         mean, deviation = self.autoencoder.encode(image)
         decoded = self.autoencoder.decode(draw(mean, deviation, rng))
-        terms = {"l1": F.l1_loss(decoded.float(), image), "kl": divergence(mean.float(), deviation.float()),
+        terms = {"l1": F.l1_loss(decoded.float(), image), "kl": divergence(mean, deviation),
                  "adversarial": self.opposed * verdict(self.discriminator, decoded, True)}
         weights = self.settings.autoencoder
         return {"loss": terms["l1"] + weights.kl_weight * terms["kl"]
