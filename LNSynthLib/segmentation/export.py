@@ -79,7 +79,7 @@ def export(division: Division, settings: SegmentSettings, raw: Path, callback: C
         "file_ending": ENDING, "overwrite_image_reader_writer": "SimpleITKIO", "name": "LNSynth", "dataset": listed,
         # What prediction needs to know besides, kept by nnU-Net with the model.
         "lnsynth": {"window": list(settings.window), "checkpoint": f"checkpoint_{settings.trainer.checkpoint}.pth",
-                    "mirror": settings.trainer.mirror_prediction}})
+                    "mirror": settings.trainer.mirror_prediction, "tiles": settings.trainer.tiles}})
     return hashes
 
 

@@ -55,7 +55,7 @@ def checkpoint(network):
             "inference_allowed_mirroring_axes": (0, 1, 2)}
 
 
-def make_model(folder: Path, mirror: bool) -> Path:
+def make_model(folder: Path, mirror: bool, tiles: int = 1) -> Path:
     """A model folder of nnU-Net with random weights, whose answers are as odd as they are definite."""
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
@@ -65,7 +65,8 @@ def make_model(folder: Path, mirror: bool) -> Path:
     write_json(folder / "plans.json", plans())
     write_json(folder / "dataset.json", {
         "channel_names": {"0": "CT"}, "labels": {"background": 0, "node": 1}, "file_ending": ".nii.gz",
-        "numTraining": 1, "lnsynth": {"window": [-120, 240], "checkpoint": "checkpoint_final.pth", "mirror": mirror}})
+        "numTraining": 1, "lnsynth": {"window": [-120, 240], "checkpoint": "checkpoint_final.pth", "mirror": mirror,
+                                      "tiles": tiles}})
     (folder / "fold_0").mkdir()
     torch.save(checkpoint(network), folder / "fold_0" / "checkpoint_final.pth")
     return folder
@@ -118,6 +119,15 @@ def test_it_equals_what_nnunets_own_predictor_says(tmp_path, mirror):
     np.testing.assert_array_equal(ours.instances > 0, mask.T > 0)
     np.testing.assert_allclose(ours.probability, probabilities[1].T, atol=1e-6)
     assert 0.01 < (mask > 0).mean() < 0.99
+
+
+def test_tiles_at_once_change_the_last_bits_alone(tmp_path, folder):
+    one, four = (Segmenter.open(path, "cpu") for path in (folder, make_model(tmp_path / "model", False, tiles=4)))
+    seen = []
+    volume = scene(shape=(30, 22, 16))  # 3 x 2 tiles
+    many = four.predict(volume, seen.append)
+    np.testing.assert_allclose(many.probability, one.predict(volume).probability, atol=2e-3)
+    assert seen[-1].done == seen[-1].total == 6
 
 
 def test_it_needs_no_environment_and_leaves_none(folder):

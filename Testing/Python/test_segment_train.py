@@ -7,6 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+import yaml
 from scipy import ndimage
 
 from LNSynthLib.cases.dataset import Case, Dataset
@@ -14,6 +15,7 @@ from LNSynthLib.cases.phantom import phantom_dataset
 from LNSynthLib.cases.prepare import PrepareSettings, prepare
 from LNSynthLib.cases.store import PreparedCase
 from LNSynthLib.cases.volume import Volume, read
+from LNSynthLib.cli import main
 from LNSynthLib.conditions.encode import unscale_hu
 from LNSynthLib.generators import checkpoint
 from LNSynthLib.runtime.errors import Cancelled, LNSynthError
@@ -145,6 +147,32 @@ def test_a_run_is_not_overwritten_and_only_its_own_settings_and_data_resume_it(t
     (tmp_path / "full" / "file").touch()
     with pytest.raises(LNSynthError, match="not empty and holds no segmenter"):
         train_segmenter([data], [samples], tmp_path / "full", SETTINGS, device="cpu")
+
+
+def test_the_command(trained, data, samples, tmp_path, capsys):
+    preset = tmp_path / "tiny.yaml"
+    preset.write_text(yaml.safe_dump({**SETTINGS.plain(), "strategy": "real"}))
+    command = ["segment", "train", "--real", str(data), "--trainer-preset", str(preset), "--device", "cpu", "--out"]
+    assert main([*command, str(trained[0]), "--synthetic", str(samples), "--strategy", "both", "--resume"]) == 0
+    printed = capsys.readouterr().out
+    assert "trained on 1 phantom and 1 synthetic, validated on 1 phantom; 2 images left out" in printed
+    assert str(trained[0] / model.MODEL) in printed
+    assert main([*command, str(tmp_path / "new"), "--strategy", "both"]) == 2
+    assert "both needs a folder of synthetic samples" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "new"), "--set", "spacing_mm=2.0", "multiple=3", "strategy=both",
+                 "--synthetic", str(samples)]) == 2
+    assert "its voxels are 4 mm, and the segmenter's 2 mm" in capsys.readouterr().err
+    assert main([*command, str(data / "run")]) == 2
+    assert "would change the input" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists() and not (data / "run").exists()
+
+
+def test_what_nnunet_fails_at_is_told(data, tmp_path, monkeypatch):
+    """The child's own last words, and where all of them are."""
+    monkeypatch.setattr("LNSynthLib.segmentation.train.export", lambda *_: None)
+    settings = SegmentSettings(**{**vars(SETTINGS), "strategy": "real"})
+    with pytest.raises(LNSynthError, match="dataset.json does not exist"):
+        train_segmenter([data], [], tmp_path / "run", settings, device="cpu")
 
 
 def test_a_preparation_that_does_not_fit_is_refused(data, samples, tmp_path):
