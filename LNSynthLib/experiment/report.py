@@ -11,7 +11,7 @@ from ..runtime.files import write_text
 from ..segmentation.settings import load_trainer
 from . import exports, findings, plates, sheets, summaries, tables
 from .figures import method_label
-from .page import page, text
+from .page import counted, page, text
 from .results import MADE_UP, Results
 
 
@@ -61,18 +61,22 @@ def _head(results: Results) -> list[str]:
     trainer = load_trainer(plan.trainer, plan.trainer_set)
     budget = (f"{plan.budget.tflop:g} TFLOP of training, the same for each" if plan.budget.tflop
               else f"{plan.budget.steps} training steps, the same for each")
-    methods = ", ".join(f"{text(method_label(results, name))} (preset {text(m.preset)})"
+    methods = ", ".join(f"{text(method_label(results, name))} (preset {text(Path(m.preset).stem)})"
                         for name, m in plan.methods.items())
     state = ("" if done == cells else f"<p><b>Not finished: {done} of {cells} cells are done.</b> What is missing is "
              "shown as <span class=missing>not yet</span>, and everything else may still change where it compares "
              "rows.</p>")
+    others = results.others()
+    if others:
+        state += (f"<p class=note>The folder also holds {counted(others, 'finished cell')} of other settings (an "
+                  "earlier plan, or other presets under the same names), which this page does not show.</p>")
     return [state, "<h2>What was run, and on what</h2>", summaries.data(results),
             f"<p><b>Generators</b>: {methods}; {budget}. <b>Pairs</b>: {plan.multiple} a training case, nodes varied "
-            f"unless a row says otherwise. <b>Segmenters</b>: nnU-Net, preset {text(plan.trainer)}, {trainer.epochs} "
-            f"epochs of {trainer.iterations} iterations each. <b>Cases</b>: {plan.prepare.spacing_mm:g} mm voxels, "
-            f"{plan.prepare.margin_mm:g} mm around the nodes for training and {plan.prepare.test_margin_mm:g} mm for "
-            f"testing, window {plan.prepare.window[0]:g} to {plan.prepare.window[1]:g} HU. <b>Seeds</b>: "
-            f"{', '.join(map(str, plan.seeds))}. <b>Computed</b> in {duration(summaries.seconds(results))} of process "
+            f"unless a row says otherwise. <b>Segmenters</b>: nnU-Net, preset {text(Path(plan.trainer).stem)}, "
+            f"{trainer.epochs} epochs of {trainer.iterations} iterations each. <b>Cases</b>: "
+            f"{plan.prepare.spacing_mm:g} mm voxels, {plan.prepare.margin_mm:g} mm around the nodes "
+            f"for training and {plan.prepare.test_margin_mm:g} mm for testing, window "
+            f"{plan.prepare.window[0]:g} to {plan.prepare.window[1]:g} HU. <b>Seeds</b>: {', '.join(map(str, plan.seeds))}. <b>Computed</b> in {duration(summaries.seconds(results))} of process "
             f"time ({summaries.versions(results)}).</p>",
             "<p>To run it again: <code>lnsynth experiment run --plan OUT/report/plan.yaml --data-root DATA --out NEW"
             "</code>; the numbers of this page are in <code>OUT/report/*.csv</code>.</p>"]

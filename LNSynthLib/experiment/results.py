@@ -69,6 +69,11 @@ class Results:
         """All cells of a kind, done or not."""
         return [cell for cell in self.layout.cells if cell.kind == kind]
 
+    def others(self) -> int:
+        """How many cells in the folder are done that this plan, with the presets as they are now, does not ask for."""
+        ours = {cell.folder(self.out) for cell in self.layout.cells}
+        return sum(path.parent not in ours for path in self.out.glob("cells/*/*/cell.json"))
+
     def scored(self, outcome: Outcome) -> list[Scored]:
         """The test cases of a row, those of each seed that is done."""
         return [Scored(seed, case["id"], case["patient"], case["kind"], CaseScore.from_dict(case["score"]))

@@ -68,9 +68,11 @@ def memorisation(results: Results) -> str:
     seen = {(m["training_patches"], m["training_patients"]) for m in limits}
     words = [f"Compared with {' or '.join(f'{a} training patches of {b} patients' for a, b in sorted(seen))}."] * bool(
         seen)
-    spaces = {space: limit for m in limits for space, limit in m["limits"].items() if limit is not None}
-    words += [f"Flagged in {space}: at most {limit:.3f} from a training patch of another patient, as near as the "
-              "nearest training patches of different patients are to each other." for space, limit in spaces.items()]
+    for space in ("pixels", "features"):
+        near = sorted({f"{m['limits'][space]:.3f}" for m in limits if m["limits"].get(space) is not None})
+        words += [f"Flagged in {space}: at most {' or '.join(near)} from a training patch of another patient, as near as "
+                  "the nearest training patches of different patients are to each other."] * bool(near)
+    words.append("An image without detail resembles every other: a flag of a blurred sample tells of its blur.")
     words.append("Fine texture: correlation, inside organs, with the very patch whose anatomy the sample was given; "
                  "near 0 unless the generator has learned the patch itself.")
     return table(["samples", "flagged of judged", "flagged, %", "fine texture, by split"], rows) + note(" ".join(words))

@@ -19,7 +19,7 @@ from LNSynthLib.experiment.plates import _by_strategy
 from LNSynthLib.experiment.report import write_report
 from LNSynthLib.experiment.results import Results
 from LNSynthLib.runtime.errors import LNSynthError
-from LNSynthLib.runtime.files import read_json
+from LNSynthLib.runtime.files import read_json, write_json
 
 ROWS = ["Real", "GAN", "LN-DDPM", "Both"]
 
@@ -248,6 +248,18 @@ def test_the_head_says_what_kind_of_data_it_was_run_on(made, tmp_path):
         finish(real, cell, read_json(cell.folder(made.out) / "cell.json")["result"] | {"kind": "real"})
     write_report(real)
     assert "class=banner>" not in body(real) and "CTs of patients with their own nodes" in body(real)
+
+
+def test_cells_of_other_settings_are_not_shown_but_mentioned(made, tmp_path):
+    out, plan = tmp_path / "out", read_json(made.out / "plan.json")
+    shutil.copytree(made.out / "cells", out / "cells")
+    plan["plan"]["score"] = {"found_dsc": 0.2}  # touches scores and images
+    write_json(out / "plan.json", plan)
+    result = write_report(out)
+    gone = [cell for cell in made.layout.cells if cell.kind in ("scores", "images")]
+    assert result["cells"] - result["done"] == len(gone)
+    assert f"also holds {len(gone)} finished cells of other settings" in body(out)
+    assert "of other settings" not in body(made.out)
 
 
 def test_the_report_s_plan_runs_the_same_experiment(made):
