@@ -76,8 +76,9 @@ def _head(results: Results) -> list[str]:
             f"{trainer.epochs} epochs of {trainer.iterations} iterations each. <b>Cases</b>: "
             f"{plan.prepare.spacing_mm:g} mm voxels, {plan.prepare.margin_mm:g} mm around the nodes "
             f"for training and {plan.prepare.test_margin_mm:g} mm for testing, window "
-            f"{plan.prepare.window[0]:g} to {plan.prepare.window[1]:g} HU. <b>Seeds</b>: {', '.join(map(str, plan.seeds))}. <b>Computed</b> in {duration(summaries.seconds(results))} of process "
-            f"time ({summaries.versions(results)}).</p>",
+            f"{plan.prepare.window[0]:g} to {plan.prepare.window[1]:g} HU. "
+            f"<b>Seeds</b>: {', '.join(map(str, plan.seeds))}. <b>Computed</b> in "
+            f"{duration(summaries.seconds(results))} of process time ({summaries.versions(results)}).</p>",
             "<p>To run it again: <code>lnsynth experiment run --plan OUT/report/plan.yaml --data-root DATA --out NEW"
             "</code>; the numbers of this page are in <code>OUT/report/*.csv</code>.</p>"]
 

@@ -70,8 +70,8 @@ def memorisation(results: Results) -> str:
         seen)
     for space in ("pixels", "features"):
         near = sorted({f"{m['limits'][space]:.3f}" for m in limits if m["limits"].get(space) is not None})
-        words += [f"Flagged in {space}: at most {' or '.join(near)} from a training patch of another patient, as near as "
-                  "the nearest training patches of different patients are to each other."] * bool(near)
+        words += [f"Flagged in {space}: at most {' or '.join(near)} from a training patch of another patient, as near "
+                  "as the nearest training patches of different patients are to each other."] * bool(near)
     words.append("An image without detail resembles every other: a flag of a blurred sample tells of its blur.")
     words.append("Fine texture: correlation, inside organs, with the very patch whose anatomy the sample was given; "
                  "near 0 unless the generator has learned the patch itself.")
