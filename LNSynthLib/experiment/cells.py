@@ -40,6 +40,7 @@ class Cell:
     settings  JSON-able; with the inputs, all that the result depends on
     inputs    the cells whose results it needs, by role
     amount    how many samples a case are needed; a cell done with more serves too, and fewer are added to
+    manner    how it is made (how often it is saved, processes that load data), which the result does not depend on
     """
 
     kind: str
@@ -47,6 +48,7 @@ class Cell:
     settings: dict
     inputs: dict[str, Cell] = field(default_factory=dict)
     amount: int = 0
+    manner: dict = field(default_factory=dict)
 
     @cached_property
     def key(self) -> str:
@@ -121,9 +123,10 @@ class _Builder:
         return Layout(_in_order(self.cells.values()), tables, generators, twins, images, memorisation, filters,
                       list(self.data.values()))
 
-    def _cell(self, kind: str, name: str, settings: dict, inputs: dict | None = None, amount: int = 0) -> Cell:
+    def _cell(self, kind: str, name: str, settings: dict, inputs: dict | None = None, amount: int = 0,
+              manner: dict | None = None) -> Cell:
         """The one cell of this content; asked for again with a larger amount, it grows."""
-        cell = Cell(kind, name, json.loads(json.dumps(settings)), inputs or {}, amount)
+        cell = Cell(kind, name, json.loads(json.dumps(settings)), inputs or {}, amount, manner or {})
         known = self.cells.setdefault(cell.key, cell)
         if known.amount < amount:
             object.__setattr__(known, "amount", amount)
@@ -139,9 +142,9 @@ class _Builder:
 
     def _generator(self, row: Row, seed: int) -> Cell:
         plain = self.presets(row.method, row.set, seed).plain()
-        training = {name: value for name, value in plain["training"].items() if name == "steps" or name not in FREE}
+        training, manner = _parted(plain["training"], set(FREE) - {"steps"})
         return self._cell("generator", _name(row, seed), {"generator": plain["generator"], "training": training},
-                          self.data)
+                          self.data, manner=manner)
 
     def _sampling(self, row: Row, seed: int, vary: bool) -> dict:
         method = self.plan.methods[row.method]
@@ -159,16 +162,15 @@ class _Builder:
                           {"generator": self._generator(row, seed), **self.data}, self.plan.images.per_case)
 
     def _segmenter(self, row: Row, seed: int) -> Cell:
-        trainer = asdict(load_trainer(self.plan.trainer, self.plan.trainer_set))
-        settings = {"strategy": row.strategy, "filtered": row.filtered, "seed": seed,
-                    "trainer": {name: value for name, value in trainer.items() if name not in TRAINER_FREE}}
+        trainer, manner = _parted(asdict(load_trainer(self.plan.trainer, self.plan.trainer_set)), TRAINER_FREE)
+        settings = {"strategy": row.strategy, "filtered": row.filtered, "seed": seed, "trainer": trainer}
         inputs = dict(self.data)
         if row.method is not None:
             settings["multiple"] = row.multiple or self.plan.multiple
             inputs["pairs"] = self._pairs(row, seed)
         if row.filtered:
             inputs["filter"] = self._filter(row, seed)
-        return self._cell("segmenter", _segmenter_name(self.plan, row, seed), settings, inputs)
+        return self._cell("segmenter", _segmenter_name(self.plan, row, seed), settings, inputs, manner=manner)
 
     def _predictions(self, row: Row, seed: int) -> Cell:
         return self._cell("predictions", _segmenter_name(self.plan, row, seed), {"split": "test"},
@@ -213,6 +215,12 @@ def _within_budget(plan: Plan, method: str, changes: tuple[str, ...], seed: int)
     return replace(preset, training=replace(preset.training, steps=steps))
 
 
+def _parted(settings: dict, free) -> tuple[dict, dict]:
+    """Settings that decide a result, and those that are free."""
+    return ({name: value for name, value in settings.items() if name not in free},
+            {name: value for name, value in settings.items() if name in free})
+
+
 def _name(row: Row, seed: int) -> str:
     return f"{row.method}{'-changed' if row.set else ''}-seed{seed}"
 
@@ -240,4 +248,5 @@ def _in_order(cells) -> list[Cell]:
 
 def preset_of(cell: Cell) -> Preset:
     """What a generator's cell trains."""
-    return build(Preset, {"generator": cell.settings["generator"], "training": cell.settings["training"]}, cell.name)
+    training = {**cell.settings["training"], **cell.manner, "max_minutes": 0.0}  # a cell is whole or not done
+    return build(Preset, {"generator": cell.settings["generator"], "training": training}, cell.name)

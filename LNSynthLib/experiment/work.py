@@ -100,7 +100,7 @@ def segmenter(cell: Cell, inputs: Folders, folder: Path, context: Context, callb
         strategy=chosen["strategy"], multiple=chosen.get("multiple", 1), spacing_mm=p.spacing_mm, margin_mm=p.margin_mm,
         window=p.window, labels=p.labels, prepared=preparations(p)[0].name, reviewed=False,
         filtered=chosen["filtered"], seed=derive(chosen["seed"], "segmenter"),
-        trainer=build(TrainerSettings, chosen["trainer"]))
+        trainer=build(TrainerSettings, {**chosen["trainer"], **cell.manner}))
     synthetic = [inputs["pairs"] / "samples"] if "pairs" in inputs else []
     return train_segmenter(datasets(inputs), synthetic, folder / "run", settings, resume=True,
                            device=context.device, callback=callback)

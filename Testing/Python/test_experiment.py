@@ -89,6 +89,16 @@ def test_a_changed_setting_touches_only_what_rests_on_it():
     assert changed(plan, plan, data=[{"name": "ABD-LN", "content": "others"}]) == set(WORK)
 
 
+def test_how_often_a_run_is_saved_is_kept_but_touches_nothing():
+    from LNSynthLib.experiment.cells import preset_of
+
+    often = small("methods.lnddpm.set=[training.checkpoint_every=7, training.workers=2]")
+    assert changed(small(), often) == set()
+    ((cell,),) = layout_of(often, FILES).generators.values()
+    assert preset_of(cell).training.checkpoint_every == 7 and preset_of(cell).training.workers == 2
+    assert preset_of(cell).training.steps == often.budget.steps
+
+
 def test_rows_share_cells_and_pairs_grow():
     cells = layout_of(small(), FILES)
     (pairs,) = [cell for cell in cells.cells if cell.kind == "pairs"]
