@@ -14,7 +14,7 @@ Number = float | Tensor
 
 class Posterior(NamedTuple):
     """q(x_t' | x_t, x_0) has the mean `x0` x_0 + `x` x_t and the variance `small`; `large` is the variance of
-    q(x_t' | x_t) where x_0 is standard normal. Any other q(x_t' | x_t) of data in [-1, 1] lies between."""
+    q(x_t' | x_t) where nothing is known of x_0 but that it is standard normal."""
 
     x0: Number
     x: Number
