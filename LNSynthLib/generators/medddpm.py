@@ -39,7 +39,8 @@ class MedDDPM(VoxelDiffusion):
                                f"groups = {net.groups}, at least one block, and attention at levels from 0 to "
                                f"{len(net.channels) - 1}; correct the settings.")
         # The authors' U-Net: convolutions that halve and double, attention with one head at some levels and in the
-        # middle, the last convolution zero at first.
+        # middle, the last convolution zero at first. But MONAI's attention is at work from the start, where theirs ends
+        # in a layer that is zero at first.
         self.denoiser = DiffusionModelUNet(
             spatial_dims=3, in_channels=3, out_channels=1, channels=net.channels, num_res_blocks=net.blocks,
             norm_num_groups=net.groups, attention_levels=[i in net.attention for i in range(len(net.channels))],

@@ -85,8 +85,9 @@ class SpadeBlock(nn.Module):
 
 
 def initialise(network: nn.Module, gain: float) -> None:
-    """As the authors' code: Xavier's normal distribution, its deviation times `gain`, no biases. Spectrally normalised
-    weights keep what PyTorch gives them, their size being immaterial."""
+    """As the authors' code: Xavier's normal distribution, its deviation times `gain`, biases of zero. Spectrally
+    normalised convolutions keep what PyTorch gives them: the size of their weights is immaterial, but where theirs
+    start with biases of zero, these start with small ones."""
     for module in network.modules():
         if isinstance(module, nn.Conv3d) and not nn.utils.parametrize.is_parametrized(module):
             nn.init.xavier_normal_(module.weight, gain)

@@ -116,6 +116,14 @@ def test_losses_are_hinge_and_feature_matching():
     assert generator.generator_loss(condition, image, image)["matching"].item() < 1e-6
 
 
+@pytest.mark.parametrize("gain", [0.02, 1.0])
+def test_weights_start_with_xaviers_deviation_times_the_gain(gain):
+    norm = tiny(network={"channels": [16, 16, 8], "hidden": 16}, initial_gain=gain).generator.blocks[0][0].norms[0]
+    fans = 27 * 16 + 27 * 32  # of the convolution that makes gamma and beta
+    assert norm.modulation.weight.std().item() == pytest.approx(gain * (2 / fans) ** 0.5, rel=0.03)
+    assert not norm.modulation.bias.any() and not norm.shared.bias.any()
+
+
 def test_a_patch_keeps_two_voxels_at_the_coarsest_level():
     generator = tiny()
     assert generator.stride == 8
