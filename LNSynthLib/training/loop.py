@@ -26,6 +26,7 @@ from . import checkpoints
 from .data import Patches, collect, loader
 from .ema import MovingAverage
 from .log import Log
+from .log import read as read_log
 from .memory import keep_freed_memory
 from .montage import write_montage
 from .settings import FREE, Preset, make_generator
@@ -35,7 +36,8 @@ MESSAGE_EVERY_S = 10
 
 def train(preset: Preset, data: Sequence[str | Path], out: str | Path, *, resume: bool = False, device: str = "auto",
           callback: Callback = ignore) -> dict:
-    """Trains the preset's generator on prepared data sets and returns {"run", "step", "stopped", "loss"}.
+    """Trains the preset's generator on prepared data sets and returns {"run", "step", "stopped", "loss"} and what else
+    the last step logged.
 
     data    folders of data sets whose training cases, prepared as `preset.training.prepared`, are drawn from
     out     folder of the run
@@ -107,9 +109,10 @@ def train(preset: Preset, data: Sequence[str | Path], out: str | Path, *, resume
             done, elapsed = step + 1, time.monotonic() - began
             if log:
                 log.write(done, {**values, "seconds": round(state["seconds"] + elapsed, 3)})
-            if not all(map(math.isfinite, values.values())):
-                raise LNSynthError(f"The loss of step {done} is {values['loss']}; lower training.learning_rate, or set "
-                                   "training.precision to fp32, and --resume.")
+            for name, value in values.items():
+                if not math.isfinite(value):
+                    raise LNSynthError(f"The {name} of step {done} is {value}; lower training.learning_rate, or set "
+                                       "training.precision to fp32, and --resume.")
             late = settings.max_minutes and _any(accelerator, elapsed > 60 * settings.max_minutes)
             sample = settings.sample_every and done % settings.sample_every == 0
             if late or sample or done % settings.checkpoint_every == 0 or done == settings.steps:
@@ -128,7 +131,13 @@ def train(preset: Preset, data: Sequence[str | Path], out: str | Path, *, resume
     if log:
         log.close()
     accelerator.wait_for_everyone()
-    return {"run": str(out), "step": saved, "stopped": stopped, **values}
+    return {"run": str(out), "step": saved, "stopped": stopped, **(values or _last_logged(out))}
+
+
+def _last_logged(out: Path) -> dict[str, float]:
+    """What the last step of a run that was complete before returned, from its log."""
+    records = read_log(out / "log.jsonl")
+    return {name: value for name, value in records[-1].items() if name not in ("step", "seconds")} if records else {}
 
 
 def _stage_begins(generator, step: int, steps: int) -> bool:

@@ -106,7 +106,8 @@ def test_a_generator_that_a_kill_left_behind_its_checkpoint_is_made_again(datase
     for spoil in (lambda: shutil.rmtree(run / "generator"),
                   lambda: write_json(run / "generator" / "model.json", {**about, "training": {"step": 6}})):
         spoil()
-        train(tiny(), [dataset], run, resume=True, device="cpu")
+        assert train(tiny(), [dataset], run, resume=True, device="cpu") == {
+            "run": str(run), "step": 7, "stopped": "all steps done", "loss": read_log(run / "log.jsonl")[-1]["loss"]}
         made, whole = generators.load(run)[0].state_dict(), generators.load(whole_run)[0].state_dict()
         assert generators.facts(run)["training"]["step"] == 7
         assert all(torch.equal(made[name], whole[name]) for name in whole)
