@@ -134,4 +134,7 @@ class BrainLDM(nn.Module):
             latents = self.process.sample(lambda x, t: self.predict(x, t, nodes), shape, condition, seeds=seeds,
                                           steps=steps, sampler=sampler, bound=BOUND, callback=callback, **inside)
             volume = self.autoencoder.decode(latents * self.scale.deviation).clamp(-1, 1)
+        if not torch.isfinite(volume).all():
+            raise LNSynthError("The generator's autoencoder made values that are no numbers; its weights are unusable: "
+                               "train it with a lower learning rate, or choose another.")
         return volume if known is None else torch.where(keep > 0, known, volume)

@@ -200,6 +200,16 @@ def test_kept_voxels_come_back_and_kept_latents_are_the_real_ones():
     assert (seen[0] - real).abs().amin(1)[0][~kept].min() > 0
 
 
+@pytest.mark.parametrize("network", ["autoencoder", "denoiser"])
+def test_weights_that_are_no_numbers_make_no_image(network):
+    generator = tiny()
+    with torch.no_grad():
+        for weight in generator.players[network].parameters():
+            weight.fill_(float("nan"))
+    with pytest.raises(LNSynthError, match="no numbers"):
+        generator.sample(condition(), seeds=[1], steps=2)
+
+
 def test_a_trained_autoencoder_beats_the_mean_image():
     """Boxes at random places and grey values, unlike each other: what it is not told it must get through its code."""
     torch.manual_seed(0)
