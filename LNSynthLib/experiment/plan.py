@@ -147,6 +147,9 @@ class Plan:
             labels = [row.label for row in table.rows]
             if len(set(labels)) < len(labels) or table.reference not in (None, *labels):
                 raise LNSynthError(f"plan: the labels of {name} must differ, and its reference be one of them.")
+        names = [source.name for source in self.data]
+        if len(set(names)) < len(names):
+            raise LNSynthError("plan: the names of the data must differ; correct the plan.")
         if not self.data or not rows or not self.seeds:
             raise LNSynthError("plan: an experiment needs data, tables with rows, and seeds; correct the plan.")
 

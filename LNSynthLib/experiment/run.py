@@ -64,6 +64,7 @@ def run(plan: Plan, out: Path, root: Path, *, shard: tuple[int, int] = (0, 1), d
                     break
                 time.sleep(WAIT_S)
                 tell(Event("waiting"))
+    failed = {cell.key: failed[cell.key] for cell in todo if cell.key in failed}
     if failed:
         raise LNSynthError(f"{len(failed)} cell(s) of {out} failed and {len(todo) - len(failed)} could not be begun; "
                            f"run it again when this is mended: {next(iter(failed.values()))}")
@@ -97,8 +98,8 @@ def _make(cell: Cell, context: Context, out: Path, callback: Callback) -> None:
 
 
 def _lost(todo: list[Cell], failed: dict[str, str]) -> set[str]:
-    """Keys of what failed here and of what waits for it."""
-    lost = set(failed)
+    """Keys of what failed here, unless others have done it since, and of what waits for it."""
+    lost = {cell.key for cell in todo if cell.key in failed}
     for cell in todo:  # inputs come before what needs them
         if any(needed.key in lost for needed in cell.inputs.values()):
             lost.add(cell.key)

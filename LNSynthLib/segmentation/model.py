@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ PLANS = "nnUNetPlans"
 CONFIGURATION = "3d_fullres"
 MODEL = Path("nnUNet_results") / DATASET / f"nnUNetTrainer__{PLANS}__{CONFIGURATION}"  # in a run, by nnU-Net's rules
 
+NETWORK = r"dynamic_network_architectures\.architectures\.\w+\.[A-Z]\w*"
+LAYER = r"torch\.nn\.(modules\.\w+\.)?[A-Z]\w*"
 NEEDED = ("network_weights", "init_args", "logging", "current_epoch")
 # What nnU-Net puts into a checkpoint besides tensors and plain values: the logged losses are numpy scalars.
 NUMPY = [(np._core.multiarray.scalar, "numpy.core.multiarray.scalar"), np._core.multiarray.scalar, np.dtype,
@@ -25,7 +28,7 @@ NUMPY = [(np._core.multiarray.scalar, "numpy.core.multiarray.scalar"), np._core.
 def check_installed() -> None:
     """Raises LNSynthError where nnU-Net is not installed."""
     if importlib.util.find_spec("nnunetv2") is None:
-        raise LNSynthError("nnU-Net is not installed here; install it with `pip install 'lnsynth[segmentation]'`.")
+        raise LNSynthError("nnU-Net is not installed here; install it with `pip install nnunetv2`.")
 
 
 def model_folder(path: Path) -> Path:
@@ -56,6 +59,18 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict:
     if missing:
         raise LNSynthError(f"{path}: it is no checkpoint of nnU-Net ({', '.join(missing)} missing); copy it again.")
     return checkpoint
+
+
+def check_network(name: str, imports: list[str | None], where: Path) -> None:
+    """Raises LNSynthError where a plan names anything but networks and layers: nnU-Net imports and calls what it names.
+
+    name     the network's class
+    imports  classes of its layers; None for those that it does without
+    """
+    for given, allowed in ((name, NETWORK), *((layer, LAYER) for layer in imports if layer is not None)):
+        if not re.fullmatch(allowed, str(given)):
+            raise LNSynthError(f"{where}: its plan names {given}, which is no network or layer that nnU-Net's planner "
+                               "chooses; train the segmenter again, and do not use models from unknown hands.")
 
 
 def identity(weights: list[dict[str, torch.Tensor]]) -> str:

@@ -22,6 +22,7 @@ from ..runtime.files import read_json
 from ..synthesis.outputs import check_apart
 from . import model
 
+model.check_installed()
 with contextlib.redirect_stdout(io.StringIO()):  # it tells that its folders are unset, which prediction does not need
     from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -104,6 +105,9 @@ class Segmenter:
                                "and labels are unknown; predict with nnU-Net's own commands.")
         state = model.load(folder / "fold_0" / ours["checkpoint"])
         configuration = plans.get_configuration(model.CONFIGURATION)
+        layers = configuration.network_arch_init_kwargs
+        model.check_network(configuration.network_arch_class_name,
+                            [layers.get(n) for n in configuration.network_arch_init_kwargs_req_import], folder)
         try:
             network = get_network_from_plans(
                 configuration.network_arch_class_name, configuration.network_arch_init_kwargs,

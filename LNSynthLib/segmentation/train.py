@@ -54,16 +54,18 @@ def train_segmenter(real: Sequence[Path], synthetic: Sequence[Path], out: Path, 
     record |= {"left_out": division.left_out, "summary": _summary(division), "device": str(device),
                "versions": {"lnsynth": __version__, "nnunetv2": version("nnunetv2"), "torch": torch.__version__}}
     write_json(out / "segmenter.json", record)
-    if not (out / "nnUNet_preprocessed" / "done").exists():
-        shutil.rmtree(out / "nnUNet_preprocessed", ignore_errors=True)
-        export(division, settings, out / "nnUNet_raw", callback)
-        write_json(out / "nnUNet_preprocessed" / model.DATASET / "splits_final.json",
-                   [{side: [item.name for item in getattr(division, side)] for side in ("train", "val")}])
-    _run(out, device, callback)
+    # At its end nnU-Net puts this in place of the checkpoint to resume from: without a look, it would train once more.
+    if not (out / model.MODEL / "fold_0" / "checkpoint_final.pth").exists():
+        if not (out / "nnUNet_preprocessed" / "done").exists():
+            shutil.rmtree(out / "nnUNet_preprocessed", ignore_errors=True)
+            export(division, settings, out / "nnUNet_raw", callback)
+            write_json(out / "nnUNet_preprocessed" / model.DATASET / "splits_final.json",
+                       [{side: [item.name for item in getattr(division, side)] for side in ("train", "val")}])
+        _run(out, device, callback)
     record["trained"] = _outcome(out, settings)
     if not settings.trainer.keep_data:
         for name in ("nnUNet_raw", "nnUNet_preprocessed"):
-            shutil.rmtree(out / name)
+            shutil.rmtree(out / name, ignore_errors=True)
     write_json(out / "segmenter.json", record)
     return record
 
@@ -89,7 +91,8 @@ def _claim(out: Path, ours: dict, resume: bool) -> dict:
     """What the run in `out` has said of itself so far; empty for a new one. Raises LNSynthError for another run."""
     path = out / "segmenter.json"
     if not path.exists():
-        if out.exists() and any(out.iterdir()):
+        # Hidden: what a run that was killed at its very beginning was about to write.
+        if out.exists() and any(not entry.name.startswith(".") for entry in out.iterdir()):
             raise LNSynthError(f"{out} is not empty and holds no segmenter; choose another folder.")
         return {}
     if not resume:

@@ -120,6 +120,7 @@ def test_rows_share_cells_and_pairs_grow():
     (["data=[{name: x}]"], "needs one of dataset"),
     (["data=[{name: x, phantoms: {training: 3}}]"], "cases of train, val, test"),
     (["multiples=3"], "unknown setting 'multiples'"),
+    (["data=[{name: x, phantoms: {train: 1}}, {name: x, phantoms: {test: 1}}]"], "names of the data must differ"),
 ])
 def test_plans_that_make_no_sense_are_refused(assignments, wanted):
     with pytest.raises(LNSynthError, match=wanted):
@@ -208,6 +209,18 @@ def test_a_failure_stops_only_what_rests_on_it(noting, tmp_path, monkeypatch):
     monkeypatch.setitem(runner.WORK, "pairs", note)
     before = len(made(tmp_path))
     assert len(run(small(), tmp_path / "out", tmp_path)["made"]) == 9 == len(made(tmp_path)) - before
+
+
+def test_what_failed_here_and_was_done_elsewhere_has_not_failed(noting, tmp_path, monkeypatch):
+    def fail(cell, inputs, folder, context, callback):
+        record = {"key": cell.key, "amount": cell.amount, "seconds": 1.0, "result": {}}
+        (folder / "cell.json").write_text(json.dumps(record))  # by a process that came after this one
+        raise LNSynthError("the device has no memory left.")
+
+    monkeypatch.setitem(runner.WORK, "pairs", fail)
+    cells = layout(small(), tmp_path).cells
+    assert len(run(small(), tmp_path / "out", tmp_path)["made"]) == len(cells) - 1
+    assert all(is_done(cell, tmp_path / "out") for cell in cells)
 
 
 SCRIPT = """

@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import subprocess
+import sys
 import threading
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -210,6 +212,29 @@ def test_checkpoints_that_are_no_weights_are_refused_and_not_run(tmp_path, folde
     with pytest.raises(LNSynthError, match="checkpoint_final.pth"):
         Segmenter.open(copy, "cpu")
     assert not (tmp_path / "was here").exists()
+
+
+@pytest.mark.parametrize("place, name", [
+    ("class", "torch.hub.load"), ("class", "dynamic_network_architectures.architectures.unet.nn.Module"),
+    ("layer", "torch.nn.functional.torch.hub.load"), ("layer", "antigravity")])
+def test_plans_that_name_more_than_networks_and_layers_are_refused(tmp_path, place, name):
+    copy = make_model(tmp_path / "model", False)
+    plan = plans()
+    architecture = plan["configurations"][model.CONFIGURATION]["architecture"] = json.loads(json.dumps(ARCHITECTURE))
+    if place == "class":
+        architecture["network_class_name"] = name
+    else:
+        architecture["arch_kwargs"]["conv_op"] = name
+    write_json(copy / "plans.json", plan)
+    with pytest.raises(LNSynthError, match=f"names {name}, which is no network or layer"):
+        Segmenter.open(copy, "cpu")
+
+
+def test_without_nnunet_the_cure_is_told(folder, repository):
+    script = "import sys; sys.modules['nnunetv2'] = None; from LNSynthLib.cli import main; sys.exit(main(sys.argv[1:]))"
+    arguments = ["segment", "predict", "--model", str(folder), "--ct", "x.nii.gz", "--out", "y.nii.gz"]
+    done = subprocess.run([sys.executable, "-c", script, *arguments], cwd=repository, capture_output=True, text=True)
+    assert done.returncode == 2 and "pip install nnunetv2" in done.stderr, done.stderr
 
 
 def test_folders_that_are_no_segmenter_are_refused(tmp_path, folder):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import nibabel
 import numpy as np
@@ -147,6 +148,25 @@ def test_a_run_is_not_overwritten_and_only_its_own_settings_and_data_resume_it(t
     (tmp_path / "full" / "file").touch()
     with pytest.raises(LNSynthError, match="not empty and holds no segmenter"):
         train_segmenter([data], [samples], tmp_path / "full", SETTINGS, device="cpu")
+
+
+def test_a_run_killed_between_its_training_and_its_last_word_is_not_trained_again(trained, data, samples, tmp_path,
+                                                                                  monkeypatch):
+    out = tmp_path / "run"
+    shutil.copytree(trained[0], out)
+    record = json.loads((out / "segmenter.json").read_text())
+    (out / "segmenter.json").write_text(json.dumps({name: said for name, said in record.items() if name != "trained"}))
+    monkeypatch.setattr("LNSynthLib.segmentation.train._run", lambda *_: pytest.fail("trained again"))
+    assert train_segmenter([data], [samples], out, SETTINGS, resume=True, device="cpu") == record
+
+
+def test_a_run_killed_at_its_first_word_can_be_begun_again(data, tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".segmenter.json.abc.json").touch()
+    monkeypatch.setattr("LNSynthLib.segmentation.train.export", lambda *_: pytest.fail("begun"))
+    settings = SegmentSettings(**{**vars(SETTINGS), "strategy": "real"})
+    with pytest.raises(pytest.fail.Exception, match="begun"):
+        train_segmenter([data], [], tmp_path / "run", settings, device="cpu")
 
 
 def test_the_command(trained, data, samples, tmp_path, capsys):
