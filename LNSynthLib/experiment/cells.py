@@ -199,14 +199,14 @@ class _Builder:
 
 
 def _within_budget(plan: Plan, method: str, changes: tuple[str, ...], seed: int) -> Preset:
-    """The preset of a method with a row's changes, and with as many steps as the plan's budget buys it."""
+    """The preset of a method with a row's changes, and with as many steps as the plan's budget, if any, buys it."""
     method = plan.methods[method]
     form = {"spacing_mm": plan.prepare.spacing_mm, "window": list(plan.prepare.window), "labels": plan.prepare.labels,
             "anatomy_channels": LabelTable.load(plan.prepare.labels).channels}
     ours = [f"generator.form.{name}={value}" for name, value in form.items()]
     ours += [f"training.seed={derive(seed, 'generator')}", f"training.prepared={preparations(plan.prepare)[0].name}"]
     preset = load_preset(method.preset, [*method.set, *changes, *ours], method.kind)
-    steps = plan.budget.steps
+    steps = plan.budget.steps or preset.training.steps
     if plan.budget.tflop:
         from ..training.cost import training_flops
 

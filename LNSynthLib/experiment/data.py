@@ -37,6 +37,9 @@ def known(plan: Plan, root: Path) -> dict:
             found.append({**about, "content": _content(source, root)})
     if not found:
         raise LNSynthError("None of the plan's data are there; give their folder with --data-root.")
+    if lacking := [split for split in SPLITS if not any(split in _splits(source) for source in found)]:
+        raise LNSynthError(f"The plan's data have no case of split {' and '.join(lacking)}; training, validation and "
+                           "test all need some.")
     weights = plan.images.features
     if weights and not (root / weights).is_file():
         raise LNSynthError(f"{root / weights}, the plan's weights of MedicalNet, do not exist; give their folder with "
@@ -54,6 +57,13 @@ def _content(source: DataSource, root: Path):
     if source.dataset:
         return [[e["id"], e["patient"], e["split"], e["sha256"]] for e in Dataset.open(root / source.dataset).cases()]
     return [_hash(path) for path in _paths(source, root)]
+
+
+def _splits(source: dict) -> set[str]:
+    """The splits of which a source, as `known` tells of it, has cases."""
+    if source["phantoms"]:
+        return {split for split, count in source["phantoms"].items() if count}
+    return {painted["split"] for painted in source["painted"]} or {split for _, _, split, _ in source["content"]}
 
 
 def _hash(path: Path) -> str:

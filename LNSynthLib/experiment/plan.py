@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..cases.dataset import SPLITS
+from ..cases.volume import stem
 from ..conditions.transforms import VarySettings
 from ..evaluation.generation import ImageSettings
 from ..evaluation.segmentation import ScoreSettings
@@ -43,6 +44,9 @@ class DataSource:
         if sum(map(bool, (self.dataset, self.phantoms, self.painted))) != 1 or not set(self.phantoms) <= set(SPLITS):
             raise LNSynthError(f"plan: data {self.name!r} needs one of dataset, painted, and phantoms (cases of "
                                f"{', '.join(SPLITS)}); correct the plan.")
+        stems = [stem(Path(painted.ct)) for painted in self.painted]  # which name cases and patients
+        if len(set(stems)) < len(stems):
+            raise LNSynthError(f"plan: the CTs painted in {self.name!r} need names that differ; rename one.")
 
 
 @dataclass(frozen=True)
@@ -85,14 +89,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Budget:
-    """What each generator may spend: optimiser steps, or FLOPs, which are shared out equally."""
+    """What each generator may spend, the same for all: optimiser steps or FLOPs; neither: what its preset says."""
 
     steps: int = 0
     tflop: float = 0.0
 
     def __post_init__(self):
-        if (self.steps > 0) == (self.tflop > 0):
-            raise LNSynthError("plan: budget needs steps or tflop, one of them; correct the plan.")
+        if self.steps > 0 and self.tflop > 0 or min(self.steps, self.tflop) < 0:
+            raise LNSynthError("plan: budget is steps or tflop, one of them; correct the plan.")
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ class Plan:
     data: tuple[DataSource, ...]
     methods: dict[str, Method]
     tables: dict[str, Table]
-    budget: Budget
+    budget: Budget = field(default_factory=Budget)
     prepare: Preparation = field(default_factory=Preparation)
     multiple: int = 10                 # synthetic pairs a real training case
     vary: VarySettings = field(default_factory=VarySettings)
@@ -138,6 +142,11 @@ class Plan:
     examples: int = 4                  # test patches shown in the figures
 
     def __post_init__(self):
+        if odd := [name for name in self.methods if not name.isidentifier()]:
+            raise LNSynthError(f"plan: {odd[0]!r} cannot name a method; use letters, digits and underscores.")
+        changes = [*(m.set for m in self.methods.values()), *(r.set for t in self.tables.values() for r in t.rows)]
+        if self.budget != Budget() and any("training.steps=" in change for those in changes for change in those):
+            raise LNSynthError("plan: its budget gives the steps of every generator; leave training.steps out of set.")
         rows = [(name, row) for name, table in self.tables.items() for row in table.rows]
         for name, row in rows:
             if row.method is not None and row.method not in self.methods:

@@ -60,7 +60,8 @@ def _head(results: Results) -> list[str]:
     plan, done, cells = results.plan, len(results.done()), len(results.layout.cells)
     trainer = load_trainer(plan.trainer, plan.trainer_set)
     budget = (f"{plan.budget.tflop:g} TFLOP of training, the same for each" if plan.budget.tflop
-              else f"{plan.budget.steps} training steps, the same for each")
+              else f"{plan.budget.steps} training steps, the same for each" if plan.budget.steps
+              else "each as long as its preset says")
     methods = ", ".join(f"{text(method_label(results, name))} (preset {text(Path(m.preset).stem)})"
                         for name, m in plan.methods.items())
     state = ("" if done == cells else f"<p><b>Not finished: {done} of {cells} cells are done.</b> What is missing is "

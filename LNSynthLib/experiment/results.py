@@ -97,9 +97,10 @@ class Results:
     def tested(self) -> dict[str, PreparedCase]:
         """The cases as segmenters are tested on them, by id; without those whose files are no longer there."""
         name, found = preparations(self.plan.prepare)[1].name, {}
-        for made in filter(None, map(self.result, self.layout.data)):
+        for cell in self.layout.data:
+            made = self.result(cell) or {"cases": ()}
             for case in made["cases"]:
-                folder = Path(made["dataset"]) / "prepared" / name / case["id"]
+                folder = cell.folder(self.out) / made["dataset"] / "prepared" / name / case["id"]
                 if (folder / "case.json").is_file():
                     found[case["id"]] = PreparedCase.open(folder)
         return found

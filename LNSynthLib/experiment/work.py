@@ -5,6 +5,8 @@ All take (cell, folders of its inputs by role, its own folder, context, callback
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ from ..evaluation.generation import ImageSettings, evaluate_samples, write_image
 from ..evaluation.segmentation import ScoreSettings, score_case
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress
-from ..runtime.files import atomic_path, read_json
+from ..runtime.files import atomic_folder, atomic_path, read_json
 from ..runtime.seeds import derive
 from ..runtime.settings import build
 from ..synthesis.catalog import samples
@@ -52,8 +54,10 @@ def data(cell: Cell, _inputs: Folders, folder: Path, context: Context, callback:
     source = next(s for s in context.plan.data if s.name == cell.settings["name"])
     dataset = obtain(source, context.root, folder / "dataset", context.plan.prepare, callback)
     cases = [{name: entry[name] for name in ("id", "patient", "split", "sha256")} for entry in dataset.cases()]
-    return {"dataset": str(dataset.folder.resolve()), "kind": dataset.kind, "name": dataset.name,
-            "note": dataset.manifest.get("note", ""), "cases": cases}
+    # A set that is made here moves with the experiment's folder.
+    place = "dataset" if dataset.folder == folder / "dataset" else str(dataset.folder.resolve())
+    return {"dataset": place, "kind": dataset.kind, "name": dataset.name, "note": dataset.manifest.get("note", ""),
+            "cases": cases}
 
 
 def generator(cell: Cell, inputs: Folders, folder: Path, context: Context, callback: Callback) -> dict:
@@ -62,7 +66,7 @@ def generator(cell: Cell, inputs: Folders, folder: Path, context: Context, callb
     from ..training.settings import make_generator
 
     preset = preset_of(cell)
-    result = train(preset, datasets(inputs), folder / "run", resume=True, device=_cpu_or_auto(context.device),
+    result = train(preset, datasets(inputs), folder / "run", resume=True, device=context.device,
                    callback=callback)
     fresh = make_generator(preset)
     return {"steps": result["step"], "loss": result["loss"], "kind": preset.generator["kind"],
@@ -98,10 +102,11 @@ def segmenter(cell: Cell, inputs: Folders, folder: Path, context: Context, callb
     p, chosen = context.plan.prepare, cell.settings
     settings = SegmentSettings(
         strategy=chosen["strategy"], multiple=chosen.get("multiple", 1), spacing_mm=p.spacing_mm, margin_mm=p.margin_mm,
-        window=p.window, labels=p.labels, prepared=preparations(p)[0].name, reviewed=False,
-        filtered=chosen["filtered"], seed=derive(chosen["seed"], "segmenter"),
+        window=p.window, labels=p.labels, prepared=preparations(p)[0].name, reviewed=False, filtered=False,
+        seed=derive(chosen["seed"], "segmenter"),
         trainer=build(TrainerSettings, {**chosen["trainer"], **cell.manner}))
-    synthetic = [inputs["pairs"] / "samples"] if "pairs" in inputs else []
+    synthetic = [inputs["filter"] / "kept"] if chosen["filtered"] else [inputs["pairs"] / "samples"]
+    synthetic = synthetic if chosen["strategy"] != "real" else []
     return train_segmenter(datasets(inputs), synthetic, folder / "run", settings, resume=True,
                            device=context.device, callback=callback)
 
@@ -140,12 +145,19 @@ def scores(cell: Cell, inputs: Folders, folder: Path, context: Context, callback
 
 
 def filtering(cell: Cell, inputs: Folders, folder: Path, context: Context, callback: Callback) -> dict:
-    """Which pairs the segmenter trained on real cases finds the nodes in; see `segmentation.filter`."""
+    """The pairs in which the segmenter trained on real cases finds the nodes (see `segmentation.filter`), as hard links
+    in `kept`: the table beside the pairs themselves is of whoever judged them last."""
     from ..segmentation.filter import filter_samples
     from ..segmentation.predict import Segmenter
 
-    judge = Segmenter.open(inputs["segmenter"] / "run", context.device)
-    return filter_samples(inputs["pairs"] / "samples", judge, cell.settings["threshold"], callback=callback)
+    judge, made = Segmenter.open(inputs["segmenter"] / "run", context.device), inputs["pairs"] / "samples"
+    found = filter_samples(made, judge, cell.settings["threshold"], callback=callback)
+    dropped = {entry["sample"] for entry in found["dropped"]}
+    with atomic_folder(folder / "kept") as beside:
+        for sample in samples(made):
+            if sample.name not in dropped:
+                shutil.copytree(sample, beside / sample.name, copy_function=os.link)
+    return found
 
 
 def images(cell: Cell, inputs: Folders, folder: Path, context: Context, callback: Callback) -> dict:
@@ -184,7 +196,7 @@ def _measured(cell, inputs, samples: Path, folder: Path, context: Context, callb
 
 def datasets(inputs: Folders) -> list[Path]:
     """The data sets of a cell's inputs."""
-    return [Path(read_json(path / "cell.json")["result"]["dataset"])
+    return [path / read_json(path / "cell.json")["result"]["dataset"]
             for role, path in sorted(inputs.items()) if role.startswith("data")]
 
 
@@ -195,16 +207,15 @@ def test_cases(inputs: Folders, plan: Plan) -> list[PreparedCase]:
              if case.split == "test"]
     if not cases:
         raise LNSynthError("None of the plan's data has a test case; give some cases the split test.")
+    ids = [case.id for case in cases]
+    if twice := {id for id in ids if ids.count(id) > 1}:
+        raise LNSynthError(f"The test case {min(twice)} is in two of the plan's data sets; rename it in one of them.")
     return cases
 
 
 def _volume(case: PreparedCase) -> Volume:
     """A prepared case in HU."""
     return Volume(unscale_hu(case.ct(), case.info["window"]), case.affine)
-
-
-def _cpu_or_auto(device: str) -> str:
-    return "cpu" if device == "cpu" else "auto"
 
 
 WORK: dict[str, Work] = {

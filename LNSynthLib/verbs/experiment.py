@@ -20,7 +20,8 @@ def add_arguments(parser) -> None:
                         help="change settings of the plan, e.g. multiple=5 budget.steps=100")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes at once (default 1: this one)")
     parser.add_argument("--shard", metavar="I/N", help="this process is number I (from 0) of N that share OUT")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
+    parser.add_argument("--device", choices=("auto", "cpu"), default="auto",
+                        help="cpu leaves a GPU alone; CUDA_VISIBLE_DEVICES chooses among several")
 
 
 def run(args, callback) -> dict:

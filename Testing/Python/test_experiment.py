@@ -46,11 +46,14 @@ def changed(plan, other, **files):
 def test_the_paper_s_plan_asks_for_all_its_tables():
     plan = load_plan("paper")
     assert tuple(plan.methods) == METHODS and len(plan.tables) == 5 and plan.multiple == 10
-    assert all(method.preset == "paper" for method in plan.methods.values()) and plan.budget.steps == 45_000
+    assert all(method.preset == "paper" for method in plan.methods.values())
     rows = {row.label: row for row in plan.tables["table2"].rows}
     assert rows["Real"].published["dsc"] == .5273 and rows["Real + LN-DDPM"].published["node_recall"] == .7054
     assert {row.method for row in rows.values() if row.strategy == "synthetic"} == set(METHODS)
-    cells = Counter(cell.kind for cell in layout_of(plan, FILES).cells)
+    whole = layout_of(plan, FILES)
+    steps = {method: cells[0].settings["training"]["steps"] for method, cells in whole.generators.items()}
+    assert steps["lnddpm"] == 45_000 and steps["brainldm"] == 90_000  # the presets' own
+    cells = Counter(cell.kind for cell in whole.cells)
     # Seven methods; two changed conditions, and two other attentions. Rows that ask for the same share its cells.
     assert cells["generator"] == 7 + 2 + 2
     # real, 7 synthetic, 7 both, 2 conditions, 5x and 20x, unvaried nodes, 2 attentions
@@ -117,9 +120,13 @@ def test_rows_share_cells_and_pairs_grow():
     (["tables.t.rows=[{label: A, strategy: both}]"], "needs a method"),
     (["tables.t.rows=[{label: A, strategy: real}, {label: A, method: lnddpm}]"], "must differ"),
     (["budget={steps: 3, tflop: 1}"], "steps or tflop"),
+    (["budget={steps: 3}", "methods.lnddpm.set=[training.steps=5]"], "its budget gives the steps"),
     (["data=[{name: x}]"], "needs one of dataset"),
     (["data=[{name: x, phantoms: {training: 3}}]"], "cases of train, val, test"),
     (["multiples=3"], "unknown setting 'multiples'"),
+    (["data=[{name: x, painted: [{ct: a/ct.nii.gz, anatomy: a, variants: 1}, {ct: b/ct.nii, anatomy: b, "
+      "variants: 1}]}]"], "names that differ"),
+    (["methods={a/b: {kind: lnddpm}}"], "cannot name a method"),
     (["data=[{name: x, phantoms: {train: 1}}, {name: x, phantoms: {test: 1}}]"], "names of the data must differ"),
 ])
 def test_plans_that_make_no_sense_are_refused(assignments, wanted):
@@ -134,6 +141,8 @@ def test_missing_data_are_named_and_optional_ones_left_out(tmp_path):
     assert [source["name"] for source in found["data"]] == ["phantoms"] and found["absent"] == ["painted"]
     with pytest.raises(LNSynthError, match="None of the plan's data"):
         known(replace(load_plan("mini"), data=load_plan("mini").data[1:]), tmp_path)
+    with pytest.raises(LNSynthError, match="no case of split val and test"):
+        known(load_plan("smoke", ["data=[{name: x, phantoms: {train: 3, val: 0}}]"]), tmp_path)
     with pytest.raises(LNSynthError, match="weights of MedicalNet"):
         known(load_plan("smoke", ["images.features=none.pth"]), tmp_path)
 
@@ -149,14 +158,20 @@ def test_data_sets_are_made_split_and_prepared_twice(tmp_path):
 
 
 def test_a_data_set_s_identity_is_its_files(tmp_path):
-    phantom_dataset(tmp_path / "mine", 1, seed=0, spacing=6.0, nodes=1)
+    dataset = phantom_dataset(tmp_path / "mine", 3, seed=0, spacing=6.0, nodes=1)
+    for entry, split in zip(dataset.cases(), ("train", "val", "test"), strict=True):
+        entry["split"] = split
+    dataset.save()
     plan = replace(small(), data=(DataSource("mine", dataset="mine"),))
     before = known(plan, tmp_path)
     assert known(plan, tmp_path) == before
-    manifest = json.loads((tmp_path / "mine" / "dataset.json").read_text())
-    manifest["cases"][0]["split"] = "val"
-    (tmp_path / "mine" / "dataset.json").write_text(json.dumps(manifest))
+    dataset.cases()[0]["sha256"]["ct"] = "another"
+    dataset.save()
     assert layout_of(plan, before).cells[0].key != layout(plan, tmp_path).cells[0].key
+    dataset.cases()[2]["split"] = "train"
+    dataset.save()
+    with pytest.raises(LNSynthError, match="no case of split test"):
+        known(plan, tmp_path)
 
 
 # The runner itself, with cells whose work is to write down that they were made.
