@@ -6,9 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from ..runtime.errors import LNSynthError
 from ..runtime.seeds import torch_rng
-from .protocol import DataForm, StepCallback, check_patch, evaluating
+from .protocol import DataForm, StepCallback, check_numbers, check_patch, evaluating
 
 Uniform = Callable[[tuple[int, ...]], torch.Tensor]  # shape (B, ...) -> numbers in [0, 1) on the CPU
 
@@ -76,9 +75,7 @@ class Adversarial(nn.Module):
         with evaluating(self):
             made = self.generate(condition, lambda shape: torch.stack([torch.rand(shape[1:], generator=s)
                                                                        for s in streams]))
-        if not torch.isfinite(made).all():
-            raise LNSynthError("The generator made values that are no numbers; its weights are unusable: train it with "
-                               "a lower learning rate, or choose another.")
+        check_numbers(made)
         if known is not None:
             made = torch.where(keep > 0, known, made)
         if callback:

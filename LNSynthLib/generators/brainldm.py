@@ -13,7 +13,7 @@ from ..runtime.errors import LNSynthError
 from .autoencoder import Autoencoder, AutoencoderSettings, LatentScale, discriminator, divergence, draw, verdict
 from .denoising import Denoising, DiffusionSettings
 from .latent_denoiser import LatentDenoiser, LatentDenoiserSettings
-from .protocol import DataForm, StepCallback, check_form, check_patch, evaluating
+from .protocol import DataForm, StepCallback, check_form, check_numbers, check_patch, evaluating
 
 # Latents have unit standard deviation but, unlike voxels, no range. None is as far out as this, so that clipping here
 # changes no sensible estimate, yet keeps one at the noisiest times, where errors grow many times over, in bounds.
@@ -134,7 +134,5 @@ class BrainLDM(nn.Module):
             latents = self.process.sample(lambda x, t: self.predict(x, t, nodes), shape, condition, seeds=seeds,
                                           steps=steps, sampler=sampler, bound=BOUND, callback=callback, **inside)
             volume = self.autoencoder.decode(latents * self.scale.deviation).clamp(-1, 1)
-        if not torch.isfinite(volume).all():
-            raise LNSynthError("The generator's autoencoder made values that are no numbers; its weights are unusable: "
-                               "train it with a lower learning rate, or choose another.")
+        check_numbers(volume)
         return volume if known is None else torch.where(keep > 0, known, volume)

@@ -12,7 +12,7 @@ from ..diffusion.samplers import SAMPLERS, ddpm_learned
 from ..diffusion.schedules import SCHEDULES, clean_from_noise, diffuse, log_snr_uniform, spaced
 from ..runtime.errors import LNSynthError
 from ..runtime.seeds import torch_rng
-from .protocol import StepCallback
+from .protocol import StepCallback, check_numbers
 
 Network = Callable[[Tensor, Tensor], Tensor]  # (x_t (B, C, ...), t (B,)) -> what `prediction` says, like x_t
 
@@ -131,7 +131,5 @@ class Denoising:
         rest = {"alpha_bar": self.alpha_bar, "noise": noise, "callback": callback}
         x = (ddpm_learned(denoise, x, times, **rest) if sampler == "ddpm"
              else SAMPLERS[sampler](lambda x, t: denoise(x, t)[0], x, times, **rest))
-        if not torch.isfinite(x).all():
-            raise LNSynthError("The generator made values that are no numbers; its weights are unusable: train it with "
-                               "a lower learning rate, or choose another.")
+        check_numbers(x)
         return x.clamp(-bound, bound)

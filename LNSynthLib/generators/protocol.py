@@ -98,6 +98,13 @@ def check_patch(condition: torch.Tensor, seeds: list[int], stride: int) -> None:
                            "with one seed a condition.")
 
 
+def check_numbers(volume: torch.Tensor) -> None:
+    """Raises LNSynthError for values that are no numbers: no image is to be made of them."""
+    if not torch.isfinite(volume).all():
+        raise LNSynthError("The generator made values that are no numbers; its weights are unusable: train it with a "
+                           "lower learning rate, or choose another.")
+
+
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Within the block the module is in eval mode; after it, in the mode it was in."""

@@ -50,6 +50,19 @@ def kill_tree(pid: int, patience_s: float = 5.0) -> None:
     psutil.wait_procs(alive, timeout=patience_s)
 
 
+def end_with_parent() -> None:
+    """From here on this process ends when its parent does, even one that was killed and could tell it nothing."""
+    import psutil
+
+    def watch(parent: psutil.Process) -> None:
+        parent.wait()
+        for child in psutil.Process().children(recursive=True):
+            child.kill()
+        os._exit(1)
+
+    threading.Thread(target=watch, args=(psutil.Process(os.getppid()),), daemon=True).start()
+
+
 def run_child(arguments: list[str], on_line: Callable[[str], None], env: dict[str, str] | None = None) -> int:
     """Runs a command, hands each line it prints (stdout and stderr together) to `on_line`, returns its exit code.
 

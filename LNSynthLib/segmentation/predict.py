@@ -19,6 +19,7 @@ from ..runtime.devices import pick
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
 from ..runtime.files import read_json
+from ..synthesis.ctfile import check_target
 from ..synthesis.outputs import check_apart
 from . import model
 
@@ -151,6 +152,9 @@ class Segmenter:
         data, _, about = self._preprocessor.run_case_npy(
             hu.T[None], None, {"spacing": [self.spacing_mm] * 3}, plans, configuration, predictor.dataset_json)
         logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data))
+        if not torch.isfinite(logits).all():
+            raise LNSynthError("The segmenter's outputs are no numbers, so its weights are unusable; train it again "
+                               "with a lower trainer.learning_rate.")
         _, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(
             logits, plans, configuration, predictor.label_manager, about, return_probabilities=True,
             num_threads_torch=torch.get_num_threads())
@@ -173,7 +177,10 @@ def predict_file(path: Path, ct: Path, out: Path, *, probability: Path | None = 
     Returns {"mask", "nodes"}: the file, and for each node what `cases.nodes.records` tells. Raises LNSynthError for
     what is no CT in HU, and for a result that would be written onto an input.
     """
-    check_apart([file for file in (out, probability) if file], [ct, path])
+    written = [file for file in (out, probability) if file]
+    check_apart(written, [ct, path])
+    for file in written:
+        check_target(file)
     segmenter, volume = Segmenter.open(path, device), read(ct)
     low, high = segmenter.window
     if volume.array.min() < low or volume.array.max() > high:  # else it was clipped before, and shows no air

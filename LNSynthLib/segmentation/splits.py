@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..cases.dataset import Dataset
-from ..cases.volume import read
 from ..runtime.errors import LNSynthError
 from ..runtime.files import read_json
 from ..synthesis.catalog import natural
@@ -138,10 +137,15 @@ def _samples(folders: Sequence[Path], cases: list[Item], settings: SegmentSettin
         for sample in kept:
             record = read_json(sample / "provenance.json")
             father = _father(sample, record, fathers)
-            _check_form(sample, record, settings)
-            item = Item(f"{sample.name}-synthetic{number}", "synthetic", father.split, father.patient, father.case,
-                        sample, record["outputs"]["ct.nii.gz"])
-            found.append((record["sampling"].get("sample", 0), number, natural(sample.name), item))
+            try:
+                _check_form(sample, record["generator"]["settings"]["form"], settings)
+                item = Item(f"{sample.name}-synthetic{number}", "synthetic", father.split, father.patient, father.case,
+                            sample, record["outputs"]["ct.nii.gz"])
+                order = record["sampling"].get("sample", 0)
+            except (KeyError, TypeError, AttributeError) as error:
+                raise LNSynthError(f"{sample / 'provenance.json'}: it does not say how the sample was made "
+                                   f"({error!r}); make the sample again, or leave it out.") from None
+            found.append((order, number, natural(sample.name), item))
     taken, train = Counter(), []
     for *_, item in sorted(found, key=lambda row: row[:3]):
         if taken[item.case] < settings.multiple:
@@ -165,13 +169,14 @@ def _father(sample: Path, record: dict, fathers: dict[str, Item]) -> Item:
     return father
 
 
-def _check_form(sample: Path, record: dict, settings: SegmentSettings) -> None:
-    """A sample must have the segmenter's spacing, and hold all HU of its window."""
-    spacing = read(sample / "ct.nii.gz").spacing
-    if max(abs(side / settings.spacing_mm - 1) for side in spacing) > SAME_SPACING:
-        raise LNSynthError(f"{sample}: its voxels are {spacing[0]:.3g} mm, and the segmenter's {settings.spacing_mm:g} "
-                           "mm; set spacing_mm to theirs, or make samples with a generator of that spacing.")
-    low, high = record["generator"]["settings"]["form"]["window"]
+def _check_form(sample: Path, form: dict, settings: SegmentSettings) -> None:
+    """A sample must have the segmenter's spacing, and hold all HU of its window. form: of its generator, which made it
+    in that spacing; the file itself is proved to be that one by its hash when it is exported."""
+    if abs(form["spacing_mm"] / settings.spacing_mm - 1) > SAME_SPACING:
+        raise LNSynthError(f"{sample}: its voxels are {form['spacing_mm']:.3g} mm, and the segmenter's "
+                           f"{settings.spacing_mm:g} mm; set spacing_mm to theirs, or make samples with a generator of "
+                           "that spacing.")
+    low, high = form["window"]
     if low > settings.window[0] or high < settings.window[1]:
         raise LNSynthError(f"{sample}: it holds HU from {low:g} to {high:g}, less than the segmenter's window "
                            f"{settings.window[0]:g} to {settings.window[1]:g}; set window to theirs.")

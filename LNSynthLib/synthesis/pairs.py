@@ -60,9 +60,12 @@ def pairs(folder: Path, *, reviewed: bool = True, filtered: bool = True,
 
     Left out are damaged samples, those rejected in review.csv (unless not `reviewed`; `rule` where reviewers disagree)
     and those dropped in filter.csv (unless not `filtered`), even where a person accepted them. A verdict about a sample
-    that was made anew since says nothing about the one here. Raises LNSynthError where the folder holds no samples or
-    a table cannot be read.
+    that was made anew since says nothing about the one here. Raises LNSynthError where the folder holds no samples, a
+    table cannot be read, or the filter was interrupted, so that many of its verdicts are missing.
     """
+    if filtered and filter_table(folder).exists() and not filter_table(folder).with_suffix(".json").exists():
+        raise LNSynthError(f"{folder}: the filter was interrupted before it had judged every sample; go on with "
+                           "`lnsynth review filter`, or remove filter.csv.")
     kept, left_out = [], []
     for standing in standings(folder, reviewed=reviewed, filtered=filtered, rule=rule):
         if standing.status in ("accepted", "undecided"):

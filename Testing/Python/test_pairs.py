@@ -34,6 +34,7 @@ def write_filter(folder, **coverage):
             for name, share in ((n.replace("_", "-"), s) for n, s in coverage.items())]
     (folder / "filter.csv").write_text(
         "sample,kept,least_coverage,coverage,threshold,rule,segmenter,reason,pair\n" + "\n".join(rows) + "\n")
+    write_json(folder / "filter.json", {"samples": len(rows)})
 
 
 @pytest.fixture
@@ -50,6 +51,14 @@ def names(paths):
 def test_without_verdicts_every_sample_may_be_trained_on(folder):
     assert (names(pairs(folder)[0]), pairs(folder)[1]) == (NAMES, [])
     assert {s.status for s in standings(folder)} == {"undecided"}
+
+
+def test_after_an_interrupted_filter_nothing_is_trained_on(folder):
+    write_filter(folder, a_1=0.95)
+    (folder / "filter.json").unlink()
+    with pytest.raises(LNSynthError, match="the filter was interrupted"):
+        pairs(folder)
+    assert names(pairs(folder, filtered=False)[0]) == NAMES
 
 
 def test_the_rejected_and_the_dropped_are_left_out_with_the_reason(folder):

@@ -229,3 +229,19 @@ def test_run_child_hands_on_lines_environment_and_exit_code():
     assert run_child([sys.executable, "-u", "-c", code], lines.append, env={"LNSYNTH_X": "äß"}) == 3
     assert sorted(lines) == ["bad", "äß"]
     assert json.dumps(lines)
+
+
+def test_a_child_that_ends_with_its_parent_does_so_when_that_is_killed(repository):
+    child = "from LNSynthLib.runtime.cancel import end_with_parent; import time; end_with_parent(); time.sleep(60)"
+    parent = ("import subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', sys.argv[1]]); "
+              "print(child.pid, flush=True); time.sleep(60)")
+    process = subprocess.Popen([sys.executable, "-c", parent, child], stdout=subprocess.PIPE, text=True,
+                               env={**os.environ, "PYTHONPATH": str(repository)})
+    survivor = psutil.Process(int(process.stdout.readline()))
+    time.sleep(2)
+    assert survivor.is_running()
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    psutil.wait_procs([survivor], timeout=20)
+    assert not survivor.is_running() or survivor.status() == psutil.STATUS_ZOMBIE

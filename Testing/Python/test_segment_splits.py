@@ -37,7 +37,8 @@ def sample(folder, name, case, data, number=0, *, ct=None, spacing=2.0, window=(
     known = {e["id"]: e["sha256"]["ct"] for e in Dataset.open(data).cases()}
     (place / "provenance.json").write_text(json.dumps({
         "source": {"case": case, "sha256": {"ct": ct or known.get(case)}},
-        "sampling": {"sample": number}, "generator": {"settings": {"form": {"window": list(window)}}},
+        "sampling": {"sample": number}, "generator": {"settings": {"form": {
+            "window": list(window), "spacing_mm": spacing}}},
         "outputs": {path.name: sha256(path) for path in place.glob("*.nii.gz")}}))
     return place
 
@@ -90,6 +91,7 @@ def test_rejected_and_dropped_samples_are_left_out(data, made):
         writer.writerow(["sample", "kept", "least_coverage", "coverage", "threshold", "rule", "segmenter", "reason",
                          "pair"])
         writer.writerow(["b-001", "no", 0.1, "1:0.1", 0.7, "every", "x", "node 1 missed", pair_id(made / "b-001")])
+    (made / "filter.json").write_text("{}")
     division = divide([data], [made], BOTH)
     assert "a-001-synthetic1" not in names(division.train) and "b-001-synthetic1" not in names(division.train)
     assert {"name": "a-001-synthetic1", "reason": "rejected by R: no node to see"} in division.left_out
