@@ -27,7 +27,8 @@ from .work import read_prediction
 SIDE_MM = 72.0            # of the square that a picture shows around the largest node
 PIXELS = 264              # a side, about twice what the page shows
 BAR = 26                  # rows below it that say what is made up
-TRUTH, PREDICTION = pictures.NODE_COLOR, (235, 60, 50)
+TRUTH, PREDICTION = (70, 215, 110), (235, 60, 50)
+THICK = 3                 # pixels of an outline
 KINDS = ("real", "pseudo", "phantom")
 MARKS = {"real": "", "pseudo": "PAINTED NODES", "phantom": "PHANTOM"}
 
@@ -100,10 +101,10 @@ def _span(centre: float, length: float, size: int) -> slice:
 
 
 def _outline(picture: np.ndarray, mask: np.ndarray, color, inside: bool) -> np.ndarray:
-    """Two pixels thick, along the inner or the outer side of each instance's border."""
+    """THICK pixels, along the inner or the outer side of each instance's border."""
     from scipy import ndimage
 
-    for _ in range(2):
+    for _ in range(THICK):
         if inside:
             lesser = np.where(ndimage.minimum_filter(mask, 3) == ndimage.maximum_filter(mask, 3), mask, 0)
             picture = picture.copy()

@@ -39,7 +39,7 @@ def segmented(results: Results, name: str) -> str:
     if not examples:
         return note("Figure 5 needs prepared test cases: not yet, or their files are no longer there.")
     return _grid(examples) + note(
-        f"Axial slices of test cases, {SIDE_MM:g} mm across, through the largest node. <b style='color:#44ac64'>Green"
+        f"Axial slices of test cases, {SIDE_MM:g} mm across, through the largest node. <b style='color:#2b9e50'>Green"
         "</b>: true nodes, drawn along their outer border; <b style='color:#eb3c32'>red</b>: prediction, along its "
         f"inner border. DSC is of the whole case, first seed. {_window(results)} Not chosen by look: "
         f"{_choice('case')}.")
@@ -89,7 +89,8 @@ def generators_learn(results: Results) -> str:
                  curves.width(min(4, len(panels)), 3.0)) + note(
         "Grey: loss of each step; color: running mean over a twentieth of the run. Methods minimise different things, "
         "so levels and shapes of two panels cannot be compared; of adversarial methods it is the generator's loss, "
-        "which need not fall.")
+        "which need not fall; a jump is where a method of "
+        "several networks goes on to the next.")
 
 
 def segmenter_curves(results: Results, name: str) -> dict[str, list[Curve]]:
