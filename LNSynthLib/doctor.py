@@ -16,10 +16,11 @@ from LNSynthLib.runtime.cancel import run_child
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.settings import resources
 
-# Distribution -> what needs it. Without the first group nothing works; the second serves one verb each.
-REQUIRED = ("accelerate", "blosc2", "highdicom", "matplotlib", "monai", "nibabel", "numpy", "pillow", "psutil",
-            "pydicom", "PyYAML", "safetensors", "scikit-image", "scipy", "SimpleITK", "tensorboard", "torch")
-OPTIONAL = {"TotalSegmentator": "`lnsynth anatomy`", "nnunetv2": "`lnsynth anatomy`", "idc-index": "`lnsynth fetch`"}
+# Distribution -> what needs it. Without the first group nothing works; the second serves a verb or two each.
+REQUIRED = ("accelerate", "blosc2", "filelock", "highdicom", "matplotlib", "monai", "nibabel", "numpy", "pillow",
+            "psutil", "pydicom", "PyYAML", "safetensors", "scikit-image", "scipy", "SimpleITK", "tensorboard", "torch")
+OPTIONAL = {"TotalSegmentator": "`lnsynth anatomy`", "nnunetv2": "`lnsynth segment` and `lnsynth anatomy`",
+            "idc-index": "`lnsynth fetch`"}
 
 # What the heavy jobs take. GPU memory in GB as sold (a 24 GB card reports a little less).
 # The paper's model trains on a 24 GB card; a pass at 128^3 takes 5 to 8 GB and 2.3 TFLOP.

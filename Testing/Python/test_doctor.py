@@ -21,7 +21,7 @@ def test_it_looks_for_what_the_project_asks_for(repository):
         return {re.match(r"[\w-]+", line)[0] for line in lines}
     assert set(doctor.REQUIRED) == names(project["dependencies"])
     extras = project["optional-dependencies"]
-    assert set(doctor.OPTIONAL) == names(extras["anatomy"] + extras["fetch"])
+    assert set(doctor.OPTIONAL) == names(extras["anatomy"] + extras["fetch"] + extras["segmentation"])
 
 
 def test_packages():
