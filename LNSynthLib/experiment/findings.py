@@ -59,7 +59,8 @@ def _rank(results: Results, lines: Sequence[Line], metric: str) -> str | None:
     rank, apart = 1 + sum(line.pooled[metric] > ours.pooled[metric] for line in others), difference(ours, others[0],
                                                                                                     metric)
     place = ORDINALS.get(rank, f"{rank}th highest")
-    of = f"{len(done)} generators" + (f" of {len(rivals)} that are done" if len(done) < len(rivals) else "")
+    of = (f"{len(done)} generators" if len(done) == len(rivals)
+          else f"the {len(done)} of {len(rivals)} generators that are done")
     return (f"Trained on synthetic pairs alone, {text(ours.row.label)} has the {place} {TITLES[metric]} of {of}: "
             f"{number(ours.pooled[metric], 3)}, against {number(others[0].pooled[metric], 3)} of "
             f"{text(others[0].row.label)}, the best of the others. Difference, patient by patient: {_told(apart)}; "

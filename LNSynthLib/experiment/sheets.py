@@ -29,8 +29,8 @@ def segmentation(results: Results, name: str, lines: Sequence[Line]) -> str:
 
 
 def _main(plan: Table, lines: Sequence[Line]) -> str:
-    columns = {metric: tables.best([line.pooled.get(metric) for line in lines], metric in LOWER_IS_BETTER)
-               for metric in METRICS}
+    columns = {metric: tables.best([line.pooled.get(metric) for line in lines], DIGITS.get(metric, 3),
+                                   metric in LOWER_IS_BETTER) for metric in METRICS}
     tested = TESTED if plan.reference else ()
     head = ["trained on", *(TITLES[metric] for metric in METRICS), *(f"p, {TITLES[metric]}" for metric in tested)]
     rows, before = [], None
@@ -112,7 +112,7 @@ def _strata(results: Results, lines: Sequence[Line]) -> str:
     names = list(pool([], results.plan.score)["node_recall_by_short_axis"])
     values = {name: [line.pooled["node_recall_by_short_axis"][name]["node_recall"] if line.pooled else None
                      for line in lines] for name in names}
-    columns = {name: tables.best(found) for name, found in values.items()}
+    columns = {name: tables.best(found, 3) for name, found in values.items()}
     rows = []
     for i, line in enumerate(lines):
         strata = line.pooled.get("node_recall_by_short_axis")
@@ -132,7 +132,7 @@ def _by_kind(results: Results, lines: Sequence[Line], kinds: Sequence[str]) -> s
     head = ["trained on", *(f"{TITLES[metric]}, {kind}" for kind in kinds for metric in TESTED)]
     parts = {kind: [tables.subset(line, lambda s, kind=kind: s.kind == kind, results) for line in lines]
              for kind in kinds}
-    best = {(kind, metric): tables.best([part.pooled.get(metric) for part in parts[kind]])
+    best = {(kind, metric): tables.best([part.pooled.get(metric) for part in parts[kind]], 3)
             for kind in kinds for metric in TESTED}
     rows = [[text(line.row.label), *(_mean_of(parts[kind][i], metric, i in best[kind, metric])
                                      for kind in kinds for metric in TESTED)] for i, line in enumerate(lines)]
@@ -150,7 +150,7 @@ def images(results: Results, name: str, lines: Sequence[ImageLine]) -> str:
     """The table of images, with a first row that says what the real patches have."""
     plan = results.plan.tables[name]
     best = {m.name: set() if m.higher is None else tables.best(
-        [line.intervals[m.name].mean if line.samples else None for line in lines], not m.higher)
+        [line.intervals[m.name].mean if line.samples else None for line in lines], m.digits, not m.higher)
         for m in IMAGE_MEASURES}
     done = [line for line in lines if line.samples]
     rows = []

@@ -19,8 +19,7 @@ from .cells import Outcome
 from .plan import Row
 from .results import Results, Scored
 
-SEED = 0      # of the bootstrap
-SAME = 1e-12  # what two means differ by less is a tie
+SEED = 0  # of the bootstrap
 TITLES = {"dsc": "DSC", "iou": "IOU", "recall": "Recall", "precision": "Precision", "assd_mm": "ASSD, mm",
           "node_recall": "NodeRecall", "false_positives": "FP a case"}
 LOWER_IS_BETTER = ("assd_mm", "false_positives")
@@ -89,13 +88,14 @@ def subset(line: Line, keep: Callable[[Scored], bool], results: Results) -> Line
                 intervals([s.score for s in some], SEED, [s.patient for s in some], settings) if some else {}, {})
 
 
-def best(values: Sequence[float | None], lower: bool = False) -> set[int]:
-    """Places of the best value; none where there are not two different ones."""
-    known = [value for value in values if value is not None]
-    if not known or max(known) - min(known) < SAME:
+def best(values: Sequence[float | None], digits: int, lower: bool = False) -> set[int]:
+    """Places of the best of values that are shown with so many digits; none where no two of them differ."""
+    shown = [None if value is None else round(value, digits) for value in values]
+    known = {value for value in shown if value is not None}
+    if len(known) < 2:
         return set()
     top = min(known) if lower else max(known)
-    return {i for i, value in enumerate(values) if value is not None and abs(value - top) < SAME}
+    return {i for i, value in enumerate(shown) if value == top}
 
 
 @dataclass(frozen=True)

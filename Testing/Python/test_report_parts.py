@@ -17,8 +17,10 @@ def test_the_smallest_p_is_what_scipy_gives_when_all_patients_agree():
 
 
 def test_the_best_of_a_column_is_none_where_all_are_the_same():
-    assert tables.best([0.1, None, 0.3, 0.3 + 1e-15]) == {2, 3} and tables.best([0.1, None, 0.3], lower=True) == {0}
-    assert tables.best([0.0, 0.0]) == tables.best([0.5, None]) == tables.best([None]) == tables.best([]) == set()
+    assert tables.best([0.1, None, 0.3, 0.3004], 3) == {2, 3} and tables.best([0.1, None, 0.3, 0.3004], 4) == {3}
+    assert tables.best([0.1, None, 0.3], 3, lower=True) == {0}
+    for values in ([0.0, 0.0], [0.5, None], [None], [], [0.1001, 0.1002]):  # the last two are shown alike
+        assert tables.best(values, 3) == set()
 
 
 def test_outlines_lie_on_their_side_of_the_border():
