@@ -73,8 +73,9 @@ def memorisation(results: Results) -> str:
         words += [f"Flagged in {space}: at most {' or '.join(near)} from a training patch of another patient, as near "
                   "as the nearest training patches of different patients are to each other."] * bool(near)
     words.append("An image without detail resembles every other: a flag of a blurred sample tells of its blur.")
-    words.append("Fine texture: correlation, inside organs, with the very patch whose anatomy the sample was given; "
-                 "near 0 unless the generator has learned the patch itself.")
+    words.append("Fine texture: correlation, inside organs, with the very patch whose anatomy the sample was given. "
+                 "Test patches, which no generator has seen, tell how much of it the condition alone causes; what "
+                 "goes beyond that in training cases was learned by heart.")
     return table(["samples", "flagged of judged", "flagged, %", "fine texture, by split"], rows) + note(" ".join(words))
 
 
