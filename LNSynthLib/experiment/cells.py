@@ -142,7 +142,7 @@ class _Builder:
 
     def _generator(self, row: Row, seed: int) -> Cell:
         plain = self.presets(row.method, row.set, seed).plain()
-        training, manner = _parted(plain["training"], set(FREE) - {"steps"})
+        training, manner = _parted(plain["training"], set(FREE) - {"steps", "precision"})
         return self._cell("generator", _name(row, seed), {"generator": plain["generator"], "training": training},
                           self.data, manner=manner)
 
@@ -157,9 +157,10 @@ class _Builder:
                           {"generator": self._generator(row, seed), **self.data}, row.multiple or self.plan.multiple)
 
     def _twins(self, row: Row, seed: int) -> Cell:
-        settings = {**self._sampling(row, seed, vary=False), "split": self.plan.images.split}
+        images = self.plan.images  # every one is measured, so their number is part of what the cell is
+        settings = {**self._sampling(row, seed, vary=False), "split": images.split, "per_case": images.per_case}
         return self._cell("twins", _name(row, seed), settings,
-                          {"generator": self._generator(row, seed), **self.data}, self.plan.images.per_case)
+                          {"generator": self._generator(row, seed), **self.data}, images.per_case)
 
     def _segmenter(self, row: Row, seed: int) -> Cell:
         trainer, manner = _parted(asdict(load_trainer(self.plan.trainer, self.plan.trainer_set)), TRAINER_FREE)

@@ -105,8 +105,9 @@ def segmenter(cell: Cell, inputs: Folders, folder: Path, context: Context, callb
         window=p.window, labels=p.labels, prepared=preparations(p)[0].name, reviewed=False, filtered=False,
         seed=derive(chosen["seed"], "segmenter"),
         trainer=build(TrainerSettings, {**chosen["trainer"], **cell.manner}))
-    synthetic = [inputs["filter"] / "kept"] if chosen["filtered"] else [inputs["pairs"] / "samples"]
-    synthetic = synthetic if chosen["strategy"] != "real" else []
+    synthetic = []
+    if chosen["strategy"] != "real":
+        synthetic = [inputs["filter"] / "kept" if chosen["filtered"] else inputs["pairs"] / "samples"]
     return train_segmenter(datasets(inputs), synthetic, folder / "run", settings, resume=True,
                            device=context.device, callback=callback)
 

@@ -26,7 +26,7 @@ from .provenance import prepared_source, provenance
 from .samples import is_whole, to_hu, write_sample
 
 SMALL_PATCH = 48**3  # voxels
-FORMAT = 1  # raise it when the same settings give other samples: those on disk are then made again
+FORMAT = 2  # raise it when the same settings give other samples: those on disk are then made again
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,22 @@ def folder(tmp_path):
     return tmp_path
 
 
+def test_an_experiment_keeps_each_threshold_s_pairs_in_the_filter_s_own_cell(tmp_path, monkeypatch):
+    from LNSynthLib.experiment.work import filtering
+    from LNSynthLib.segmentation import predict
+
+    monkeypatch.setattr(predict.Segmenter, "open", lambda path, device: Bright())
+    for name, shares in SHARES.items():
+        make_sample(tmp_path / "pairs" / "samples", name, shares)
+    inputs, context = {"pairs": tmp_path / "pairs", "segmenter": tmp_path}, SimpleNamespace(device="cpu")
+    for threshold, kept in ((0.7, ["s-1", "s-11"]), (0.4, ["s-1", "s-11", "s-2", "s-3"])):
+        cell, folder = SimpleNamespace(settings={"threshold": threshold}), tmp_path / str(threshold)
+        result = filtering(cell, inputs, folder, context, lambda event: None)
+        assert sorted(path.name for path in (folder / "kept").iterdir()) == kept and result["kept"] == len(kept)
+    assert sorted(path.name for path in (tmp_path / "0.7" / "kept").iterdir()) == ["s-1", "s-11"]
+    assert (tmp_path / "0.7" / "kept" / "s-1" / PAIR[0]).samefile(tmp_path / "pairs" / "samples" / "s-1" / PAIR[0])
+
+
 def rows(folder):
     with open(folder / "filter.csv", newline="") as stream:
         return list(csv.DictReader(stream))
