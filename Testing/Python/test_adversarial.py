@@ -103,7 +103,8 @@ def test_a_turn_reaches_no_weight_of_the_other_network(kind, player, other):
     assert all(torch.equal(value, aside[name]) for name, value in generator.players[other].state_dict().items())
     assert all((p.grad == 7).all() and p.requires_grad for p in generator.players[other].parameters())
     moved = [not torch.equal(value, before[name]) for name, value in generator.players[player].named_parameters()]
-    assert np.mean(moved) > 0.9 and generator.training and generator.players[other].training
+    # A bias before an instance norm has no gradient but rounding, so not all of them move.
+    assert np.mean(moved) > 0.6 and generator.training and generator.players[other].training
 
 
 @both
