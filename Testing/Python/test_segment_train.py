@@ -238,7 +238,8 @@ def with_balls(folder, phantoms):
 
 
 @pytest.mark.slow
-def test_it_learns(data, tmp_path):
+def test_it_learns(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the training process's: so short a run ends elsewhere with others
     balls = with_balls(tmp_path / "balls", Dataset.open(data))
     trainer = TrainerSettings(epochs=8, iterations=30, val_iterations=4, patch=(24, 24, 24), features=(8, 16, 32),
                               batch=2, batch_dice=True, foreground=0.5, save_every=8, learning_rate=0.05, momentum=0.9,
