@@ -252,4 +252,4 @@ def test_it_learns(data, tmp_path, monkeypatch):
     case = Dataset.open(balls).load(Dataset.open(balls).cases("val")[0]["id"])
     found, truth = Segmenter.open(out, "cpu").predict(case.ct).instances > 0, case.nodes.array > 0
     dice = 2 * (found & truth).sum() / (found.sum() + truth.sum())
-    assert dice > 0.25  # so short a run differs with the rounding of the machine; chance is below 0.01
+    assert dice > 0.25  # so short a run ends elsewhere with other rounding
