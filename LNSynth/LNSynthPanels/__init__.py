@@ -1,0 +1,1 @@
+"""The panels of the module, one file each: they read widgets, ask LNSynthLogic, and show the answer."""
