@@ -1,1 +1,1 @@
-"""What the panels decide, without Qt: nodes of the scene, edits, jobs, reviews. Runs in plain Python with slicer-core."""
+"""What the panels decide, without Qt: scene nodes, edits, jobs, reviews. Runs in plain Python with slicer-core."""

@@ -1,0 +1,223 @@
+"""LNSynth, the module: lymph nodes placed, generated, reviewed and segmented in the viewer. It binds, shows and starts;
+what its panels decide is in LNSynthLogic, and all heavy work runs in child processes of LNSynthLib."""
+
+import sys
+from pathlib import Path
+
+import qt
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+HERE = Path(__file__).resolve().parent
+if not (HERE / "LNSynthLib").is_dir() and (HERE.parent / "LNSynthLib").is_dir():
+    sys.path.append(str(HERE.parent))  # a source checkout: the library lies beside the module, not in its folder
+
+
+class LNSynth(ScriptedLoadableModule):
+    def __init__(self, parent):
+        ScriptedLoadableModule.__init__(self, parent)
+        self.parent.title = "LNSynth"
+        self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
+        self.parent.dependencies = []
+        self.parent.contributors = ["LNSynth contributors"]
+        self.parent.helpText = _(
+            "Synthesises abdominal lymph nodes in CT with a 3D diffusion model (LN-DDPM): draw, move, vary or add "
+            "nodes, generate the CT that shows them, compare and review the results, segment nodes with nnU-Net. "
+            "What it makes is marked SYNTHETIC. For research; not a medical device. "
+            "{link_start}How to use it{link_end}").format(
+                link_start=f'<a href="{(HERE / "Resources" / "Help" / "help.html").as_uri()}">', link_end="</a>")
+        self.parent.acknowledgementText = _(
+            "LNSynth implements LN-DDPM, described in {paper}. Organ labels come from TotalSegmentator, segmenters are "
+            "nnU-Net. Please cite them with the paper when you publish results.").format(
+                paper='<a href="https://arxiv.org/abs/2403.17770">arXiv 2403.17770</a>')
+        slicer.app.connect("startupCompleted()", register_sample_data)
+
+
+def register_sample_data() -> None:
+    """A phantom in Sample Data, made on the spot: it needs no download."""
+    import SampleData
+
+    SampleData.SampleDataLogic.registerCustomSampleDataSource(
+        category="LNSynth", sampleName="LNSynthPhantom", uris="", nodeNames="LNSynthPhantom",
+        thumbnailFileName=str(HERE / "Resources" / "Icons" / "LNSynthPhantom.png"),
+        customDownloader=lambda _source: load_sample_phantom())
+
+
+def load_sample_phantom() -> None:
+    """Opens the module and has it make the phantom, as its own button does."""
+    slicer.util.selectModule("LNSynth")
+    widget = slicer.modules.LNSynthWidget
+    widget.ui.samplePhantomButton.click()
+
+
+class LNSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """The host of the panels: it owns the parameters, the embedded editor, the jobs and the files for them."""
+
+    def __init__(self, parent=None):
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.scene = slicer.mrmlScene
+        self.logic = self.parameters = None
+        self.panels, self._choices, self._gui_tags = [], [], []
+
+    def setup(self) -> None:
+        ScriptedLoadableModuleWidget.setup(self)
+        from LNSynthPanels.anatomy_panel import AnatomyPanel
+        from LNSynthPanels.batch_panel import BatchPanel
+        from LNSynthPanels.editor import NodeEditor, effects_registered
+        from LNSynthPanels.files import JobFiles
+        from LNSynthPanels.input_panel import InputPanel
+        from LNSynthPanels.jobs_panel import JobsPanel
+        from LNSynthPanels.nodes_panel import NodesPanel
+        from LNSynthPanels.review_panel import ReviewPanel
+        from LNSynthPanels.segmentation_panel import SegmentationPanel
+        from LNSynthPanels.setup_panel import SetupPanel
+        from LNSynthPanels.synthesis_panel import SynthesisPanel
+
+        ui_widget = slicer.util.loadUI(self.resourcePath("UI/LNSynth.ui"))
+        self.layout.addWidget(ui_widget)
+        self.ui = slicer.util.childWidgetVariables(ui_widget)
+        self.logic = LNSynthLogic()
+        self.files = JobFiles(slicer.app.temporaryPath)
+        self.editor = self.ui.segmentEditorWidget
+        self.node_editor = NodeEditor(self.editor, self.scene)
+        ui_widget.setMRMLScene(self.scene)
+        effects_registered(self.editor.updateEffectList)
+        self._refresh_timer = qt.QTimer()
+        self._refresh_timer.setSingleShot(True)
+        self._refresh_timer.setInterval(50)
+        self._refresh_timer.connect("timeout()", self.refresh)
+
+        self.jobs = JobsPanel(self)
+        self.panels = [panel(self) for panel in (SetupPanel, InputPanel, AnatomyPanel, NodesPanel, SynthesisPanel,
+                                                 ReviewPanel, SegmentationPanel, BatchPanel)]
+        self.addObserver(self.scene, self.scene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(self.scene, self.scene.EndCloseEvent, self.onSceneEndClose)
+        for event in (self.scene.EndImportEvent, self.scene.NodeAddedEvent, self.scene.NodeRemovedEvent):
+            self.addObserver(self.scene, event, self.refresh_soon)
+        self.use_parameters(self.logic.getParameterNode())
+
+    def cleanup(self) -> None:
+        from LNSynthPanels.editor import effects_forgotten
+
+        self._refresh_timer.stop()
+        self.jobs.close()
+        for panel in self.panels:
+            panel.close()
+        effects_forgotten(self.editor.updateEffectList)
+        self.use_parameters(None)
+        self.removeObservers()
+        self.node_editor.exit()
+        self.files.close()
+
+    def onReload(self) -> None:
+        """Reloads the panels and their logic with the module."""
+        for name in [name for name in sys.modules if name.split(".")[0] in ("LNSynthPanels", "LNSynthLogic")]:
+            del sys.modules[name]
+        ScriptedLoadableModuleWidget.onReload(self)
+
+    # What Slicer tells
+
+    def enter(self) -> None:
+        self.use_parameters(self.logic.getParameterNode())
+        self.node_editor.enter()
+        for panel in self.panels:
+            if hasattr(panel, "enter"):
+                panel.enter()
+
+    def exit(self) -> None:
+        self.node_editor.exit()
+        for panel in self.panels:
+            if hasattr(panel, "exit"):
+                panel.exit()
+
+    def onSceneStartClose(self, caller, event) -> None:
+        self.use_parameters(None)
+        self.node_editor.forget()
+
+    def onSceneEndClose(self, caller, event) -> None:
+        if self.parent.isEntered:
+            self.use_parameters(self.logic.getParameterNode())
+
+    # What the panels use
+
+    def use_parameters(self, parameters) -> None:
+        """From here on these parameters (or None, while there are none) are shown and changed."""
+        if self.parameters is not None:
+            for tag in self._gui_tags:
+                self.parameters.disconnectGui(tag)
+            self.removeObserver(self.parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.refresh_soon)
+        self.parameters, self._gui_tags = parameters, []
+        if parameters is not None:
+            # One parameter in two places (the folder of samples) needs a second connection.
+            self._gui_tags = [parameters.connectGui(self.ui), parameters.connectParametersToGui(
+                {"samplesFolder": self.ui.samplesFolderPath}), parameters.connectParametersToGui(
+                {"samplesFolder": self.ui.reviewFolderPath})]
+            self.addObserver(parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.refresh_soon)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Shows the state of things in every panel."""
+        parameters = self.parameters
+        if parameters is not None:
+            for combo, name in self._choices:
+                index = combo.findData(getattr(parameters, name))
+                if index >= 0 and combo.currentIndex != index:
+                    combo.setCurrentIndex(index)
+            self.node_editor.show(parameters.nodes, parameters.ct)
+        for panel in self.panels:
+            panel.refresh()
+
+    def refresh_soon(self, caller=None, event=None) -> None:
+        """Many changes in a row are shown once."""
+        self._refresh_timer.start()
+
+    def bind_choice(self, combo, name: str, choices) -> None:
+        """A combo box of (value, label) choices that shows and sets the text parameter `name`."""
+        for value, label in choices:
+            combo.addItem(label, value)
+        self._choices.append((combo, name))
+
+        def chosen(index: int) -> None:
+            if self.parameters is not None and index >= 0:
+                setattr(self.parameters, name, combo.itemData(index))
+
+        combo.connect("currentIndexChanged(int)", chosen)
+
+    @staticmethod
+    def set_ready(button, missing: str, tip: str, label=None) -> None:
+        """Enables a button where nothing is missing; else its tooltip, and a label, say what is."""
+        button.enabled = not missing
+        button.toolTip = missing or tip
+        if label is not None:
+            label.text = missing
+
+    def export_ct(self) -> Path:
+        """The chosen CT as an uncompressed file for a job, written once for each state of the node."""
+        return self.files.volume(self.parameters.ct)
+
+    def temporary_folder(self) -> Path:
+        return self.files.folder()
+
+    @staticmethod
+    def show_error(text: str) -> None:
+        slicer.util.errorDisplay(text, windowTitle="LNSynth")
+
+    @staticmethod
+    def say(text: str) -> None:
+        slicer.util.showStatusMessage(text, 5000)
+
+
+class LNSynthLogic(ScriptedLoadableModuleLogic):
+    def getParameterNode(self):
+        from LNSynthPanels.parameter_node import LNSynthParameterNode
+
+        return LNSynthParameterNode(super().getParameterNode())
