@@ -29,6 +29,7 @@ PORTAL = ("portal_vein_and_splenic_vein", "pancreas")
 VENTRAL = ("liver", "stomach", "pancreas", "gallbladder")
 UPPER = (*PORTAL, "kidney_right", "kidney_left", "adrenal_gland_right", "adrenal_gland_left")
 SHAPES, PLACES = 5, 30  # shapes drawn for a node, and places tried for each, before the node is given up
+GIVE_MM = 1.5          # steps by which a node gives way when it is put at a point
 ENOUGH_FAT = 0.85      # a place with this share of fat is taken at once; else the best of the PLACES
 
 
@@ -84,6 +85,38 @@ def _add_one(nodes, labels, spacing, table, rng, prior, short_axis_mm, sites):
             wanted = 0.75 * short_axis  # no room for that one: try a smaller
     return nodes, {"id": None, "placed": False, "station": station, "tries": tries,
                    "reason": f"no room found in {tries} tries"}
+
+
+def place(point, nodes: np.ndarray, labels: np.ndarray, spacing, table: LabelTable, rng: np.random.Generator,
+          prior: ShapePrior, short_axis_mm: float | None = None, reach_mm: float = 5.0
+          ) -> tuple[np.ndarray, np.ndarray, float] | None:
+    """A new node at voxel `point`, or as near as there is room but no farther than `reach_mm`; None without room.
+
+    nodes, labels: (X, Y, Z), axes right, anterior, superior, of a volume or of a crop around the point; labels: ids of
+    `table`; spacing: mm; short_axis_mm: by default as the prior draws it. Returns the node's mask (bool, cut to its
+    bounding box), the voxel where that starts, and by how many mm it had to give way.
+    """
+    from scipy import ndimage
+
+    spacing = np.asarray(spacing, float)
+    blocked = ~table.free(labels) | ndimage.binary_dilation(nodes > 0, TOUCHING)
+    step = np.maximum(1, np.round(GIVE_MM / spacing).astype(int))
+    steps = [np.arange(-(reach_mm // mm), reach_mm // mm + 1) * n for mm, n in zip(step * spacing, step, strict=True)]
+    offsets = np.stack(np.meshgrid(*steps, indexing="ij"), -1).reshape(-1, 3)
+    moved = np.linalg.norm(offsets * spacing, axis=1)
+    near = np.argsort(moved, kind="stable")[:np.count_nonzero(moved <= reach_mm)]
+    wanted = short_axis_mm
+    for _ in range(SHAPES):
+        shape = prior.sample(rng, spacing, wanted)
+        for index in near:
+            start = _start(shape, point + offsets[index])
+            if (start < 0).any() or (start + shape.shape > np.array(nodes.shape)).any():
+                continue
+            if not blocked[tuple(slice(s, s + n) for s, n in zip(start, shape.shape, strict=True))][shape].any():
+                return shape, start, float(moved[index])
+        if short_axis_mm is None:
+            wanted = 0.75 * axes_mm(shape, np.diag(spacing))[1]  # no room for that one: try a smaller
+    return None
 
 
 def _start(shape, center) -> np.ndarray:

@@ -51,23 +51,33 @@ def vary(nodes: np.ndarray, labels: np.ndarray, spacing, rng: np.random.Generato
         records.append({"id": removed, "operation": "removed", "tries": 1})
     for index, box in places.items():
         mask = nodes[box] == index
-        record = None
         nodes[box][mask] = 0
-        for attempt in range(settings.tries):
-            draw = _elastic if rng.random() < settings.elastic else _affine
-            parameters = draw(rng, settings, CALMER**attempt)
-            changed, start = deform(mask, [s.start for s in box], spacing, parameters)
-            if changed is not None and _allowed(changed, start, mask, nodes, labels, table, settings):
-                target = tuple(slice(s, s + n) for s, n in zip(start, changed.shape, strict=True))
-                nodes[target][changed] = index
-                record = {"id": index, "operation": parameters["kind"], "tries": attempt + 1, "parameters": parameters}
-                break
-        if record is None:
-            nodes[box][mask] = index
-            record = {"id": index, "operation": "unchanged", "tries": settings.tries,
-                      "reason": f"{settings.tries} draws met an organ, another node, or the edge of the body"}
-        records.append(record)
+        changed, start, record = vary_one(mask, [s.start for s in box], nodes, labels, spacing, rng, settings, table)
+        nodes[tuple(slice(s, s + n) for s, n in zip(start, changed.shape, strict=True))][changed] = index
+        records.append({"id": index, **record})
     return nodes, sorted(records, key=lambda r: r["id"])
+
+
+def vary_one(mask: np.ndarray, start, nodes: np.ndarray, labels: np.ndarray, spacing, rng: np.random.Generator,
+             settings: VarySettings, table: LabelTable) -> tuple[np.ndarray, np.ndarray, dict]:
+    """One node changed at random: its new mask (bool, cut to its bounding box), where that starts, and its record.
+
+    mask: the node in its box, which starts at voxel `start`; nodes: the other instances, without this one; labels: ids
+    of `table`; both (X, Y, Z) on one grid, which may be a crop: the node stays inside it. settings.elastic 0 or 1 makes
+    the change affine or elastic for certain. The record holds what those of `vary` hold, without the id; where no draw
+    fits, the mask comes back as it was.
+    """
+    spacing = np.asarray(spacing, float)
+    distance = signed_distance(mask, spacing)
+    for attempt in range(settings.tries):
+        draw = _elastic if rng.random() < settings.elastic else _affine
+        parameters = draw(rng, settings, CALMER**attempt)
+        changed, at = deform(mask, start, spacing, parameters, distance)
+        if changed is not None and _allowed(changed, at, mask, nodes, labels, table, settings):
+            return changed, at, {"operation": parameters["kind"], "tries": attempt + 1, "parameters": parameters}
+    return mask, np.asarray(start), {
+        "operation": "unchanged", "tries": settings.tries,
+        "reason": f"{settings.tries} draws met an organ, another node, or the edge of the body"}
 
 
 def replay(nodes: np.ndarray, spacing, records: list[dict]) -> np.ndarray:
@@ -86,13 +96,23 @@ def replay(nodes: np.ndarray, spacing, records: list[dict]) -> np.ndarray:
     return changed
 
 
-def deform(mask: np.ndarray, start, spacing, parameters: dict) -> tuple[np.ndarray | None, np.ndarray]:
+def signed_distance(mask: np.ndarray, spacing) -> np.ndarray:
+    """Distance (mm, float32) to the node's surface, positive inside, on the mask's grid and MARGIN voxels around it."""
+    from scipy import ndimage
+
+    source = np.pad(mask, MARGIN)
+    return (ndimage.distance_transform_edt(source, sampling=spacing)
+            - ndimage.distance_transform_edt(~source, sampling=spacing)).astype(np.float32)
+
+
+def deform(mask: np.ndarray, start, spacing, parameters: dict, distance: np.ndarray | None = None
+           ) -> tuple[np.ndarray | None, np.ndarray]:
     """One node after a change: its bool array, cut to its bounding box, and the voxel where that box starts.
 
     mask: the node in its box, which starts at voxel `start`; parameters: of kind "affine" (matrix, a 3x3 map about the
     node's centroid in mm; translation_mm) or "elastic" (seed; amplitude, the standard
-    deviation of the displacement over the radius of the ball of the node's volume). Only the largest
-    piece is kept; (None, …) when nothing is left.
+    deviation of the displacement over the radius of the ball of the node's volume); distance: `signed_distance`, where
+    it is known already. Only the largest piece is kept; (None, …) when nothing is left.
     """
     from scipy import ndimage
 
@@ -100,12 +120,11 @@ def deform(mask: np.ndarray, start, spacing, parameters: dict) -> tuple[np.ndarr
     reach = np.argwhere(mask) * spacing
     center = reach.mean(0)
     radius = np.linalg.norm(reach - center, axis=1).max() + spacing.max()
-    source = np.pad(mask, MARGIN)
-    distance = (ndimage.distance_transform_edt(source, sampling=spacing)
-                - ndimage.distance_transform_edt(~source, sampling=spacing)).astype(np.float32)
+    distance = signed_distance(mask, spacing) if distance is None else distance
     if parameters["kind"] == "affine":
         matrix, shift = np.array(parameters["matrix"]), np.array(parameters["translation_mm"])
-        grown, inverse = radius * np.linalg.norm(matrix, 2), np.linalg.inv(matrix)
+        inverse = np.linalg.inv(matrix)
+        grown = np.abs(matrix) @ (np.abs(reach - center).max(0) + spacing)  # of the node's box, by axis
         low, shape = _grid(center + shift, grown, spacing)
         index = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"))
         points = _column(low) + index
@@ -138,7 +157,7 @@ def _spline(n) -> np.ndarray:
 
 
 def _grid(center, radius, spacing):
-    """First voxel (relative to the node's box) and shape of a grid that holds a ball (mm)."""
+    """First voxel (relative to the node's box) and shape of a grid that holds a ball or box of this radius (mm)."""
     low = np.floor((center - radius) / spacing).astype(int)
     return low, tuple(np.ceil((center + radius) / spacing).astype(int) - low + 1)
 

@@ -9,7 +9,7 @@ from scipy import ndimage
 from LNSynthLib.cases.body import label_map
 from LNSynthLib.cases.labels import LabelTable
 from LNSynthLib.conditions.nodes import TOUCHING, axes_mm, boxes
-from LNSynthLib.conditions.placement import add, clear_of_others
+from LNSynthLib.conditions.placement import add, clear_of_others, place
 from LNSynthLib.conditions.prior import ShapePrior
 
 PRIOR = ShapePrior.load()
@@ -126,3 +126,40 @@ def test_real_abdomens_have_room_in_fat(shared_data, ct_name, anatomy_name):
     assert all(r["placed"] for r in records)
     assert np.median([r["fat"] for r in records]) > 0.8
     assert table.free(labels[nodes > 0]).all() and ndimage.label(nodes, TOUCHING)[1] == 10
+
+
+def test_a_node_goes_to_the_point_or_gives_way_a_little_or_is_refused():
+    table = LabelTable.load("abdomen17")
+    labels = np.full((60, 60, 40), table.index("fat"), np.uint8)
+    labels[30:] = table.index("liver")
+    nodes = np.zeros(labels.shape, np.uint16)
+    spacing, rng = (1.0, 1.0, 1.5), np.random.default_rng(3)
+
+    def spot(point, **more):
+        placed = place(point, nodes, labels, spacing, table, rng, PRIOR, short_axis_mm=9.0, **more)
+        if placed is None:
+            return None
+        mask, start, moved = placed
+        box = tuple(slice(s, s + n) for s, n in zip(start, mask.shape, strict=True))
+        assert table.free(labels[box][mask]).all() and clear_of_others(mask, start, nodes)
+        assert axes_mm(mask, np.diag(spacing))[1] == pytest.approx(9, abs=1.5)
+        centre = (start + (np.array(mask.shape) - 1) / 2 - point) * spacing
+        assert np.linalg.norm(centre) == pytest.approx(moved, abs=1.3)
+        return moved
+
+    assert spot((15, 30, 20)) == 0
+    assert 0 < spot((25, 30, 20)) <= 5
+    assert spot((45, 30, 20)) is None and spot((1, 1, 1), reach_mm=2.0) is None
+    nodes[14:17, 29:32, 19:22] = 4
+    assert spot((15, 30, 20), reach_mm=3.0) is None and spot((15, 30, 20), reach_mm=20.0) > 5
+
+
+def test_without_a_size_a_smaller_node_is_taken_where_room_is_little():
+    table = LabelTable.load("abdomen17")
+    labels = np.full((60, 60, 40), table.index("liver"), np.uint8)
+    labels[24:36, 24:36, 16:24] = table.index("fat")
+    nodes = np.zeros(labels.shape, np.uint16)
+    found = [place((30, 30, 20), nodes, labels, (1.0, 1.0, 1.5), table, np.random.default_rng(s), PRIOR)
+             for s in range(8)]
+    assert sum(f is not None for f in found) >= 4
+    assert all(f[0].sum() * 1.5 < 12 * 12 * 12 for f in found if f is not None)

@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from LNSynthLib.cases.labels import LabelTable
 from LNSynthLib.conditions.nodes import TOUCHING, boxes
-from LNSynthLib.conditions.transforms import VarySettings, deform, replay, vary
+from LNSynthLib.conditions.transforms import VarySettings, deform, replay, signed_distance, vary, vary_one
 
 TABLE = LabelTable.load("abdomen17")
 SPACING = np.array([0.9, 0.9, 1.4])
@@ -138,6 +138,31 @@ def test_records_are_json_and_replay():
         labels, nodes = scene(rng)
         changed, records = vary(nodes, labels, (1, 1, 1), np.random.default_rng(seed), VarySettings(remove=0.5), TABLE)
         assert np.array_equal(replay(nodes, (1, 1, 1), json.loads(json.dumps(records))), changed)
+
+
+@pytest.mark.parametrize("kind, share", [("affine", 0.0), ("elastic", 1.0)])
+def test_one_node_alone_changes_as_asked_and_as_vary_would(kind, share):
+    labels, nodes = scene(np.random.default_rng(4))
+    settings = VarySettings(remove=0.0, elastic=share)
+    alone = np.where(nodes == 2, nodes, 0)
+    (box,) = ndimage.find_objects((alone > 0).astype(np.uint8))
+    for seed in range(10):
+        expected, (record,) = vary(alone, labels, SPACING, np.random.default_rng(seed), settings, TABLE)
+        changed, start, found = vary_one(alone[box] > 0, [s.start for s in box], np.zeros_like(nodes), labels, SPACING,
+                                         np.random.default_rng(seed), settings, TABLE)
+        assert found["operation"] in (kind, "unchanged") and {"id": 2, **found} == record
+        result = np.zeros(nodes.shape, bool)
+        result[tuple(slice(s, s + n) for s, n in zip(start, changed.shape, strict=True))] = changed
+        assert np.array_equal(result, expected == 2)
+
+
+def test_a_known_distance_field_changes_nothing():
+    mask = ellipsoid(SHAPE, SPACING, CENTER, RADII)
+    (box,) = ndimage.find_objects(mask.astype(np.uint8))
+    parameters = {"kind": "affine", "matrix": turn(20, 0).tolist(), "translation_mm": [1, 2, 3]}
+    one, start = deform(mask[box], (0, 0, 0), SPACING, parameters)
+    other, at = deform(mask[box], (0, 0, 0), SPACING, parameters, signed_distance(mask[box], SPACING))
+    assert np.array_equal(one, other) and np.array_equal(start, at)
 
 
 def test_a_node_without_room_stays_and_says_so():
