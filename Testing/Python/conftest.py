@@ -21,3 +21,10 @@ def shared_data() -> Path:
     if not (folder / "ts_example_ct.nii.gz").is_file():
         pytest.skip(f"no real data at {folder}; set LNSYNTH_SHARED_DATA to the folder that has ts_example_ct.nii.gz")
     return folder
+
+
+@pytest.fixture
+def scene():
+    """An empty MRML scene, as Slicer sets one up; skips where slicer-core is not installed."""
+    import mrml
+    return mrml.new_scene()

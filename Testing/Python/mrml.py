@@ -11,11 +11,7 @@ import pytest
 slicer = pytest.importorskip("slicer", reason="slicer-core (Slicer's MRML) is not installed")
 vtk = pytest.importorskip("vtk")
 
-
-@pytest.fixture
-def scene():
-    """An empty scene of its own."""
-    return new_scene()
+REAL = ("r01142_abd_ct.nii.gz", "crlm1004_ct.nii.gz", "ts_example_ct.nii.gz", "ts_slab_dicom")  # CTs of shared_data
 
 
 def new_scene():
@@ -40,7 +36,7 @@ def phantom(seed: int = 5, spacing: tuple = (3.0, 3.0, 4.0), nodes: int = 5):
     return draw(seed, spacing, nodes)
 
 
-def read_real(shared_data: Path, name: str = "r01142_abd_ct.nii.gz"):
+def read_real(shared_data: Path, name: str = REAL[0]):
     """A real CT (or labels) of `shared_data` as a LNSynthLib Volume."""
     from LNSynthLib.cases.volume import read
 
