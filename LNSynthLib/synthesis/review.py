@@ -50,9 +50,11 @@ def table(folder: Path) -> Path:
     return Path(folder) / "review.csv"
 
 
-def record(folder: Path, sample: str, verdict: str, note: str = "", reviewer: str = "") -> Decision:
+def record(folder: Path, sample: str, verdict: str, note: str = "", reviewer: str = "",
+           wait_s: float = LOCK_S) -> Decision:
     """Adds a decision to FOLDER/review.csv; it is on the disk when this returns. Earlier rows stay as history.
 
+    Waits up to `wait_s` seconds for another reviewer's write.
     Raises LNSynthError for an unknown sample or verdict, no reviewer, and a review.csv that cannot be added to.
     """
     names = [path.name for path in samples(folder)]
@@ -66,7 +68,7 @@ def record(folder: Path, sample: str, verdict: str, note: str = "", reviewer: st
     decision = Decision(sample, verdict, note.strip(), now, reviewer.strip(), pair_id(Path(folder) / sample))
     path = table(folder)
     try:
-        with _alone(path):
+        with _alone(path, wait_s):
             known = _Table.read(path) if path.exists() else _Table()
             known.append({name: getattr(decision, name) for name in COLUMNS})
             known.write(path)
@@ -200,7 +202,7 @@ class _Table:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _alone(path: Path, wait_s: float) -> Iterator[None]:
     """Keeps other processes from writing `path` meanwhile: holds a lock on a file beside it, which stays.
 
     The system lets go of the lock when a process dies. Raises OSError where it does not come free.
@@ -210,7 +212,7 @@ def _alone(path: Path) -> Iterator[None]:
     try:
         with suppress(OSError):  # only its owner may, and has done it
             os.chmod(lock, 0o666)
-        deadline = time.monotonic() + LOCK_S
+        deadline = time.monotonic() + wait_s
         while not _locked(handle):
             if time.monotonic() > deadline:
                 raise TimeoutError("another program keeps it locked")
