@@ -17,6 +17,7 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 HERE = Path(__file__).resolve().parent
+HELP = (HERE / "Resources" / "Help" / "help.html").as_uri()
 if not (HERE / "LNSynthLib").is_dir() and (HERE.parent / "LNSynthLib").is_dir():
     sys.path.append(str(HERE.parent))  # a source checkout: the library lies beside the module, not in its folder
 
@@ -32,8 +33,7 @@ class LNSynth(ScriptedLoadableModule):
             "Synthesises abdominal lymph nodes in CT with a 3D diffusion model (LN-DDPM): draw, move, vary or add "
             "nodes, generate the CT that shows them, compare and review the results, segment nodes with nnU-Net. "
             "What it makes is marked SYNTHETIC. For research; not a medical device. "
-            "{link_start}How to use it{link_end}").format(
-                link_start=f'<a href="{(HERE / "Resources" / "Help" / "help.html").as_uri()}">', link_end="</a>")
+            "{link_start}How to use it{link_end}").format(link_start=f'<a href="{HELP}">', link_end="</a>")
         self.parent.acknowledgementText = _(
             "LNSynth implements LN-DDPM, described in {paper}. Organ labels come from TotalSegmentator, segmenters are "
             "nnU-Net. Please cite them with the paper when you publish results.").format(
@@ -90,6 +90,8 @@ class LNSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.editor = self.ui.segmentEditorWidget
         self.node_editor = NodeEditor(self.editor, self.scene)
         ui_widget.setMRMLScene(self.scene)
+        self.ui.helpLabel.text = _("{link_start}Help{link_end}").format(
+            link_start=f'<a href="{HELP}">', link_end="</a>")
         effects_registered(self.editor.updateEffectList)
         self._refresh_timer = qt.QTimer()
         self._refresh_timer.setSingleShot(True)
@@ -218,6 +220,7 @@ class LNSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
 class LNSynthLogic(ScriptedLoadableModuleLogic):
     def getParameterNode(self):
+        from LNSynthPanels import path_connector  # noqa: F401  path lines hold text parameters from here on
         from LNSynthPanels.parameter_node import LNSynthParameterNode
 
         return LNSynthParameterNode(super().getParameterNode())
