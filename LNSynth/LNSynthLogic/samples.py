@@ -1,0 +1,138 @@
+"""Synthetic samples on disk, brought into the scene and taken out of it again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import vtk
+
+from LNSynthLib.runtime.errors import LNSynthError
+from LNSynthLib.runtime.files import read_json, sha256
+from LNSynthLib.synthesis.catalog import PAIR
+
+from . import bridge, segments
+from .words import _
+
+SAMPLE = "LNSynth.Sample"          # attribute of a sample's nodes: the folder that they were loaded from
+MADE = "LNSynth.Made"              # tag of a segment: "1" where the generator made this node, not the patient
+AS_LOADED = "LNSynth.NodesLoaded"  # attribute of its segmentation: SHA-256 of the nodes as they were in the files
+
+
+def load_sample(scene, folder: Path, like=None):
+    """(volume, segmentation): the CT of a sample, marked SYNTHETIC, and its nodes, one segment each.
+
+    like  the CT that it was made from, for geometry, transform, window and place in the subject hierarchy
+    Raises LNSynthError where a file is missing, damaged or not the one that the provenance tells of: a verdict would
+    be about something else. Nothing is added to the scene then.
+    """
+    from LNSynthLib.cases.volume import read, same_grid
+
+    folder = Path(folder)
+    provenance = read_json(folder / "provenance.json")
+    for name in PAIR:
+        _check_file(folder / name, provenance)
+    ct, nodes = (read(folder / name) for name in PAIR)
+    same, difference = same_grid(ct, nodes)
+    if not same:
+        raise LNSynthError(f"{folder}: the CT and its nodes do not lie on one grid ({difference}); make it again.")
+    if nodes.array.dtype.kind not in "iu":
+        raise LNSynthError(f"{folder / PAIR[1]}: the node mask does not hold whole numbers; make the sample again.")
+    volume = bridge.add_volume(scene, ct, folder.name, like)
+    bridge.mark_synthetic(volume, provenance)
+    volume.SetAttribute(SAMPLE, str(folder))
+    segmentation = segments.new_segmentation(scene, volume, _("Nodes of {name}").format(name=volume.GetName()))
+    ids = segments.add_instances(segmentation, volume, nodes.array, in_ct=True)
+    made = {node["id"] for node in provenance.get("nodes", ()) if node.get("state") == "made"}
+    for value, segment_id in zip(_values(nodes.array), ids, strict=True):
+        segmentation.GetSegmentation().GetSegment(segment_id).SetTag(MADE, "1" if value in made else "0")
+    segmentation.SetAttribute(bridge.SYNTHETIC, "1")
+    segmentation.SetAttribute(SAMPLE, str(folder))
+    segmentation.SetAttribute(AS_LOADED, _digest(segmentation, volume))
+    return volume, segmentation
+
+
+def unload_sample(volume, segmentation) -> bool:
+    """Takes what `load_sample` brought out of the scene. False where its nodes were changed since: then both stay."""
+    if segmentation.GetScene() is not None and segmentation.GetAttribute(AS_LOADED) != _digest(segmentation, volume):
+        return False
+    _remove(segmentation)
+    _remove(volume)
+    return True
+
+
+def nodes_to_look_at(segmentation) -> list[str]:
+    """Segment ids, those that the generator made before those that the source CT showed already."""
+    def kept(segment_id):
+        value = vtk.reference("")
+        return not (segmentation.GetSegmentation().GetSegment(segment_id).GetTag(MADE, value) and value.get() == "1")
+
+    return sorted(segments.node_ids(segmentation), key=kept)
+
+
+def nodes_of(volume):
+    """The segmentation that was drawn on a volume (a sample's own before others), or None."""
+    scene = volume.GetScene()
+    found = [node for node in (scene.GetNthNodeByClass(index, "vtkMRMLSegmentationNode")
+                               for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")))
+             if node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is volume]
+    return min(found, key=lambda node: node.GetAttribute(SAMPLE) is None, default=None)
+
+
+def made_from(folder: Path, digests: Iterable[str]) -> bool:
+    """Whether a sample was made from a file with one of these SHA-256, as its provenance tells."""
+    wanted = set(digests)
+    return bool(wanted & set(_texts(read_json(Path(folder) / "provenance.json").get("source"))))
+
+
+def _values(nodes) -> list[int]:
+    """What is above 0 in a mask, in rising order: the nodes as `segments.add_instances` takes them."""
+    import numpy as np
+
+    return [int(value) for value in np.flatnonzero(np.bincount(nodes.ravel())) if value > 0]
+
+
+def _texts(value) -> Iterable[str]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for part in value:
+            yield from _texts(part)
+    elif isinstance(value, str):
+        yield value
+
+
+def _check_file(path: Path, provenance: dict) -> None:
+    if not path.is_file():
+        raise LNSynthError(f"{path}: the file is missing, so this is not a whole sample; make it again.")
+    try:
+        wanted = provenance["outputs"][path.name]
+    except (KeyError, TypeError):
+        raise LNSynthError(f"{path.parent / 'provenance.json'}: it does not tell the SHA-256 of {path.name}; make the "
+                           "sample again.") from None
+    if sha256(path) != wanted:
+        raise LNSynthError(f"{path}: the file is not the one that provenance.json beside it tells of, so a verdict "
+                           "would be about something else; make the sample again.")
+
+
+def _digest(segmentation, volume) -> str:
+    """Of every node's name and voxels."""
+    digest = hashlib.sha256()
+    for segment_id in segments.node_ids(segmentation):
+        start, mask = segments.node_crop(segmentation, segment_id, volume)
+        digest.update(f"{segment_id} {start} {mask.shape}".encode() + mask.tobytes())
+    return digest.hexdigest()
+
+
+def _remove(node) -> None:
+    """A node with its display and storage nodes; nothing where it has left the scene already."""
+    scene = node.GetScene()
+    if scene is None:
+        return
+    own = [node.GetNthDisplayNode(index) for index in range(node.GetNumberOfDisplayNodes())]
+    own += [node.GetNthStorageNode(index) for index in range(node.GetNumberOfStorageNodes())]
+    scene.RemoveNode(node)
+    for part in own:
+        if part is not None and scene.IsNodePresent(part):
+            scene.RemoveNode(part)

@@ -1,0 +1,147 @@
+"""Samples on disk brought into a scene: their voxels, their marks, and gone again without leaving anything."""
+
+import json
+
+import mrml
+import numpy as np
+import pytest
+from LNSynthLogic import bridge, compare, samples, segments
+
+from LNSynthLib.cases.volume import Volume, read, write
+from LNSynthLib.runtime.errors import LNSynthError
+from LNSynthLib.runtime.files import sha256
+
+
+def make_sample(folder, ct, mask, **facts):
+    """A sample's folder as the library writes it: the pair and a provenance with their hashes."""
+    folder.mkdir(parents=True)
+    write(folder / "ct.nii.gz", ct)
+    write(folder / "nodes.nii.gz", mask)
+    outputs = {name: sha256(folder / name) for name in ("ct.nii.gz", "nodes.nii.gz")}
+    (folder / "provenance.json").write_text(json.dumps({"synthetic": True, "outputs": outputs, **facts}))
+    return folder
+
+
+@pytest.fixture
+def sample(tmp_path):
+    """The phantom as a sample; its second node is said to be made, the others kept."""
+    nodes = [{"id": i, "state": "made" if i == 2 else "kept"} for i in range(1, 6)]
+    return make_sample(tmp_path / "case-001", mrml.phantom().ct, mrml.phantom().nodes, nodes=nodes,
+                       source={"case": "p", "sha256": {"ct": "abc", "nodes": {"a.dcm": "def"}}})
+
+
+def count(scene):
+    return {scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())}
+
+
+def test_a_sample_is_loaded_exactly_marked_and_gone_again(scene, sample):
+    ct = mrml.add_ct(scene)
+    ct.GetDisplayNode().SetAutoWindowLevel(False)
+    ct.GetDisplayNode().SetWindowLevel(360, 60)
+    mrml.move(ct, mrml.add_transform(scene, mrml.rigid()))
+    before = count(scene)
+    volume, segmentation = samples.load_sample(scene, sample, like=ct)
+    assert volume.GetName() == "SYNTHETIC case-001"
+    assert bridge.is_synthetic(volume) and bridge.is_synthetic(segmentation)
+    assert bridge.provenance_of(volume)["source"]["case"] == "p"
+    assert np.array_equal(bridge.volume_of(volume).array, mrml.phantom().ct.array)
+    assert np.array_equal(bridge.volume_of(volume).affine, bridge.volume_of(ct).affine)
+    assert volume.GetParentTransformNode() is ct.GetParentTransformNode() is segmentation.GetParentTransformNode()
+    assert volume.GetDisplayNode().GetWindow() == 360
+    array, _ = segments.instances(segmentation, volume)
+    assert np.array_equal(array, mrml.phantom().nodes.array)
+    assert all(segments.is_in_ct(segmentation, i) for i in segments.node_ids(segmentation))
+    ids = segments.node_ids(segmentation)
+    assert samples.nodes_to_look_at(segmentation) == [ids[1], ids[0], *ids[2:]]
+    assert samples.nodes_of(volume) is segmentation and samples.nodes_of(ct) is None
+    assert samples.unload_sample(volume, segmentation)
+    assert count(scene) - before <= {"vtkMRMLColorTableNodeGrey"}
+
+
+def test_looking_at_a_sample_does_not_count_as_changing_it(scene, sample):
+    from slices import SliceViews
+
+    views = SliceViews(scene)
+    volume, segmentation = samples.load_sample(scene, sample)
+    compare.open_layout(scene)
+    compare.show(scene, None, volume, None, segmentation)
+    views.view(compare.SYNTHETIC[0]).picture()
+    segmentation.CreateClosedSurfaceRepresentation()
+    segmentation.GetSegmentation().CollapseBinaryLabelmaps()
+    assert samples.unload_sample(volume, segmentation)
+
+
+@pytest.mark.parametrize("change", ["voxels", "one more", "one less"])
+def test_nodes_that_a_person_has_corrected_are_not_thrown_away(scene, sample, change):
+    volume, segmentation = samples.load_sample(scene, sample)
+    first = segments.node_ids(segmentation)[0]
+    start, mask = segments.node_crop(segmentation, first, volume)
+    if change == "voxels":
+        mask = mask.copy()
+        mask[tuple(np.argwhere(mask)[0])] = False
+        segments.set_node(segmentation, first, volume, start, mask)
+    elif change == "one more":
+        segments.add_node(segmentation, volume, start, mask)
+    else:
+        segments.remove_node(segmentation, first)
+    assert not samples.unload_sample(volume, segmentation)
+    assert volume.GetScene() is scene and segmentation.GetScene() is scene
+
+
+def test_what_a_user_has_removed_already_is_no_trouble(scene, sample):
+    volume, segmentation = samples.load_sample(scene, sample)
+    scene.RemoveNode(segmentation)
+    assert samples.unload_sample(volume, segmentation) and volume.GetScene() is None
+    assert samples.unload_sample(volume, segmentation)
+
+
+def test_a_sample_without_nodes_is_loaded_too(scene, tmp_path):
+    nodes = Volume(np.zeros((8, 9, 7), np.uint16), np.eye(4))
+    folder = make_sample(tmp_path / "s", Volume(np.full((8, 9, 7), 40, np.int16), np.eye(4)), nodes)
+    volume, segmentation = samples.load_sample(scene, folder)
+    assert segments.node_ids(segmentation) == [] and samples.unload_sample(volume, segmentation)
+
+
+def damage(folder, how):
+    if how == "missing":
+        (folder / "nodes.nii.gz").unlink()
+    elif how == "another file":
+        write(folder / "ct.nii.gz", Volume(read(folder / "ct.nii.gz").array + 1, np.eye(4)))
+    elif how == "no hash":
+        (folder / "provenance.json").write_text("{}")
+    elif how == "no provenance":
+        (folder / "provenance.json").unlink()
+    elif how == "another grid":
+        ct = read(folder / "ct.nii.gz")
+        write(folder / "nodes.nii.gz", Volume(np.zeros(ct.shape, np.uint16), np.eye(4)))
+        record = json.loads((folder / "provenance.json").read_text())
+        record["outputs"]["nodes.nii.gz"] = sha256(folder / "nodes.nii.gz")
+        (folder / "provenance.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("how, complaint", [
+    ("missing", "the file is missing"), ("another file", "not the one that provenance.json"), ("no hash", "SHA-256"),
+    ("no provenance", "does not exist"), ("another grid", "do not lie on one grid")])
+def test_what_is_no_whole_sample_leaves_the_scene_as_it_was(scene, sample, how, complaint):
+    damage(sample, how)
+    before = count(scene)
+    with pytest.raises(LNSynthError, match=complaint):
+        samples.load_sample(scene, sample)
+    assert count(scene) == before
+
+
+def test_a_sample_knows_which_ct_it_was_made_from(sample):
+    assert samples.made_from(sample, ["x", "abc"]) and samples.made_from(sample, ["def"])
+    assert not samples.made_from(sample, ["x"]) and not samples.made_from(sample, [])
+
+
+def test_a_real_ct_keeps_every_voxel(scene, tmp_path, shared_data):
+    """As samples in place are: the whole CT, with what its file says about HU."""
+    ct = mrml.read_real(shared_data)
+    nodes = np.zeros(ct.shape, np.uint16)
+    nodes[tuple(slice(n // 2, n // 2 + 4) for n in ct.shape)] = 7
+    folder = make_sample(tmp_path / "s", ct, Volume(nodes, ct.affine))
+    volume, segmentation = samples.load_sample(scene, folder)
+    assert np.array_equal(bridge.volume_of(volume).array, read(folder / "ct.nii.gz").array)
+    assert np.allclose(bridge.volume_of(volume).affine, ct.affine, atol=1e-5)
+    assert len(segments.node_ids(segmentation)) == 1
