@@ -225,7 +225,7 @@ class qMRMLNodeComboBox(QWidget):
         return self._nodes[index] if 0 <= index < len(self._nodes) else None
 
     def currentNode(self):
-        return self.nodeFromIndex(self._box.currentIndex() - int(self.noneEnabled))
+        return self.nodeFromIndex(self._box.property("currentIndex") - int(self.noneEnabled))
 
     @Slot(NODE)
     def setCurrentNode(self, node) -> None:

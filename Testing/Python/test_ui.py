@@ -5,8 +5,12 @@ import ast
 import re
 import xml.etree.ElementTree as ElementTree
 
-import panels
 import pytest
+
+pytest.importorskip("PySide6.QtWidgets", reason="PySide6 (Qt) is not installed")
+pytest.importorskip("slicer", reason="slicer-core (Slicer's MRML) is not installed")
+
+import panels
 import ui_use
 from PySide6.QtWidgets import QAbstractButton, QLabel, QWidget
 
@@ -49,7 +53,8 @@ def test_it_loads_and_every_widget_has_the_class_that_it_names(form):
 def test_a_fault_in_the_form_is_noticed(tmp_path):
     text = panels.FORM.read_text(encoding="utf-8")
     for right, fault in (("setMRMLScene(vtkMRMLScene*)", "setScene(vtkMRMLScene*)"),
-                         ("ctkPathLineEdit::Dirs|", "ctkPathLineEdit::Folders|"), ('class="QSpinBox"', 'class="QSpinBocks"')):
+                         ("ctkPathLineEdit::Dirs|", "ctkPathLineEdit::Folders|"),
+                         ('class="QSpinBox"', 'class="QSpinBocks"')):
         (tmp_path / "fault.ui").write_text(text.replace(right, fault), encoding="utf-8")
         with pytest.raises(RuntimeError):
             panels.load(tmp_path / "fault.ui")
