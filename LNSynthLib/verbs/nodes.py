@@ -144,6 +144,8 @@ def _variants(args, table, ct, anatomy, nodes):
     labels = label_map(image.array, raw, image.spacing, table, nodes=mask)
     organs = table.from_totalsegmentator(raw)  # also where an organ's mask covers what has the HU of fat or gas
     labels = np.where(organs > 0, organs, labels)
+    if "bone" in table.names:  # what the table does not tell apart (bowel, spine, muscle) is no place for a node either
+        labels[(raw > 0) & table.free(labels)] = table.index("bone")
     if args.add:
         mask, added = add(mask, labels, image.spacing, table, args.add, rng(args.seed, "add"), ShapePrior.load(),
                           args.short_axis)
