@@ -85,15 +85,16 @@ def on_grid(image, part: Box, target: np.ndarray, shape, box: Box | None = None)
     target  4x4, indices of the other grid to the image's coordinates
     shape   size of the other grid; box: only this part of it
     Returns (start, array): what of the other grid `part` covers, (X, Y, Z), the image's dtype, 0 outside `part`. A grid
-    that only begins elsewhere is copied, a view where nothing has to be changed. Work in proportion to `part`.
+    that only begins elsewhere gives a view, without copy. Work in proportion to what `part` and `box` share.
     """
     box = box or tuple(slice(0, n) for n in shape)
     start, array = voxels(image)
+    across = np.linalg.inv(target) @ image_affine(image)  # indices of the image to indices of the other grid
     part = _common(part, tuple(slice(s, s + n) for s, n in zip(start, array.shape, strict=True)))
+    part = _common(part, _around(_corners(box), np.linalg.inv(across)))
     if part == NOWHERE:
         return (0, 0, 0), array[NOWHERE]
-    across = np.linalg.inv(target) @ image_affine(image)  # indices of the image to indices of the other grid
-    corners = np.array([[*c, 1.0] for c in itertools.product(*((p.start - 0.5, p.stop - 0.5) for p in part))]).T
+    corners = _corners(part)
     there = (across @ corners)[:3]
     shift = np.rint((there - corners[:3]).mean(axis=1)).astype(int)
     if np.abs(there - corners[:3] - shift[:, None]).max() < SAME:
@@ -101,8 +102,7 @@ def on_grid(image, part: Box, target: np.ndarray, shape, box: Box | None = None)
         first = [w.start - s - o for w, s, o in zip(wanted, shift, start, strict=True)]
         cut = tuple(slice(f, f + w.stop - w.start) for f, w in zip(first, wanted, strict=True))
         return tuple(w.start for w in wanted), array[NOWHERE if wanted == NOWHERE else cut]
-    low, high = np.floor(there.min(axis=1)).astype(int), np.ceil(there.max(axis=1)).astype(int) + 1
-    wanted = _common(box, tuple(slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True)))
+    wanted = _common(box, _around(corners, across))
     if wanted == NOWHERE:
         return (0, 0, 0), array[NOWHERE]
     cut = tuple(slice(p.start - s, p.stop - s) for p, s in zip(part, start, strict=True))
@@ -118,6 +118,18 @@ def tight(start, mask: np.ndarray) -> tuple[tuple, np.ndarray]:
             return (0, 0, 0), np.zeros((0, 0, 0), bool)
         box.append(slice(int(hit[0]), int(hit[-1]) + 1))
     return tuple(int(s) + b.start for s, b in zip(start, box, strict=True)), mask[tuple(box)]
+
+
+def _corners(box: Box) -> np.ndarray:
+    """(4, 8): the outer corners of a box of voxels, homogeneous."""
+    return np.array([[*c, 1.0] for c in itertools.product(*((b.start - 0.5, b.stop - 0.5) for b in box))]).T
+
+
+def _around(corners: np.ndarray, matrix: np.ndarray) -> Box:
+    """A box that holds every voxel whose centre lies between the corners on another grid."""
+    there = (matrix @ corners)[:3]
+    low, high = np.floor(there.min(axis=1)).astype(int), np.ceil(there.max(axis=1)).astype(int) + 1
+    return tuple(slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True))
 
 
 def _common(a: Box, b: Box) -> Box:

@@ -31,6 +31,7 @@ class Structure:
     modifier: tuple[str, str, str] = NOTHING       # left, right
     region: tuple[str, str, str] = NOTHING         # where a finding lies: a cyst of the kidney
     region_modifier: tuple[str, str, str] = NOTHING
+    conditions: bool = False                       # generators are told of it (label tables abdomen14 and abdomen17)
 
     @property
     def codes(self) -> tuple:
@@ -49,19 +50,16 @@ def node_terminology() -> str:
 
 
 @cache
+def wanted() -> tuple[int, ...]:
+    """Ids of the structures that generators are told of."""
+    return tuple(id for id, structure in _own().items() if structure.conditions)
+
+
+@cache
 def structures() -> dict[int, Structure]:
     """All that is known by name, by id: the structures of our label tables, and the rest where TotalSegmentator is
     installed."""
-    from LNSynthLib.runtime.settings import resources
-
-    known = _from_totalsegmentator()
-    with open(resources() / "labels" / "terminology.csv", encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream):
-            side = ("SCT", row["modifier_code"], row["modifier_meaning"]) if row["modifier_code"] else NOTHING
-            known[int(row["id"])] = Structure(
-                int(row["id"]), row["name"], tuple(int(row[c]) for c in ("red", "green", "blue")),
-                type=("SCT", row["code"], row["meaning"]), modifier=side)
-    return known
+    return _from_totalsegmentator() | _own()
 
 
 def structure(id: int) -> Structure:
@@ -102,6 +100,21 @@ def _codes(entry: str) -> tuple | None:
 def _entry(context: str, category, type, modifier=NOTHING, region=NOTHING, region_modifier=NOTHING) -> str:
     codes = ["^".join(code) for code in (category, type, modifier, region, region_modifier)]
     return "~".join([context, *codes[:3], REGIONS, *codes[3:]])
+
+
+@cache
+def _own() -> dict[int, Structure]:
+    """Resources/labels/terminology.csv."""
+    from LNSynthLib.runtime.settings import resources
+
+    known = {}
+    with open(resources() / "labels" / "terminology.csv", encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            side = ("SCT", row["modifier_code"], row["modifier_meaning"]) if row["modifier_code"] else NOTHING
+            known[int(row["id"])] = Structure(
+                int(row["id"]), row["name"], tuple(int(row[c]) for c in ("red", "green", "blue")),
+                type=("SCT", row["code"], row["meaning"]), modifier=side, conditions=row["conditions"] == "yes")
+    return known
 
 
 def _from_totalsegmentator() -> dict[int, Structure]:
