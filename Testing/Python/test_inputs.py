@@ -1,0 +1,147 @@
+"""The input step: checks in words on phantoms and real CTs, and the sample phantom made by its job."""
+
+import time
+
+import mrml
+import numpy as np
+import pytest
+from LNSynthLogic import anatomy, bridge, inputs, jobs, segments
+
+from LNSynthLib.runtime.errors import LNSynthError
+
+
+def bad(ct) -> list[str]:
+    return [check.text for check in inputs.checks(ct) if not check.ok]
+
+
+def phantom_ct(scene, change=None, affine=None):
+    ct = mrml.phantom().ct
+    return mrml.add_ct(scene, change(ct.array) if change else ct.array, ct.affine if affine is None else affine)
+
+
+def test_a_phantom_passes_and_is_described(scene):
+    ct = phantom_ct(scene)
+    texts = [check.text for check in inputs.checks(ct)]
+    assert bad(ct) == []
+    assert texts[0] == "Voxels of 3.00 x 3.00 x 4.00 mm."
+    x, y, z = mrml.phantom().ct.shape
+    assert texts[1].startswith(f"{x} x {y} x {z} voxels, {3 * x} x {3 * y} x {4 * z} mm")
+    assert "HU" in texts[2] and "air" in texts[2]
+    assert texts[3] == "Axes run to right, front and head."
+    assert texts[4] == "No transform."
+
+
+@pytest.mark.parametrize("name", mrml.REAL)
+def test_real_cts_pass(scene, shared_data, name):
+    ct = bridge.add_volume(scene, mrml.read_real(shared_data, name), "CT")
+    assert bad(ct) == []
+
+
+WRONG = {
+    "no HU: water at 1024": (lambda a: a + 1024, "Hounsfield"),
+    "no HU: eight bits": (lambda a: np.clip((a + 160) / 1.6, 0, 255).astype(np.uint8), "Hounsfield"),
+    "not a number": (lambda a: np.where(a > 40, np.nan, a).astype(np.float32), "NaN"),
+    "a thin slab": (lambda a: a[:, :, :6], "whole series"),
+}
+
+
+@pytest.mark.parametrize("change, words", WRONG.values(), ids=WRONG)
+def test_what_is_wrong_is_said(scene, change, words):
+    texts = bad(phantom_ct(scene, change))
+    assert len(texts) == 1 and words in texts[0]
+
+
+def test_thick_slices_and_transforms_are_said(scene):
+    assert "too thick" in bad(phantom_ct(scene, affine=np.diag([3.0, 3.0, 10.0, 1.0])))[0]
+    ct = phantom_ct(scene)
+    mrml.move(ct, mrml.add_transform(scene, mrml.rigid(), "Registration"))
+    assert bad(ct) == [] and "Registration (rigid)" in inputs.checks(ct)[4].text
+    mrml.move(ct, mrml.add_transform(scene, np.diag([1.5, 1, 1, 1]), "Zoom"))
+    assert "Zoom" in bad(ct)[0] and "arden" in bad(ct)[0]
+    assert "no voxels" in bad(scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty"))[0]
+
+
+def test_the_orientation_is_said_in_words(scene):
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0])
+    ct = phantom_ct(scene, affine=lps @ np.diag([3.0, 3, 4, 1]))
+    assert inputs.checks(ct)[3].text == "Axes run to left, back and head."
+    ct = phantom_ct(scene, affine=mrml.oblique_affine(spacing=(3, 3, 4), degrees=(0, 0, 12)))
+    assert "tilted by up to 12 degrees" in inputs.checks(ct)[3].text
+    coronal = np.array([[0, 0, 3.0, 0], [3, 0, 0, 0], [0, -3, 0, 0], [0, 0, 0, 1]])
+    assert inputs.checks(phantom_ct(scene, affine=coronal))[3].text == "Axes run to front, feet and right."
+
+
+def test_checks_of_a_large_ct_cost_no_more_than_those_of_a_small_one(scene):
+    small, large = phantom_ct(scene), mrml.add_ct(scene, np.tile(mrml.phantom().ct.array, (4, 4, 4)))
+
+    def seconds(ct):
+        began = time.perf_counter()
+        inputs.checks(ct)
+        return time.perf_counter() - began
+
+    # 64 times the voxels; memory far apart is slower, so a few times the time.
+    assert min(seconds(large) for _ in range(3)) < 12 * min(seconds(small) for _ in range(3))
+
+
+def test_nodes_are_counted_and_their_transform_told(scene):
+    ct = phantom_ct(scene)
+    nodes = segments.new_segmentation(scene, ct, "Nodes")
+    assert "No lymph node yet" in inputs.node_checks(nodes, ct)[0].text
+    segments.add_node(nodes, ct, (20, 20, 20), np.ones((2, 2, 2)))
+    assert [check.text for check in inputs.node_checks(nodes, ct)] == ["1 lymph node."]
+    mrml.move(nodes, mrml.add_transform(scene, mrml.rigid()))
+    assert [check.ok for check in inputs.node_checks(nodes, ct)] == [True, True]
+    assert inputs.missing(ct) == "" and "CT" in inputs.missing(None)
+
+
+def test_the_sample_phantom_comes_from_its_job(scene, tmp_path):
+    ended = []
+    command = inputs.phantom_command(tmp_path / "phantom", seed=3)
+    command[command.index("--spacing") + 1] = "4"  # the sample's own takes longer
+    job = jobs.Job(command, on_end=ended.append)
+    job.start()
+    while not ended:
+        job.poll()
+        time.sleep(0.02)
+    assert job.state is jobs.State.DONE, job.error
+    ct, nodes, organs = inputs.load_phantom(scene, tmp_path / "phantom")
+    assert ct.GetName().startswith("PHANTOM")
+    assert bad(ct) == []
+    assert not ct.GetDisplayNode().GetAutoWindowLevel()
+    from LNSynthLib.cases.dataset import Dataset
+
+    dataset = Dataset.open(tmp_path / "phantom")
+    case = dataset.load(dataset.cases()[0]["id"])
+    assert np.array_equal(bridge.volume_of(ct).array, case.ct.array)
+    assert np.array_equal(anatomy.labels(organs, ct), case.anatomy.array)
+    array, ids = segments.instances(nodes, ct)
+    assert np.array_equal(array, case.nodes.array) and len(ids) == case.nodes.array.max()
+    assert all(segments.is_in_ct(nodes, i) for i in ids.values())
+    assert segments.node_ids(segments.original_of(nodes)) == segments.node_ids(nodes)
+    assert anatomy.missing_for_conditions(organs) == ""
+
+
+def test_a_folder_without_a_phantom_is_refused(scene, tmp_path):
+    with pytest.raises(LNSynthError, match="no data set"):
+        inputs.load_phantom(scene, tmp_path)
+    from LNSynthLib.cases.dataset import Dataset
+
+    Dataset.create(tmp_path, kind="real")
+    with pytest.raises(LNSynthError, match="no phantom"):
+        inputs.load_phantom(scene, tmp_path)
+    assert scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 0
+
+
+def test_saying_what_the_ct_shows_and_unsaying_it(scene):
+    ct = mrml.add_ct(scene)
+    nodes = mrml.add_nodes(scene, ct)
+    ids = segments.node_ids(nodes)
+    assert segments.original_of(nodes) is None and segments.original_of(None) is None
+    first = segments.say_in_ct(nodes, ct)
+    assert segments.original_of(nodes) == first and all(segments.is_in_ct(nodes, i) for i in ids)
+    segments.remove_node(nodes, ids[0])
+    second = segments.snapshot(nodes, ct)  # takes the first one's place
+    assert first.GetScene() is None and segments.node_ids(second) == ids[1:]
+    segments.say_not_in_ct(nodes)
+    assert segments.original_of(nodes) is None and second.GetScene() is None
+    assert not any(segments.is_in_ct(nodes, i) for i in ids[1:])
