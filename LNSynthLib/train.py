@@ -1,6 +1,7 @@
-"""Headless training: `lnsynth train` as a loose script, for Slicer's interpreter or any other.
+r"""Headless training: `lnsynth train` as a loose script, for Slicer's interpreter or any other.
 
-    Slicer --no-main-window --python-script LNSynthLib/train.py -- --preset demo --data DATASET --out RUN
+    Slicer --no-splash --no-main-window --exit-after-startup --python-script LNSynthLib/train.py -- \
+        --preset demo --data DATASET --out RUN
     python LNSynthLib/train.py --preset demo --data DATASET --out RUN
 """
 
@@ -27,6 +28,9 @@ def leave(status: int) -> None:
     slicer = sys.modules.get("slicer")
     if slicer is None:
         sys.exit(status)
+    if status and slicer.app.commandOptions().exitAfterStartup:
+        # With this option Slicer replaces any status by its own: 1 after an error in Python, else 0.
+        raise RuntimeError(f"lnsynth train has ended with status {status}")
     slicer.util.exit(status)
 
 

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import types
 
 import pytest
 import yaml
@@ -69,15 +68,51 @@ def test_the_loose_script_is_the_same_command(repository, tiny, tmp_path):
     assert refused.returncode == 2 and "'huge'" in refused.stderr
 
 
-def test_the_loose_script_tells_slicer_to_leave(repository, tiny, tmp_path, monkeypatch, capsys):
-    """As Slicer runs it: the file is executed in an interpreter that has a `slicer` module, and must end it."""
-    left = []
-    stand_in = types.ModuleType("slicer")
-    stand_in.util = types.SimpleNamespace(exit=left.append)
-    monkeypatch.setitem(sys.modules, "slicer", stand_in)
-    monkeypatch.setattr(sys, "path", [str(repository / "LNSynthLib"), *sys.path])
-    path = repository / "LNSynthLib" / "train.py"
-    monkeypatch.setattr(sys, "argv", [str(path), "--preset", tiny, "--dry-run"])
-    exec(compile(path.read_text(), str(path), "exec"), {"__name__": "__main__", "__file__": str(path)})
-    assert left == [0] and "parameters" in capsys.readouterr().out
-    assert str(repository / "LNSynthLib") not in sys.path and sys.path[0] == str(repository)
+# What Slicer does with --python-script FILE -- ARGUMENTS (v5.10.0, v5.12.3: qSlicerCoreApplication.cxx and
+# qSlicerApplication.cxx, handleCommandLineArguments; CTK's executeFile): the script runs in the main module with its
+# folder on the path; then --exit-after-startup ends the application with 1 after an error and else 0, whatever status
+# was asked for before, and without it the application stays open unless it was asked to go.
+SLICER = """
+import sys, traceback, types
+exits, option = [], sys.argv.pop(1) == "--exit-after-startup"
+slicer = sys.modules["slicer"] = types.ModuleType("slicer")
+slicer.util = types.SimpleNamespace(exit=exits.append)
+slicer.app = types.SimpleNamespace(commandOptions=lambda: types.SimpleNamespace(exitAfterStartup=option))
+sys.argv = sys.argv[1:]
+folder, failed = sys.argv[0].rpartition("/")[0], False
+sys.path.insert(0, folder)
+try:
+    exec(open(sys.argv[0]).read(), {"__name__": "__main__", "__file__": sys.argv[0]})
+except SystemExit as end:
+    exits.append(end.code or 0)
+except BaseException:
+    failed = True
+    traceback.print_exc()
+assert folder not in sys.path and sys.path[0] == folder.rpartition("/")[0], sys.path
+if option:
+    exits.append(1 if failed else 0)
+sys.exit(exits[-1] if exits else "Slicer stays open")
+"""
+
+
+@pytest.mark.parametrize("option, preset, wanted", [
+    ("--exit-after-startup", "", 0), ("--exit-after-startup", "huge", 1), ("", "huge", 2)])
+def test_the_loose_script_ends_slicer_with_a_status(repository, tiny, tmp_path, option, preset, wanted):
+    script = str(repository / "LNSynthLib" / "train.py")
+    done = subprocess.run([sys.executable, "-c", SLICER, option, script, "--preset", preset or tiny, "--dry-run"],
+                          cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == wanted, done.stderr
+    assert ("parameters" in done.stdout) is (wanted == 0) and ("'huge'" in done.stderr) is (preset == "huge")
+
+
+def test_slicer_loads_no_data_in_copies_of_itself(repository, tiny, tmp_path):
+    """Loader processes would be copies of the application: 0 of them, whatever the preset or the caller says."""
+    said = []
+    code = SLICER.replace("exec(", "import LNSynthLib.cli; LNSynthLib.cli.main = lambda a: print(a) or 0; exec(")
+    for slicer in (code, code.replace('sys.modules["slicer"] = ', "")):
+        done = subprocess.run([sys.executable, "-c", slicer, "", str(repository / "LNSynthLib" / "train.py"), "--set",
+                               "training.workers=4"], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout.strip().splitlines()[-1])
+    assert said == ["['train', '--set', 'training.workers=4', '--set', 'training.workers=0']",
+                    "['train', '--set', 'training.workers=4']"]
