@@ -31,6 +31,7 @@ VERBS = {
     "train": "train a generator",
     "synthesize": "generate CT patches with transformed nodes from a data set",
     "insert": "generate or remove nodes in place in a full CT",
+    "variants": "several synthetic samples of one CT and its nodes, to choose from",
     "review": "accept or reject synthetic samples, and list those that training may use",
     "segment": "train nnU-Net on real and synthetic pairs, or segment a CT with it",
     "evaluate": "measure segmentations or synthetic images against real ones",

@@ -167,7 +167,7 @@ def prepare_case(dataset: Dataset, id: str, settings: PrepareSettings) -> tuple[
 
     began = time.monotonic()
     where = {role: str(dataset.path(id, role)) for role in ROLES}
-    arrays, info, hu = _compute(checked(dataset.load(id), where, settings, table), where, settings, table)
+    arrays, info, hu = compute(checked(dataset.load(id), where, settings, table), where, settings, table)
     info = {**about, **info, "window": list(settings.window), "labels": table.name, "settings": asdict(settings)}
     info |= {"sha256": hashes, "key": key, "seconds": round(time.monotonic() - began, 1)}
     with atomic_folder(folder) as beside:
@@ -218,10 +218,14 @@ def _version(case: Case) -> int:
     return case.entry.get("anatomy_version") or 2
 
 
-def _compute(
+def compute(
     case: Case, where: dict[str, str], settings: PrepareSettings, table: LabelTable
 ) -> tuple[dict, dict, np.ndarray]:
-    """(arrays to store, what to say about them, the CT in HU) of one canonical, checked case."""
+    """(arrays to store, what to say about them, the CT in HU) of one canonical, checked case.
+
+    The arrays are those of `store.write_prepared`; "nodes_lost" tells the ids that the new grid has no voxel of, and
+    the others, in their order, have become 1..n.
+    """
     ct, nodes, anatomy = case.ct, case.nodes, case.anatomy
     slab = slice(0, ct.shape[2])
     region = bounding_box(nodes.array) if nodes is not None else None

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ..cases.checks import check_labels, check_nodes, check_pair
+from ..cases.checks import check_labels, check_nodes
 from ..cases.volume import Volume, read
 from ..generators import checkpoint
 from ..runtime.devices import pick
 from ..runtime.events import Callback, ignore
 from ..runtime.files import atomic_path, sha256, write_json
-from .canvas import canonical_view
 from .ctfile import check_target, open_ct
 from .exact import exact
+from .given import check_grid, digest
 from .insert import InsertSettings, insert
 from .outputs import check_apart
 from .provenance import description, provenance, sidecar
@@ -51,7 +51,7 @@ def insert_file(generator: Path, ct: Path, nodes: Path, out: Path, settings: Ins
         record = provenance(
             "removal" if remove else "insertion", facts, labels=model.form.labels, seed=settings.seed,
             sampler=settings.sampler, steps=settings.steps, device=device,
-            source={name: {"file": Path(p).name, "sha256": _digest(p)} for name, p in inputs.items()},
+            source={name: {"file": Path(p).name, "sha256": digest(p)} for name, p in inputs.items()},
             condition={"settings": asdict(settings), "anatomy_version": anatomy_version, "patches": made.patches},
             outputs={Path(out).name: sha256(beside)})
         write_json(sidecar(out), record)  # before the CT gets its name: no synthetic CT is ever without it
@@ -59,12 +59,5 @@ def insert_file(generator: Path, ct: Path, nodes: Path, out: Path, settings: Ins
 
 
 def _check(ct: Volume, mask: Volume, path: Path, check) -> None:
-    # The same voxels in another order, as other programs write them, are the same grid.
-    check_pair(canonical_view(ct), canonical_view(mask), str(path))
+    check_grid(ct, mask, path)
     check(mask, str(path))
-
-
-def _digest(path: Path) -> str | dict:
-    """SHA-256 of a file, or of each file of a DICOM folder."""
-    path = Path(path)
-    return sha256(path) if path.is_file() else {p.name: sha256(p) for p in sorted(path.iterdir()) if p.is_file()}

@@ -17,7 +17,7 @@ from ..runtime.seeds import derive, rng
 from .canvas import Canvas, canonical_view
 from .composite import Composite, blend, grain, replace
 from .patches import LEAST_CONTEXT_MM, Grid, covered, groups, patch_grid, patch_shape, size_mm, union
-from .scene import Nodes, Patch, Scene
+from .scene import Nodes, Patch, Scene, Seen
 
 
 @dataclass(frozen=True)
@@ -44,41 +44,42 @@ class Inserted:
     patches: list[dict] = field(default_factory=list)
 
 
-def insert(ct: Volume, nodes: Volume, generator: Generator, settings: InsertSettings, *,
+def insert(ct: Volume, nodes: Volume | Nodes, generator: Generator, settings: InsertSettings, *,
            anatomy: Volume | None = None, anatomy_version: int = 2, only: Sequence[int] | None = None,
-           remove: bool = False, scaling: tuple[float, float] = (1.0, 0.0), device="cpu",
+           remove: bool = False, scaling: tuple[float, float] = (1.0, 0.0), device="cpu", seen: Seen | None = None,
            name: str = "The node mask", callback: Callback = ignore) -> Inserted:
     """Makes the nodes of a mask appear in a CT, or disappear from it; every other voxel keeps its stored bits.
 
     ct        any type, orientation, spacing and obliquity; HU = scaling[0] * voxel + scaling[1]
-    nodes     node mask on the CT's grid: instances, or one value whose connected components are the instances
+    nodes     node mask on the CT's grid: instances, or one value whose connected components are the instances; or
+              instances that are known already, of the canonical CT
     anatomy   TotalSegmentator ids of `anatomy_version` on the CT's grid; None leaves the organs out of the condition
     only      numbers of the instances to make or remove, as in the mask (or 1..n in the order of `instances`, where
               it has one value); the others are taken to be in the CT already and stay. None means all
     remove    True: fill the nodes with what the generator expects there without them
+    seen      of an earlier look at this CT, before it was changed; None: the CT given is looked at
     name      what errors call the mask
 
     Nodes near each other share a patch; patches are done one after the other, each seeing those before. Voxels change
-    within settings.margin_mm of the chosen nodes and nowhere else. Raises LNSynthError for an empty mask, an unknown
-    node or one outside the body, and a margin that the generator's voxels are too large for.
+    within settings.margin_mm of the chosen nodes and nowhere else, and not in nodes that stay. Raises LNSynthError for
+    an empty mask, an unknown node or one outside the body, and a margin that the generator's voxels are too large for.
     """
     if settings.margin_mm <= generator.form.spacing_mm:
         raise LNSynthError(f"A margin of {settings.margin_mm:g} mm is too narrow for this generator's voxels of "
                            f"{generator.form.spacing_mm:g} mm; choose a wider margin, up to "
                            f"{LEAST_CONTEXT_MM - 2:g} mm.")
-    # The region has room for the margin and for the voxels that a box grown by it is rounded up to.
-    known = Nodes.of(canonical_view(nodes), settings.margin_mm + 2 * max(ct.spacing))
+    known = nodes if isinstance(nodes, Nodes) else Nodes.of(canonical_view(nodes), region_margin(settings, ct))
     chosen = _chosen(known.boxes, only)
     present = set(known.boxes) if remove else set(known.boxes) - chosen
     result = Volume(ct.array.copy(order="K"), ct.affine)
     scene = Scene.of(Canvas(canonical_view(result), *scaling),
-                     canonical_view(anatomy) if anatomy is not None else None, anatomy_version, known, present,
-                     generator.form)
+                     canonical_view(anatomy) if anatomy is not None else None, anatomy_version, known,
+                     set(known.boxes) - chosen, present, generator.form, seen)
     for i in sorted(chosen):
-        share = scene.survey.share_inside(known.points_mm(i))
+        share = scene.seen.survey.share_inside(known.points_mm(i))
         if share < 0.5:
             raise LNSynthError(f"{name}: only {share:.0%} of node {i} lies in the body; move it into the patient, or "
-                               "name only the other nodes (--only).")
+                               "leave it out.")
     plan = groups({i: known.boxes[i] for i in chosen}, scene.ct.spacing, scene.form, generator.stride,
                   settings.context_mm)
     inserted = Inserted(result)
@@ -96,6 +97,11 @@ def insert(ct: Volume, nodes: Volume, generator: Generator, settings: InsertSett
             record = _paint(scene, grid, patch, made.float().cpu().numpy()[0, 0], ids, seed, settings)
             inserted.patches.append({"nodes": ids, "seed": seed, **record})
     return inserted
+
+
+def region_margin(settings: InsertSettings, ct: Volume) -> float:
+    """Around the nodes (mm): room for the margin and for the voxels that a box grown by it is rounded up to."""
+    return settings.margin_mm + 2 * max(ct.spacing)
 
 
 def _chosen(known, only) -> set[int]:
@@ -127,7 +133,7 @@ def _paint(scene: Scene, grid: Grid, patch: Patch, made: np.ndarray, ids: list[i
         noise = grain(wide.array, known, native.shape, form.window, ct.spacing, rng(seed, "grain"))
         result = blend(native, known[place], new[place], distance, noise, settings.margin_mm, form.spacing_mm,
                        form.window)
-    ct.paint(box, result, distance < settings.margin_mm)
+    ct.paint(box, result, (distance < settings.margin_mm) & ~scene.nodes.mask(scene.stay, box))
     after = ct.hu(box).array
     return {
         "patch": {"affine": grid.affine.tolist(), "shape": list(grid.shape)},

@@ -23,11 +23,12 @@ def to_hu(sample: np.ndarray, window) -> np.ndarray:
     return np.rint(unscale_hu(sample, window)).astype(np.int16)
 
 
-def write_sample(folder: Path, draft: Draft, hu: np.ndarray, facts: dict, about) -> None:
+def write_sample(folder: Path, draft: Draft, hu: np.ndarray, facts: dict, about,
+                 before: np.ndarray | None = None) -> None:
     """Writes a sample's folder; `about(outputs) -> dict` makes its provenance from the files' SHA-256.
 
     ct.nii.gz (HU), nodes.nii.gz (instances, with the ids they have in the case) and anatomy.nii.gz (TotalSegmentator v2
-    ids) lie on the patch's grid.
+    ids) lie on the patch's grid. before: nodes that the source CT shows in the patch; None: the case's own.
     """
     table = LabelTable.load(draft.form.labels)
     said = description(facts)
@@ -35,9 +36,14 @@ def write_sample(folder: Path, draft: Draft, hu: np.ndarray, facts: dict, about)
         write(beside / "ct.nii.gz", Volume(hu, draft.affine), said)
         write(beside / "nodes.nii.gz", Volume(draft.nodes.astype(np.uint16), draft.affine), said)
         write(beside / "anatomy.nii.gz", Volume(table.to_totalsegmentator(draft.anatomy), draft.affine), said)
-        pictures.write_png(beside / "montage.png", montage(draft, hu), said)
-        outputs = {path.name: sha256(path) for path in sorted(beside.iterdir())}
-        write_json(beside / "provenance.json", about(outputs))
+        pictures.write_png(beside / "montage.png", montage(draft, hu, before), said)
+        seal(beside, about)
+
+
+def seal(folder: Path, about) -> None:
+    """Writes the provenance of a sample's folder, all of whose other files are there; `about` as for `write_sample`."""
+    outputs = {path.name: sha256(path) for path in sorted(folder.iterdir())}
+    write_json(folder / "provenance.json", about(outputs))
 
 
 def is_whole(folder: Path, key: str) -> bool:
@@ -51,22 +57,31 @@ def is_whole(folder: Path, key: str) -> bool:
         return False
 
 
-def montage(draft: Draft, hu: np.ndarray) -> np.ndarray:
+def montage(draft: Draft, hu: np.ndarray, before: np.ndarray | None = None) -> np.ndarray:
     """Real CT, condition and synthetic CT in three planes through the nodes, as one picture."""
-    table = LabelTable.load(draft.form.labels)
-    colors = {label.id: label.color for label in table.labels if label.id > 1}
     real = unscale_hu(draft.case.ct(draft.box), draft.form.window)
-    before = draft.case.nodes(draft.box)
-    spacing, rows = draft.case.spacing, []
+    before = draft.case.nodes(draft.box) if before is None else before
+    return compare(real, before, hu, draft.nodes, draft.anatomy, LabelTable.load(draft.form.labels),
+                   draft.case.spacing, draft.nodes if draft.nodes.any() else before, draft.case.kind,
+                   f"{draft.case.id}, patch at {draft.start}, {draft.case.spacing[0]:g} mm")
+
+
+def compare(real: np.ndarray, before: np.ndarray, hu: np.ndarray, nodes: np.ndarray, labels: np.ndarray,
+            table: LabelTable, spacing, through: np.ndarray, kind: str, caption: str) -> np.ndarray:
+    """A picture: source CT with the nodes it shows, condition, synthetic CT with its nodes and without.
+
+    Arrays (X, Y, Z) of one canonical grid: real, hu in HU; before, nodes instances; labels ids of `table`; through: the
+    mask of which each plane shows most. kind: of the source (`cases.dataset.KINDS`).
+    """
+    colors, rows = {label.id: label.color for label in table.labels if label.id > 1}, []
     for plane in pictures.PLANES:
-        index = pictures.widest(draft.nodes if draft.nodes.any() else before, plane)
-        size = {"mm_per_pixel": 0.5, "index": index, "plane": plane}
+        size = {"mm_per_pixel": 0.5, "index": pictures.widest(through, plane), "plane": plane}
         rows.append([
             pictures.view(real, spacing, nodes=before, **size),
-            pictures.view(real, spacing, nodes=draft.nodes, labels=draft.anatomy, colors=colors, **size),
-            pictures.view(hu, spacing, nodes=draft.nodes, **size),
+            pictures.view(real, spacing, nodes=nodes, labels=labels, colors=colors, **size),
+            pictures.view(hu, spacing, nodes=nodes, **size),
             pictures.view(hu, spacing, **size)])
-    kind = {"real": "source CT", "phantom": "source (PHANTOM)", "pseudo": "source (painted nodes)"}[draft.case.kind]
-    return pictures.montage(rows, list(pictures.PLANES), [kind, "condition", "with its mask", "synthetic"],
-                            banner=BANNER,
-                            caption=f"{draft.case.id}, patch at {draft.start}, {draft.case.spacing[0]:g} mm")
+    titles = {"phantom": "source (PHANTOM)", "pseudo": "source (painted nodes)", "synthetic": "source (SYNTHETIC)"}
+    return pictures.montage(rows, list(pictures.PLANES),
+                            [titles.get(kind, "source CT"), "condition", "with its mask", "synthetic"],
+                            banner=BANNER, caption=caption)

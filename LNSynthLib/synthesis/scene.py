@@ -42,9 +42,14 @@ class Nodes:
         # A mask that tells nodes apart keeps its numbers; one of a single value is split.
         told_apart = len(np.unique(part.array)) > 2
         separate = Volume(part.array.astype(np.uint16) if told_apart else instances(part.array), part.affine)
-        moved = {i: tuple(slice(b.start + r.start, b.stop + r.start) for b, r in zip(box, region, strict=True))
-                 for i, box in boxes(separate.array).items()}
-        return cls(region, separate, moved)
+        return cls.within(region, separate)
+
+    @classmethod
+    def within(cls, region: Box, instances: Volume) -> Nodes:
+        """instances: of a region of the CT, told apart already; their numbers stay, whatever their number."""
+        return cls(region, instances, {i: tuple(slice(b.start + r.start, b.stop + r.start)
+                                                for b, r in zip(box, region, strict=True))
+                                       for i, box in boxes(instances.array).items()})
 
     def mask(self, ids, box: Box) -> np.ndarray:
         """Where some nodes are in a box of the CT, which must lie in the region; bool."""
@@ -79,6 +84,27 @@ class Patch:
 
 
 @dataclass(frozen=True, eq=False)
+class Seen:
+    """What one look at a CT tells, before anything in it is changed."""
+
+    survey: Survey
+    node_hu: float | None  # `cases.body.node_hu` of the nodes that are in the CT, as in training
+
+
+def look(ct: Canvas, organs: Volume | None, version: int, nodes: Nodes, there: set[int], table: LabelTable,
+         window) -> Seen:
+    """there: instances that are in the CT already. Raises LNSynthError for one that, by its HU, is not."""
+    inside = [ct.hu(nodes.boxes[i]).array[nodes.mask([i], nodes.boxes[i])] for i in sorted(there)]
+    means = [float(np.clip(hu, *window).mean()) for hu in inside]
+    if means and min(means) < FATTY_HU:
+        absent = sorted(there)[int(np.argmin(means))]
+        raise LNSynthError(f"Node {absent} is taken to be in the CT already, but its mean of {min(means):.0f} HU "
+                           "is that of fat; leave it out of the mask, or have it made too.")
+    every = np.concatenate([np.empty(0, np.float32), *inside])
+    return Seen(survey(ct, organs, nodes.region, table, version), node_hu(every, np.ones(every.shape, bool)))
+
+
+@dataclass(frozen=True, eq=False)
 class Scene:
     """What all patches of one CT share. Volumes are canonical and on one grid; `ct` changes as patches are painted."""
 
@@ -88,23 +114,16 @@ class Scene:
     nodes: Nodes
     form: DataForm
     table: LabelTable
-    survey: Survey
-    node_hu: float | None  # `cases.body.node_hu` of the nodes that are in the CT from the start, as in training
+    seen: Seen
+    stay: frozenset[int]   # nodes in the CT of which no voxel may change
 
     @classmethod
-    def of(cls, ct: Canvas, organs: Volume | None, version: int, nodes: Nodes, there: set[int],
-           form: DataForm) -> Scene:
-        """there: instances that are in the CT already."""
+    def of(cls, ct: Canvas, organs: Volume | None, version: int, nodes: Nodes, stay: set[int], there: set[int],
+           form: DataForm, seen: Seen | None = None) -> Scene:
+        """there: instances that are in the CT already; seen: of an earlier look, None to look now."""
         table = LabelTable.load(form.labels)
-        inside = [ct.hu(nodes.boxes[i]).array[nodes.mask([i], nodes.boxes[i])] for i in sorted(there)]
-        means = [float(np.clip(hu, *form.window).mean()) for hu in inside]
-        if means and min(means) < FATTY_HU:
-            absent = sorted(there)[int(np.argmin(means))]
-            raise LNSynthError(f"Node {absent} is taken to be in the CT already, but its mean of {min(means):.0f} HU "
-                               "is that of fat; leave it out of the mask, or have it made too.")
-        every = np.concatenate([np.empty(0, np.float32), *inside])
-        return cls(ct, organs, version, nodes, form, table, survey(ct, organs, nodes.region, table, version),
-                   node_hu(every, np.ones(every.shape, bool)))
+        seen = seen or look(ct, organs, version, nodes, there, table, form.window)
+        return cls(ct, organs, version, nodes, form, table, seen, frozenset(stay))
 
     def patch(self, grid: Grid, free_ids, present, margin_mm: float) -> Patch:
         """The patch on a grid, where the generator is free within `margin_mm` of the nodes `free_ids`.
@@ -123,15 +142,17 @@ class Scene:
         for i, mask in near.items():
             every[mask] = i
         # The anatomy never shows where nodes are or were, as in training.
-        labels = patch_labels(hu, organs, every, grid, self.survey, self.table, self.version)
+        labels = patch_labels(hu, organs, every, grid, self.seen.survey, self.table, self.version)
         expected = None
         if self.form.expected_hu:
-            expected = expected_hu(self.table, self.survey.organ_hu, self.node_hu, self.form.window)
+            expected = expected_hu(self.table, self.seen.survey.organ_hu, self.seen.node_hu, self.form.window)
         wanted = np.isin(every, list(present)) & (every > 0)
         condition = encode(labels, wanted, self.form.anatomy_channels, expected)
         # One voxel more than what is painted later, so that no border of what is kept shows through.
         distance = ndimage.distance_transform_edt(~np.any([near[i] for i in free_ids], axis=0))
         keep = distance > margin_mm / self.form.spacing_mm + 1
+        for i in self.stay & near.keys():
+            keep |= near[i]
         return Patch(condition[None], torch.from_numpy(scale_hu(hu, self.form.window))[None, None],
                      torch.from_numpy(keep.astype(np.float32))[None, None])
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -92,10 +93,10 @@ def synthesize(generator: Path, data: list[Path], out: Path, settings: Synthesiz
     unchanged = [job.name for job in share if is_whole(out / job.name, job.key)]
     todo = [job for job in share if job.name not in unchanged]
     replaced = [job.name for job in todo if (out / job.name).exists()]
-    together = at_once(model.form)
     with exact(settings.threads), Progress("synthesising", len(todo) * settings.steps, callback) as progress:
-        for first in range(0, len(todo), together):
-            _make(todo[first:first + together], together, model, facts, out, settings, device, progress)
+        for job, wanted, hu in sampled(todo, model, settings, device, progress):
+            _write(job, wanted, hu, model, facts, out, settings, device)
+            progress.step(0, f"{job.name} done")
     return {"folder": str(out), "made": [job.name for job in todo], "unchanged": unchanged,
             "replaced": replaced}
 
@@ -110,17 +111,19 @@ def at_once(form: DataForm) -> int:
     return 2 if math.prod(form.patch) <= SMALL_PATCH else 1
 
 
-def _make(jobs: list[Job], together: int, model, facts: dict, out: Path, settings: SynthesizeSettings, device,
-          progress: Progress) -> None:
-    plans = [draft(job.case, model.form, job.seed, settings.vary) for job in jobs]
-    filled = [*range(len(jobs)), *[len(jobs) - 1] * (together - len(jobs))]
-    scaled = model.sample(torch.cat([plans[i].condition() for i in filled]).to(device),
-                          seeds=[jobs[i].seed for i in filled], steps=settings.steps, sampler=settings.sampler,
-                          callback=lambda *_: progress.step(len(jobs)))
-    volumes = to_hu(scaled.float().cpu().numpy()[:, 0], model.form.window)
-    for job, plan, hu in zip(jobs, plans, volumes, strict=False):
-        _write(job, plan, hu, model, facts, out, settings, device)
-        progress.step(0, f"{job.name} done")
+def sampled(jobs: list[Job], model, settings: SynthesizeSettings, device,
+            progress: Progress) -> Iterator[tuple[Job, Draft, np.ndarray]]:
+    """(job, what was to be made, its CT in whole HU) of each job, in order; a step of progress for each of sampling."""
+    together = at_once(model.form)
+    for first in range(0, len(jobs), together):
+        batch = jobs[first:first + together]
+        plans = [draft(job.case, model.form, job.seed, settings.vary) for job in batch]
+        filled = [*range(len(batch)), *[len(batch) - 1] * (together - len(batch))]
+        scaled = model.sample(torch.cat([plans[i].condition() for i in filled]).to(device),
+                              seeds=[batch[i].seed for i in filled], steps=settings.steps, sampler=settings.sampler,
+                              callback=lambda *_, done=batch: progress.step(len(done)))
+        volumes = to_hu(scaled.float().cpu().numpy()[:, 0], model.form.window)
+        yield from zip(batch, plans, volumes, strict=False)
 
 
 def _write(job: Job, plan: Draft, hu: np.ndarray, model, facts: dict, out: Path, settings: SynthesizeSettings,

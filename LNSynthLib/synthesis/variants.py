@@ -1,0 +1,182 @@
+"""Several synthetic samples of one CT, for a person to choose from: its nodes made anew, changed or at random.
+
+Which samples there are depends on the files, the settings and the seed alone; each is a folder as `synthesize` writes
+it, with the full CT (in place) or a patch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from ..conditions.transforms import VarySettings
+from ..generators import checkpoint
+from ..runtime.devices import pick
+from ..runtime.errors import LNSynthError
+from ..runtime.events import Callback, Event, Progress, ignore
+from ..runtime.files import read_json
+from ..runtime.seeds import derive
+from .given import Files, Given, origin
+from .insert import InsertSettings
+from .outputs import check_apart
+from .samples import is_whole
+
+Mode = Literal["in-place", "patch"]
+FORMAT = 1  # raise it when the same settings give other samples
+
+
+@dataclass(frozen=True)
+class VariantSettings:
+    count: int = 1
+    mode: Mode = "in-place"
+    seed: int = 0
+    sampler: str = "dpmpp"
+    steps: int = 25
+    vary: VarySettings | None = None  # how the nodes change in each variant; None: they stay as the mask has them
+    remake: bool = False              # in place: nodes that the CT shows already are made anew too
+    insert: InsertSettings = field(default_factory=InsertSettings)  # its seed, sampler and steps are not looked at
+
+    def __post_init__(self):
+        if self.count < 1 or self.steps < 1:
+            raise LNSynthError("--count and --steps must be 1 or more.")
+        if self.mode not in ("in-place", "patch"):
+            raise LNSynthError(f"There is no mode {self.mode!r}; choose in-place or patch.")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One sample to be made: its number among the variants, its seed, the hash of what it is, and where it goes."""
+
+    number: int
+    seed: int
+    key: str
+    folder: Path
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What the makers of samples (`variants_in_place`, `variants_patch`) need to know."""
+
+    model: object
+    facts: dict
+    files: Files
+    given: Given
+    source: dict  # of the provenance
+    settings: VariantSettings
+    device: object
+
+
+def variants(generator: Path, files: Files, out: Path, settings: VariantSettings, *, prefix: str | None = None,
+             device: str = "auto", callback: Callback = ignore) -> dict:
+    """Makes the variants, folders OUT/<prefix>-001 and so on; returns {"folder", "samples", "made", "unchanged"}.
+
+    prefix  of the folders' names; None: the case's id
+
+    In place, the nodes of `files.nodes` are compared voxel for voxel with those that the CT shows, `files.present`:
+    what is not wanted any more is removed, what is new is made, and what both have stays as it is. In a patch, which
+    is generated as a whole, every node is made.
+
+    Samples that are there already (an interrupted run's, say) stay, and no other sample is ever replaced: new ones get
+    the next free number. When a sample is finished, and for each that was there, an event of the stage "sample" comes,
+    its result {"sample": folder, "id": name, "nodes": [{"id", "state": "made" or "kept", "centroid_mm" (RAS),
+    "volume_ml", "short_axis_mm"}]}. Raises LNSynthError where inputs do not fit together or there is nothing to make.
+    """
+    if settings.vary is not None and files.anatomy is None:
+        raise LNSynthError("Nodes are changed at random only with the anatomy (--anatomy), so that none covers an "
+                           "organ or leaves the body; make it with `lnsynth anatomy`.")
+    out, device = Path(out), pick(device)
+    model, facts = checkpoint.load(generator, device)
+    if not model.samplers:
+        settings = replace(settings, sampler="none", steps=1)
+    case, kind = origin(files.ct, files.case)
+    check_apart([out / f"{prefix or case}-001"], [*files.named().values(), checkpoint.find(generator)])
+    source = {"case": case, "kind": kind, "files": {role: path.name for role, path in files.named().items()},
+              "sha256": files.digests()}
+    plan = _plan(out, prefix or case, facts, source, files.version, settings)
+    todo = [v for v in plan if not is_whole(v.folder, v.key)]
+    finished = 0
+
+    def report(variant: Variant) -> None:
+        nonlocal finished
+        finished += 1
+        nodes = read_json(variant.folder / "provenance.json")["nodes"]
+        callback(Event("sample", finished, len(plan), result={
+            "sample": str(variant.folder), "id": variant.folder.name, "nodes": nodes}))
+
+    for variant in plan:
+        if variant not in todo:
+            report(variant)
+    if todo:
+        run = Run(model, facts, files, Given.read(files, _table(model)), source, settings, device)
+        for variant in _make(run, todo, callback):
+            report(variant)
+    return {"folder": str(out), "samples": [v.folder.name for v in plan], "made": [v.folder.name for v in todo],
+            "unchanged": [v.folder.name for v in plan if v not in todo]}
+
+
+def _make(run: Run, todo: list[Variant], callback: Callback) -> Iterator[Variant]:
+    if run.settings.mode == "patch":
+        from .variants_patch import patches as maker
+    else:
+        from .variants_in_place import in_place as maker
+    for variant in todo:
+        for left in variant.folder.parent.glob(f".{variant.folder.name}.*"):  # of a run that was killed
+            shutil.rmtree(left, ignore_errors=True)
+    with Progress("synthesising", len(todo) * UNITS, callback) as progress:
+        yield from maker(run, todo, Shares(progress, len(todo)))
+
+
+UNITS = 1000  # that the progress of one sample is told in
+
+
+class Shares:
+    """Progress over samples of unlike cost, each counted as the same."""
+
+    def __init__(self, progress: Progress, count: int):
+        self.progress, self.count = progress, count
+
+    def at(self, samples: float, message: str = "") -> None:
+        """samples: finished so far, with the share of that which is being made."""
+        units = max(self.progress.done, int(min(samples, self.count) * UNITS))
+        if units > self.progress.done or message:
+            self.progress.step(units - self.progress.done, message)
+
+
+def _plan(out: Path, prefix: str, facts: dict, source: dict, version: int,
+          settings: VariantSettings) -> list[Variant]:
+    """Every variant with its folder: that which holds it already, or the next free number."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", prefix):
+        raise LNSynthError(f"{prefix!r} cannot begin a folder's name; use letters, digits, dots and dashes (--prefix).")
+    there = {path.name: path for path in out.glob(f"{prefix}-*") if path.is_dir()}
+    numbers = [int(name.removeprefix(f"{prefix}-")) for name in there if name.removeprefix(f"{prefix}-").isdecimal()]
+    known, free, plan = {_key(path): path for path in there.values()}, max(numbers, default=0) + 1, []
+    for number in range(settings.count):
+        seed = derive(settings.seed, "variant", number)
+        content = {"format": FORMAT, "weights": facts["weights_sha256"], "generator": facts["settings"],
+                   "source": source, "anatomy_version": version, "seed": seed,
+                   "settings": {name: value for name, value in asdict(settings).items() if name != "count"}}
+        key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        folder = known.get(key)
+        if folder is None:
+            folder, free = out / f"{prefix}-{free:03d}", free + 1
+        plan.append(Variant(number, seed, key, folder))
+    return plan
+
+
+def _key(folder: Path) -> str | None:
+    try:
+        return read_json(folder / "provenance.json")["key"]
+    except (LNSynthError, KeyError, TypeError):
+        return None
+
+
+def _table(model):
+    from ..cases.labels import LabelTable
+
+    return LabelTable.load(model.form.labels)
