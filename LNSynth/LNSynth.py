@@ -12,6 +12,7 @@ from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
@@ -210,6 +211,11 @@ class LNSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return self.files.folder()
 
     @staticmethod
+    def show_volume(node) -> None:
+        """The volume alone, whole, in all slice views."""
+        slicer.util.setSliceViewerLayers(background=node, foreground=None, label=None, fit=True)
+
+    @staticmethod
     def show_error(text: str) -> None:
         slicer.util.errorDisplay(text, windowTitle="LNSynth")
 
@@ -224,3 +230,16 @@ class LNSynthLogic(ScriptedLoadableModuleLogic):
         from LNSynthPanels.parameter_node import LNSynthParameterNode
 
         return LNSynthParameterNode(super().getParameterNode())
+
+
+class LNSynthTest(ScriptedLoadableModuleTest):
+    """A person's whole way, from the sample data to a reviewed synthetic node."""
+
+    def runTest(self) -> None:
+        beside = HERE.parent / "Testing" / "Slicer"  # in a source checkout; a build tree has it beside the module
+        if beside.is_dir() and str(beside) not in sys.path:
+            sys.path.append(str(beside))
+        from LNSynthSelfTest import runner
+
+        failed = runner.run()
+        self.assertEqual(failed, [])
