@@ -44,6 +44,13 @@ def check_transform(node) -> None:
                            "it first (Transforms module, Harden transform).")
 
 
+def state_of(node) -> tuple:
+    """Another one after each change of the node's voxels, geometry or transform: for what is kept about it."""
+    image, transform = node.GetImageData(), node.GetParentTransformNode()
+    return (node.GetID(), node.GetName(), image.GetMTime() if image is not None else 0, affine_of(node).tobytes(),
+            (transform.GetID(), transform.GetTransformToWorldMTime()) if transform is not None else None)
+
+
 def write_volume(node, path: Path) -> None:
     """Writes the node's voxels as NIfTI (an uncompressed .nii is quickest), in the node's own place, untransformed.
 

@@ -40,7 +40,11 @@ def checks(ct) -> list[Check]:
         volume = bridge.volume_of(ct)
     except LNSynthError as error:
         return [Check(False, str(error))]
-    return [_spacing(volume), _extent(volume), _values(volume, ct.GetName()), _orientation(volume), _transform(ct)]
+    found = [_spacing(volume), _extent(volume), _values(volume, ct.GetName()), _orientation(volume), _transform(ct)]
+    if bridge.is_synthetic(ct):
+        found.append(Check(False, _("This CT is synthetic itself; choose the real one for results that are worth a "
+                                    "review.")))
+    return found
 
 
 def node_checks(segmentation, ct) -> list[Check]:

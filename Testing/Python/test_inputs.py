@@ -58,6 +58,9 @@ def test_thick_slices_and_transforms_are_said(scene):
     assert bad(ct) == [] and "Registration (rigid)" in inputs.checks(ct)[4].text
     mrml.move(ct, mrml.add_transform(scene, np.diag([1.5, 1, 1, 1]), "Zoom"))
     assert "Zoom" in bad(ct)[0] and "arden" in bad(ct)[0]
+    mrml.move(ct, None)
+    bridge.mark_synthetic(ct, {})
+    assert "synthetic" in bad(ct)[0]
     assert "no voxels" in bad(scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty"))[0]
 
 

@@ -1,0 +1,90 @@
+"""The input: CT and node segmentation, what there is to say about them, and the sample phantom."""
+
+import html
+import shutil
+
+import slicer
+from LNSynthLogic import bridge, environment, inputs, segments
+from slicer.i18n import tr as _
+
+from LNSynthLib.runtime.errors import LNSynthError
+
+WARNING = "#e0443e"  # a red that reads on light and dark
+
+
+class InputPanel:
+    def __init__(self, host):
+        self.host, self.ui = host, host.ui
+        self._checked = None      # (state of the CT, its checks)
+        self._seen = ("", False)  # the node segmentation and "nodes are in the CT", as they were at the last refresh
+        self.ui.samplePhantomButton.connect("clicked()", self.make_phantom)
+        self.refresh()
+
+    def refresh(self):
+        parameters = self.host.parameters
+        ct = parameters.ct if parameters else None
+        if parameters is None:
+            self._seen, self._checked = ("", False), None
+            self.ui.inputChecksLabel.text = ""
+        else:
+            self._follow_nodes(parameters)
+            self._show_checks(ct, parameters.nodes)
+        self.ui.inputStatus.text = inputs.missing(ct)
+        self.ui.nodesInCTCheckBox.enabled = bool(parameters and parameters.ct and parameters.nodes)
+        missing = self.host.jobs.reason or environment.current().missing_words("synthesis")
+        self.host.set_ready(self.ui.samplePhantomButton, missing,
+                            _("Draws a CT with organs and lymph nodes. It is made up, and needs no download."))
+
+    def close(self):
+        self.ui.samplePhantomButton.disconnect("clicked()", self.make_phantom)
+
+    def make_phantom(self):
+        """Draws the sample phantom in a job, then chooses it."""
+        if self.host.parameters is None:
+            return
+        try:
+            folder = self.host.temporary_folder()
+            self.host.jobs.start(_("Sample phantom"), inputs.phantom_command(folder, self.host.parameters.seed),
+                                 on_result=lambda _result: self._show_phantom(folder),
+                                 cleanup=lambda: shutil.rmtree(folder, ignore_errors=True))
+        except LNSynthError as error:
+            self.host.show_error(str(error))
+
+    def _show_phantom(self, folder):
+        ct, nodes, anatomy = inputs.load_phantom(self.host.scene, folder)
+        parameters = self.host.parameters
+        if parameters is None:
+            return
+        parameters.ct, parameters.nodes, parameters.anatomy = ct, nodes, anatomy
+        slicer.util.setSliceViewerLayers(background=ct, fit=True)
+
+    def _follow_nodes(self, parameters):
+        """Keeps "these nodes are in the CT" and the copy of them as they were in step with the chosen segmentation."""
+        nodes, in_ct = parameters.nodes, parameters.nodesInCT
+        chosen = nodes.GetID() if nodes is not None else ""
+        former, was_in_ct = self._seen
+        original = segments.original_of(nodes)
+        if chosen != former and (was_in_ct or not in_ct):  # another one was chosen: what was said of it counts
+            in_ct = original is not None
+        elif in_ct and nodes is not None and parameters.ct is not None and original is None:
+            original = segments.say_in_ct(nodes, parameters.ct)
+        elif not in_ct and original is not None:
+            segments.say_not_in_ct(nodes)
+            original = None
+        self._seen = (chosen, in_ct)
+        if parameters.nodesInCT != in_ct:
+            parameters.nodesInCT = in_ct
+        if parameters.originalNodes != original:
+            parameters.originalNodes = original
+
+    def _show_checks(self, ct, nodes):
+        if ct is None:
+            self.ui.inputChecksLabel.text = ""
+            return
+        state = bridge.state_of(ct)
+        if self._checked is None or self._checked[0] != state:
+            self._checked = (state, inputs.checks(ct))
+        found = self._checked[1] + (inputs.node_checks(nodes, ct) if nodes is not None else [])
+        lines = ["&#10003; " + html.escape(check.text) if check.ok else
+                 f'<span style="color: {WARNING}">&#9888; ' + html.escape(check.text) + "</span>" for check in found]
+        self.ui.inputChecksLabel.text = "<br>".join(lines)
