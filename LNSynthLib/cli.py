@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from LNSynthLib import __version__
 from LNSynthLib.runtime import events
-from LNSynthLib.runtime.cancel import cancellable
+from LNSynthLib.runtime.cancel import cancellable, end_with_application
 from LNSynthLib.runtime.errors import Cancelled, LNSynthError
 
 VERBS = {
@@ -113,6 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         as_json = args.events == "json"
         callback = events.json_lines(stdout) if as_json else events.console(sys.stderr)
         with cancellable(), contextlib.redirect_stdout(sys.stderr if as_json else stdout):
+            end_with_application()
             result = args.module.run(args, callback)
         last, status = events.Event(stage=args.verb, result=result or {}), EXIT_OK
     except BrokenPipeError:  # whoever read the output (head, less) has seen enough

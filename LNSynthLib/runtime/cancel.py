@@ -1,13 +1,19 @@
 """Stopping work: signals that become an exception, and child processes that die with all their children."""
 
+import _thread
 import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from .errors import Cancelled
+
+PARENT_PID = "LNSYNTH_PARENT_PID"
+WATCH_S = 0.5       # between two looks at a parent
+LAST_WORDS_S = 5.0  # for cleaning up after the parent has ended
 
 
 @contextmanager
@@ -50,17 +56,52 @@ def kill_tree(pid: int, patience_s: float = 5.0) -> None:
     psutil.wait_procs(alive, timeout=patience_s)
 
 
-def end_with_parent() -> None:
-    """From here on this process ends when its parent does, even one that was killed and could tell it nothing."""
+def end_with_parent(pid: int | None = None) -> None:
+    """From here on this process ends when its parent does, even one that was killed and could tell it nothing.
+
+    pid: of an ancestor instead, where launchers stand between. Work is interrupted as by Ctrl-C, so that it cleans up
+    behind itself; what still runs LAST_WORDS_S later is killed with all its children. Raises Cancelled where the
+    process `pid` has ended already.
+    """
     import psutil
 
-    def watch(parent: psutil.Process) -> None:
-        parent.wait()
+    try:
+        parent = psutil.Process(os.getppid() if pid is None else pid)
+    except psutil.NoSuchProcess:
+        raise Cancelled("the program that started this has ended") from None
+
+    def lives() -> bool:
+        try:
+            return parent.is_running() and parent.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    def watch() -> None:
+        while lives():
+            time.sleep(WATCH_S)
+        if hasattr(signal, "pthread_kill"):  # wakes the main thread even where it waits
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        else:
+            _thread.interrupt_main()
+        time.sleep(LAST_WORDS_S)
         for child in psutil.Process().children(recursive=True):
             child.kill()
         os._exit(1)
 
-    threading.Thread(target=watch, args=(psutil.Process(os.getppid()),), daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def end_with_application() -> None:
+    """`end_with_parent` for the process that the environment variable LNSYNTH_PARENT_PID names; nothing without it.
+
+    An application sets it for its jobs to its own process id. Where psutil is not installed, nothing is watched.
+    """
+    pid = os.environ.get(PARENT_PID, "")
+    if pid.isdecimal():
+        try:
+            end_with_parent(int(pid))
+        except ImportError:
+            pass
 
 
 def run_child(arguments: list[str], on_line: Callable[[str], None], env: dict[str, str] | None = None) -> int:

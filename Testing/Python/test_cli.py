@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from LNSynthLib import __version__, cli
@@ -147,3 +149,58 @@ def test_signals_cancel(number):
     assert process.returncode == 130
     assert err.splitlines() == ["cleaned up", "lnsynth: cancelled"]
     assert json.loads(out)["error"] == "cancelled"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_a_job_ends_when_the_application_that_asked_for_it_is_killed(repository, tmp_path, stubborn):
+    """Application, launcher, job: the launcher lives on and would keep the job, as Slicer's does."""
+    job = ("import os, sys, time, subprocess\n"
+           "from pathlib import Path\n"
+           "from types import SimpleNamespace\n"
+           "from LNSynthLib import cli\n"
+           "from LNSynthLib.runtime import cancel\n"
+           "cancel.LAST_WORDS_S = 1.0\n"
+           "def run(args, callback):\n"
+           "    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+           "    Path('pids').write_text(f'{os.getpid()} {child.pid}')\n"
+           "    try:\n        time.sleep(60)\n"
+           "    finally:\n"
+           "        Path('clean').touch()\n"
+           f"        {'time.sleep(60)' if stubborn else 'child.kill()'}\n"
+           "cli.verb_module = lambda name: SimpleNamespace(__doc__='', run=run, add_arguments=lambda parser: None)\n"
+           "cli.main(['doctor'])\n")
+    launcher = "import subprocess, sys; subprocess.call([sys.executable, '-c', sys.argv[1]])"
+    application = ("import os, subprocess, sys, time\n"
+                   "subprocess.Popen([sys.executable, '-c', *sys.argv[1:]],\n"
+                   "                 env={**os.environ, 'LNSYNTH_PARENT_PID': str(os.getpid())})\n"
+                   "time.sleep(60)\n")
+    process = subprocess.Popen([sys.executable, "-c", application, launcher, job], cwd=tmp_path,
+                               env={**os.environ, "PYTHONPATH": str(repository)}, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "pids").exists() or not (tmp_path / "pids").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    running = [psutil.Process(int(pid)) for pid in (tmp_path / "pids").read_text().split()]
+    time.sleep(1.5)
+    assert all(p.is_running() for p in running), "it ends with the application, not before"
+    process.kill()
+    process.wait()
+    psutil.wait_procs(running, timeout=15)
+    assert not [p for p in running if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    assert (tmp_path / "clean").exists()
+
+
+def test_a_job_whose_application_has_gone_does_not_begin(verb, monkeypatch, capsys):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    verb(lambda args, callback: pytest.fail("it ran"))
+    monkeypatch.setenv("LNSYNTH_PARENT_PID", str(ended.pid))
+    assert cli.main(["doctor"]) == 130
+
+
+def test_without_psutil_a_job_runs_unwatched(verb, monkeypatch):
+    verb(lambda args, callback: {})
+    monkeypatch.setenv("LNSYNTH_PARENT_PID", str(os.getpid()))
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    assert cli.main(["doctor"]) == 0
