@@ -10,6 +10,7 @@ import importlib.util
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
@@ -28,7 +29,6 @@ KEPT = ("numpy", "SimpleITK", "vtk", "requests", "torch", "torchvision")
 # Nor bring these, which TotalSegmentator wants for previews.
 UNWANTED = ("fury", "dipy", "imgkit", "xvfbwrapper")
 IMPORT_NAMES = {"PyYAML": "yaml", "scikit-image": "skimage", "TotalSegmentator": "totalsegmentator"}
-PYTORCH_EXTENSION = "PyTorch"
 
 HEAD = re.compile(r"# (?P<groups>[a-z ]+), (?P<mb>\d+) MB(?: \([^)]*\))?(?P<alone>, alone)?: (?P<purpose>.+)")
 
@@ -123,6 +123,12 @@ def inspect(packages: Iterable[Package] | None = None,
     return Environment(packages, versions)
 
 
+@lru_cache(maxsize=1)
+def current() -> Environment:
+    """What `inspect` found when it was first asked; after an installation, `current.cache_clear()`."""
+    return inspect()
+
+
 def plan(environment: Environment, job: str | None = None,
          version_of: Callable[[str], str] = installed_version) -> Plan:
     """How to install what `job` (None: everything) needs and is missing."""
@@ -140,12 +146,17 @@ def plan(environment: Environment, job: str | None = None,
         mb=sum(p.mb for p in missing))
 
 
+def write_constraints(plan: Plan, path: Path) -> Path:
+    """The versions that must stay, as a file for pip."""
+    path.write_text("\n".join(plan.constraints) + "\n", encoding="utf-8")
+    return path
+
+
 def pip_commands(plan: Plan, interpreter: str, constraints_file: Path) -> list[list[str]]:
     """The commands that install a plan's packages where Slicer has no packaging of its own (before 5.12); torch apart.
 
-    The constraints file is written here.
+    constraints_file  as `write_constraints` wrote it
     """
-    constraints_file.write_text("\n".join(plan.constraints) + "\n", encoding="utf-8")
     pip = [interpreter, "-m", "pip", "install", "--disable-pip-version-check", "-c", str(constraints_file)]
     commands = [[*pip, *plan.packages]] if plan.packages else []
     return commands + ([[*pip, "--no-deps", *plan.alone]] if plan.alone else [])

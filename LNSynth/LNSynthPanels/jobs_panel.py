@@ -1,5 +1,7 @@
 """The job that runs: its progress, time left and log, its Cancel button, and the question before Slicer closes."""
 
+import logging
+
 import qt
 import slicer
 from LNSynthLogic import jobs
@@ -45,23 +47,25 @@ class JobsPanel:
         """Whether this job (as `start` returned it) is the one that runs."""
         return runner is not None and runner is self._runner
 
-    def start(self, title: str, arguments, on_result=None, on_sample=None, on_end=None, cleanup=None):
+    def start(self, title: str, arguments, on_result=None, on_sample=None, on_end=None, cleanup=None, on_event=None):
         """Runs a command (`jobs.library_command(...)`) and returns its Job. LNSynthError while another one runs.
 
         on_result(result)  when it has ended well
         on_sample(result)  as each sample is finished, while it goes on
         on_end(job)        when it has ended, however it did
         cleanup()          last of all
+        on_event(Event)    everything it tells
         """
-        return self.run(title, lambda **told: jobs.Job(arguments, **told), on_result, on_sample, on_end, cleanup)
+        return self.run(title, lambda **told: jobs.Job(arguments, **told), on_result, on_sample, on_end, cleanup,
+                        on_event)
 
-    def run(self, title: str, make, on_result=None, on_sample=None, on_end=None, cleanup=None):
+    def run(self, title: str, make, on_result=None, on_sample=None, on_end=None, cleanup=None, on_event=None):
         """As `start`, for what `make(on_event=, on_log=, on_end=, environment=)` returns: a Job or a batch.Run."""
         if self.busy:
             if cleanup:
                 cleanup()
             raise LNSynthError(self.reason)
-        self.title, self._callbacks = title, (on_result, on_sample, on_end, cleanup)
+        self.title, self._callbacks = title, (on_result, on_sample, on_end, cleanup, on_event)
         self._runner = make(on_event=self._event, on_log=self._log, on_end=self._ended,
                             environment=slicer.util.startupEnvironment())
         self._log(f"--- {title}")
@@ -101,7 +105,9 @@ class JobsPanel:
             runner.poll()
 
     def _event(self, event) -> None:
-        on_sample = self._callbacks[1]
+        _on_result, on_sample, _on_end, _cleanup, on_event = self._callbacks
+        if on_event:
+            self._shielded(on_event, event)
         if event.message:
             self._log(f"{event.stage}: {event.message}")
         if event.stage == "sample" and event.result is not None:
@@ -128,7 +134,7 @@ class JobsPanel:
 
     def _ended(self, runner) -> None:
         """Shows how it ended, frees the panel, then tells who started it: they may start the next one."""
-        on_result, _on_sample, on_end, cleanup = self._callbacks
+        on_result, _on_sample, on_end, cleanup, _on_event = self._callbacks
         self._timer.stop()
         self._runner = self._callbacks = None
         words = {jobs.State.DONE: _("{title}: done."), jobs.State.CANCELLED: _("{title}: cancelled."),
@@ -156,6 +162,9 @@ class JobsPanel:
             callback(argument)
         except LNSynthError as error:
             self.host.show_error(str(error))
+        except Exception as error:
+            logging.exception("A result of %s cannot be shown", self.title)
+            self.host.show_error(f"{type(error).__name__}: {error}")
 
     def _show_idle(self) -> None:
         bar = self.host.ui.jobProgress

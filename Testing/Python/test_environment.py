@@ -95,8 +95,9 @@ def test_builds_of_torch_count_and_stay():
 def test_pip_understands_the_commands(tmp_path):
     """pip itself reads them; nothing is installed, since all of it is here."""
     found = environment.inspect(version_of=machine())
-    constraints = tmp_path / "kept.txt"
-    with_deps, alone = environment.pip_commands(environment.plan(found), sys.executable, constraints)
+    plan = environment.plan(found)
+    constraints = environment.write_constraints(plan, tmp_path / "kept.txt")
+    with_deps, alone = environment.pip_commands(plan, sys.executable, constraints)
     assert "--no-deps" not in with_deps and alone[-2:] == ["--no-deps", "TotalSegmentator>=2.4"]
     assert "numpy==" in constraints.read_text()
     done = subprocess.run([*with_deps, "--dry-run", "--no-index", "--no-deps", "--quiet"], capture_output=True, text=True)

@@ -1,0 +1,216 @@
+"""Synthesis: which generator and how, what it will cost, and the samples as they are finished."""
+
+import time
+from pathlib import Path
+
+import qt
+import slicer
+from LNSynthLogic import anatomy, commands, compare, environment, estimates, samples, segments
+from LNSynthLogic.grids import affine_of
+from slicer.i18n import tr as _
+
+from LNSynthLib.runtime.errors import LNSynthError
+from LNSynthLib.runtime.files import read_json
+
+SPEEDS = "LNSynth/Speeds"  # in the application's settings
+WARNING = "color: #e0443e"  # a red that reads on light and dark
+
+
+class SynthesisPanel:
+    def __init__(self, host):
+        self.host, self.ui = host, host.ui
+        self._job = self._shown = None
+        self._said = ""
+        self._own_folder = False            # the person wants a folder, even while none is chosen yet
+        self._generators = {}               # folder: estimates.Generator or None
+        self._sizes = (None, [])            # (state, extents of the nodes to be made)
+        self._anatomy_file = (None, None)   # (state, file)
+        self._speeds = estimates.Speeds.from_text(slicer.app.userSettings().value(SPEEDS) or "")
+        ui = self.ui
+        ui.generatorSelector.addItem(_("Demo weights (come with LNSynth)"), "demo")
+        ui.generatorSelector.addItem(_("Folder of weights or of a training run"), "folder")
+        ui.generatorSelector.connect("currentIndexChanged(int)", self._generator_chosen)
+        host.bind_choice(ui.modeSelector, "mode", [("in-place", _("In place, in this CT")),
+                                                   ("patch", _("A patch, generated as a whole"))])
+        host.bind_choice(ui.samplerSelector, "sampler", [
+            ("dpmpp", _("DPM-Solver++ (about 25 steps)")), ("ddim", _("DDIM (about 50 steps)")),
+            ("ddpm", _("DDPM (as many steps as in training)"))])
+        host.bind_choice(ui.deviceSelector, "device", [
+            ("auto", _("Automatic")), ("cpu", _("CPU")), ("cuda", _("NVIDIA GPU (CUDA)")),
+            ("mps", _("Apple GPU (MPS)"))])
+        ui.generateButton.connect("clicked()", self._clicked)
+        self._text = ui.generateButton.text
+
+    def refresh(self) -> None:
+        p, ui = self.host.parameters, self.ui
+        folder = bool(p and p.generator) or self._own_folder
+        if ui.generatorSelector.currentIndex != int(folder):
+            blocked = ui.generatorSelector.blockSignals(True)
+            ui.generatorSelector.setCurrentIndex(int(folder))
+            ui.generatorSelector.blockSignals(blocked)
+        ui.generatorPath.enabled = folder
+        ui.remakeCheckBox.enabled = bool(p and p.mode == "in-place")
+        self._ready()
+        self._estimate()
+
+    def close(self) -> None:
+        self._remember_speeds()
+
+    def _generator_chosen(self, index: int) -> None:
+        self._own_folder = index == 1
+        if not self._own_folder and self.host.parameters is not None:
+            self.host.parameters.generator = ""
+        self.refresh()
+
+    def _ready(self) -> None:
+        """The button: Generate with what is missing, or Cancel while the own job runs."""
+        ui, p = self.ui, self.host.parameters
+        running = self.host.jobs.runs(self._job)
+        ui.generateButton.text = _("Cancel") if running else self._text
+        if running:
+            self.host.set_ready(ui.generateButton, "", _("Stop the synthesis. Finished samples stay."))
+            ui.synthesisStatus.text = self._said
+            return
+        missing = self.host.jobs.reason or self._missing()
+        self.host.set_ready(ui.generateButton, missing, _("Generate the CT with the nodes."))
+        said = [missing or self._said]
+        if not missing and p.anatomy is None:
+            said.append(_("Without the anatomy the generator does not see the organs: run or choose it first."))
+        elif not missing:
+            said.append(anatomy.missing_for_conditions(p.anatomy))
+        ui.synthesisStatus.text = "\n".join(filter(None, said))
+
+    def _missing(self) -> str:
+        if self._own_folder and self.host.parameters is not None and not self.host.parameters.generator:
+            return _("Choose the folder of the generator, or take the demo weights.")
+        return commands.what_is_missing("synthesis", self.host.parameters, environment.current())
+
+    # What it will cost
+
+    def _estimate(self) -> None:
+        p, label = self.host.parameters, self.ui.estimateLabel
+        label.text, label.styleSheet = "", ""
+        if self._missing():
+            return
+        generator = self._generator()
+        if generator is None:
+            return
+        found = estimates.estimate(generator, p.mode, self._node_sizes(), p.steps, p.variants, p.device, self._speeds)
+        label.text = estimates.words(found)
+        label.styleSheet = WARNING if estimates.is_slow(found) else ""
+
+    def _generator(self):
+        """What the chosen generator costs, read once; None where its folder does not tell."""
+        from LNSynthLib.synthesis.weights import generator_path
+
+        chosen = self.host.parameters.generator
+        if chosen not in self._generators:
+            try:
+                folder = commands.generator_folder(Path(generator_path(chosen or None)))
+                self._generators[chosen] = estimates.read_generator(folder) if folder else None
+            except LNSynthError:
+                self._generators[chosen] = None
+        return self._generators[chosen]
+
+    def _node_sizes(self) -> list:
+        """Extents (mm) of the nodes to be made, measured again only when one has changed."""
+        p = self.host.parameters
+        only_new = p.nodesInCT and p.mode == "in-place" and not (p.remake or p.vary)
+        state = (p.nodes.GetID(), p.nodes.GetSegmentation().GetMTime(), p.ct.GetID(), only_new)
+        if self._sizes[0] != state:
+            spacing, sizes = p.ct.GetSpacing(), []
+            for segment_id in segments.node_ids(p.nodes):
+                if only_new and segments.is_in_ct(p.nodes, segment_id):
+                    continue
+                _start, mask = segments.node_crop(p.nodes, segment_id, p.ct)
+                if mask.size:
+                    sizes.append(tuple(n * mm for n, mm in zip(mask.shape, spacing, strict=True)))
+            self._sizes = (state, sizes)
+        return self._sizes[1]
+
+    # The job
+
+    def _clicked(self) -> None:
+        if self.host.jobs.runs(self._job):
+            self.host.jobs.cancel()
+            return
+        qt.QApplication.setOverrideCursor(qt.Qt.WaitCursor)
+        try:
+            self._start()
+        except LNSynthError as error:
+            self.host.show_error(str(error))
+        finally:
+            qt.QApplication.restoreOverrideCursor()
+
+    def _start(self) -> None:
+        p = self.host.parameters
+        if not p.samplesFolder:
+            p.samplesFolder = str(commands.default_samples_folder(slicer.app.defaultScenePath, p.ct.GetName()))
+        command = commands.variants(p, self._export(), commands.sample_prefix(p.ct.GetName()))
+        ct, nodes, generator, device = p.ct, p.nodes, self._generator(), estimates.device_kind(p.device)
+        watch, self._shown, self._said = estimates.Stopwatch(), None, ""
+
+        def event(told) -> None:
+            took = watch.event(told, time.monotonic())
+            if took is not None and generator is not None:
+                provenance = read_json(Path(told.result["sample"]) / "provenance.json")
+                self._speeds.note(generator, device, took, estimates.work_done(provenance))
+
+        self._job = self.host.jobs.start(
+            _("Synthesis"), command, on_sample=lambda result: self._sample(result, ct, nodes), on_event=event,
+            on_result=self._finished, on_end=self._ended)
+        self._ready()
+
+    def _export(self) -> commands.Exported:
+        """The files for the job, on the CT's grid. LNSynthError where a transform forbids it."""
+        p, folder = self.host.parameters, self.host.temporary_folder()
+        ct = self.host.export_ct()
+        segments.write_mask(p.nodes, p.ct, folder / "nodes.nii")
+        present = None
+        if p.nodesInCT and p.originalNodes is not None:
+            present = folder / "present.nii"
+            segments.write_mask(p.originalNodes, p.ct, present)
+        return commands.Exported(ct, folder / "nodes.nii", present, self._export_anatomy())
+
+    def _export_anatomy(self) -> Path | None:
+        """The organs as a file, written once for each of their states."""
+        from LNSynthLib.cases.volume import Volume, write
+
+        p = self.host.parameters
+        if p.anatomy is None:
+            return None
+        state = (p.anatomy.GetID(), p.anatomy.GetSegmentation().GetMTime(), p.ct.GetID())
+        if self._anatomy_file[0] != state or not self._anatomy_file[1].is_file():
+            path = self.host.temporary_folder() / "anatomy.nii"
+            write(path, Volume(anatomy.labels(p.anatomy, p.ct), affine_of(p.ct)))
+            self._anatomy_file = (state, path)
+        return self._anatomy_file[1]
+
+    def _sample(self, result: dict, ct, nodes) -> None:
+        """A finished sample comes into the scene, is chosen for comparison, and hides the nodes of the one before."""
+        scene, p = self.host.scene, self.host.parameters
+        if p is None or ct.GetScene() is not scene:
+            return  # the scene that it belongs to was closed; it is in its folder
+        volume, mask = samples.load_sample(scene, Path(result["sample"]), like=ct)
+        first = self._shown is None
+        if not first and self._shown.GetDisplayNode() is not None:
+            self._shown.GetDisplayNode().SetVisibility(False)
+        self._shown = mask
+        p.synthetic = volume
+        if first:
+            compare.open_layout(scene)
+        if compare.is_open(scene):
+            real_nodes = nodes if nodes is not None and nodes.GetScene() is scene else None
+            compare.show(scene, ct, volume, real_nodes, mask, p.blend)
+        self._said = _("{name} is finished.").format(name=result["id"])
+        self.ui.synthesisStatus.text = self._said
+
+    def _finished(self, result: dict) -> None:
+        self._said = _("{made} samples made, {unchanged} were there already: {folder}").format(
+            made=len(result["made"]), unchanged=len(result["unchanged"]), folder=result["folder"])
+
+    def _ended(self, _job) -> None:
+        self._remember_speeds()
+
+    def _remember_speeds(self) -> None:
+        slicer.app.userSettings().setValue(SPEEDS, self._speeds.to_text())

@@ -1,0 +1,152 @@
+"""A folder of CTs, one of them broken, through real jobs; interrupted and taken up again."""
+
+import csv
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+from LNSynthLogic import batch
+from LNSynthLogic.batch import BatchItem, Run, Step
+from LNSynthLogic.jobs import State
+
+PARAMETERS = {"anatomyFast": True, "device": "cpu", "generator": "", "mode": "in-place", "sampler": "dpmpp", "steps": 1,
+              "seed": 3, "variants": 1, "vary": False, "remake": False, "samplesFolder": "elsewhere", "segmenter": ""}
+
+
+def parameters(**changes):
+    return SimpleNamespace(**{**PARAMETERS, **changes})
+
+
+def finish(run, stop=lambda run: False, seconds=110):
+    run.start()
+    end = time.monotonic() + seconds
+    while not run.ended:
+        assert time.monotonic() < end, run.rows
+        run.poll()
+        if stop(run):
+            run.cancel()
+        time.sleep(0.02)
+    return run
+
+
+def write_dicom(folder):
+    folder.mkdir(parents=True)
+    (folder / "IM0001").write_bytes(bytes(128) + b"DICM" + bytes(20))
+
+
+def test_cts_of_a_folder(tmp_path):
+    for name in ("b.nii.gz", "a.nii", "a.nrrd", "sub/c d.mha", "a_anatomy.nii.gz", ".hidden.nii", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    write_dicom(tmp_path / "patient" / "series 2")
+    assert {name: str(path.relative_to(tmp_path)) for name, path in batch.find_cts(tmp_path).items()} == {
+        "a": "a.nii", "a-2": "a.nrrd", "b": "b.nii.gz", "patient_series-2": "patient/series 2",
+        "sub_c-d": "sub/c d.mha"}
+    series = batch.find_cts(tmp_path / "patient" / "series 2")
+    assert list(series) == ["series-2"]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(batch.LNSynthError, match="no CT"):
+        batch.plan(empty, tmp_path / "out", "anatomy", parameters())
+
+
+def test_the_plan_of_each_work(tmp_path):
+    cts, out = tmp_path / "cts", tmp_path / "out"
+    cts.mkdir()
+    for name in ("a.nii.gz", "a_anatomy.nii.gz", "b.nii.gz"):
+        (cts / name).touch()
+    a, b = batch.plan(cts, out, "anatomy", parameters())
+    assert "--labels" in a.steps[0].arguments and not a.totalsegmentator
+    assert "--fast" in b.steps[0].arguments and b.totalsegmentator
+    a, b = batch.plan(cts, out, "synthesis", parameters(variants=4))
+    assert [step.arguments[3] for step in a.steps] == ["anatomy", "nodes", "variants"]
+    make = a.steps[2].arguments
+    assert make[make.index("--out") + 1] == str(out / "samples") and make[make.index("--count") + 1] == "4"
+    assert a.steps[1].output == out / "a" / "nodes-3.nii.gz"
+    seeds = [step.arguments[step.arguments.index("--seed") + 1] for step in (a.steps[1], b.steps[1])]
+    assert seeds[0] != seeds[1]
+    item, _ = batch.plan(cts, out, "segmentation", parameters(segmenter="model"))
+    assert item.steps[0].arguments[3:5] == ("segment", "predict") and not item.totalsegmentator
+
+
+@pytest.fixture(scope="module")
+def two_phantoms(tmp_path_factory):
+    """A folder with two CTs, their organs beside them, and a broken file between them."""
+    from LNSynthLib.cases.phantom import phantom
+    from LNSynthLib.cases.volume import write
+    folder = tmp_path_factory.mktemp("cts")
+    for name, seed in (("case_a", 5), ("case_c", 6)):
+        drawn = phantom(seed, (3.0, 3.0, 4.0), 1)
+        write(folder / f"{name}.nii.gz", drawn.ct)
+        write(folder / f"{name}_anatomy.nii.gz", drawn.anatomy)
+    (folder / "case_b.nii.gz").write_bytes(b"not an image")
+    (folder / "case_b_anatomy.nii.gz").write_bytes(b"not an image either")
+    return folder
+
+
+@pytest.mark.slow
+def test_synthesis_of_a_folder(two_phantoms, tmp_path, monkeypatch):
+    monkeypatch.setattr(batch, "NODES_ADDED", 1)
+    out, events, log = tmp_path / "out", [], []
+    items = batch.plan(two_phantoms, out, "synthesis", parameters())
+    run = finish(Run(items, out / batch.SUMMARY, on_event=events.append, on_log=log.append))
+    assert [(row.name, row.state) for row in run.rows] == [
+        ("case_a", "done"), ("case_b", "failed"), ("case_c", "done")], [row.error for row in run.rows]
+    assert run.state is State.DONE and "case_b" in run.error and "2 done, 1 failed" in run.words()
+    assert [path.name for path in sorted((out / "samples").iterdir())] == ["case_a-001", "case_c-001"]
+    with open(out / batch.SUMMARY, newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["state"] for row in rows] == ["done", "failed", "done"] and "case_b" in rows[1]["error"]
+    assert any(event.stage.startswith("1/3 case_a, ") for event in events)
+    assert any(event.eta_s for event in events if event.stage.startswith("3/3"))
+
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.nii.gz")}
+    again = finish(Run(batch.plan(two_phantoms, out, "synthesis", parameters()), out / batch.SUMMARY))
+    assert [row.state for row in again.rows] == ["done", "failed", "done"]
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.nii.gz")} == before
+
+
+def test_anatomy_of_a_folder_is_interrupted_and_goes_on(two_phantoms, tmp_path):
+    out = tmp_path / "out"
+    run = Run(batch.plan(two_phantoms, out, "anatomy", parameters()), out / batch.SUMMARY)
+    finish(run, stop=lambda run: len(run.rows) == 1)
+    assert run.state is State.CANCELLED and [row.state for row in run.rows][0] == "done"
+    assert (out / "case_a" / "anatomy.nii.gz").exists() and "not begun" in run.words()
+
+    run = finish(Run(batch.plan(two_phantoms, out, "anatomy", parameters()), out / batch.SUMMARY))
+    assert [row.state for row in run.rows] == ["unchanged", "failed", "done"]
+    assert (out / "case_c" / "anatomy.nii.gz").exists() and not (out / "case_b" / "anatomy.nii.gz").exists()
+    assert "1 done, 1 were there already, 1 failed" in run.words()
+
+
+def steps(*codes):
+    return tuple(Step((sys.executable, "-c", code)) for code in codes)
+
+
+def test_a_failed_step_ends_its_item_alone(tmp_path):
+    mark = tmp_path / "mark"
+    run = finish(Run([BatchItem("one", steps("raise SystemExit(3)", f"open({str(mark)!r}, 'w')")),
+                      BatchItem("two", steps("pass", "pass"))]))
+    assert [row.state for row in run.rows] == ["failed", "done"] and not mark.exists()
+    assert "exit code 3" in run.rows[0].error and run.state is State.DONE
+
+
+def test_all_failed_is_a_failure():
+    run = finish(Run([BatchItem("one", steps("raise SystemExit(3)"))]))
+    assert run.state is State.FAILED and "one" in run.error
+
+
+def test_kill_ends_the_job_that_runs(tmp_path):
+    ends = []
+    run = Run([BatchItem("one", steps("import time; time.sleep(60)")), BatchItem("two", steps("pass"))],
+              on_end=ends.append)
+    run.start()
+    run.poll()
+    assert not run.ended
+    began = time.monotonic()
+    run.kill()
+    assert run.state is State.CANCELLED and ends == [run] and time.monotonic() - began < 2
+    run.kill()
+    run.poll()
+    assert ends == [run]
