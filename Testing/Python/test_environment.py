@@ -100,7 +100,8 @@ def test_pip_understands_the_commands(tmp_path):
     with_deps, alone = environment.pip_commands(plan, sys.executable, constraints)
     assert "--no-deps" not in with_deps and alone[-2:] == ["--no-deps", "TotalSegmentator>=2.4"]
     assert "numpy==" in constraints.read_text()
-    done = subprocess.run([*with_deps, "--dry-run", "--no-index", "--no-deps", "--quiet"], capture_output=True, text=True)
+    done = subprocess.run([*with_deps, "--dry-run", "--no-index", "--no-deps", "--quiet"], capture_output=True,
+                          text=True)
     assert done.returncode == 0, done.stderr
 
 
