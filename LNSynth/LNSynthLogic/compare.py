@@ -66,19 +66,39 @@ def open_layout(scene) -> None:
     register(node)
     if node.GetViewArrangement() != LAYOUT:
         node.SetAttribute(LAYOUT_BEFORE, str(node.GetViewArrangement()))
+        node.RemoveAllMaximizedViewNodes()  # a double click on a view, which would hide all others
         node.SetViewArrangement(LAYOUT)
 
 
 def close_layout(scene) -> None:
-    """The layout that was there before, and all segmentations shown as they were."""
+    """The layout that was there before, and all segmentations shown as they were.
+
+    Where another layout was chosen meanwhile it stays, and only the segmentations are put back.
+    """
     _restore_displays(scene)
     node = layout_node(scene)
-    if node is None or node.GetViewArrangement() != LAYOUT:
+    if node is None:
         return
     before = int(node.GetAttribute(LAYOUT_BEFORE) or slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
-    node.SetViewArrangement(before if node.IsLayoutDescription(before)
-                            else slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
     node.RemoveAttribute(LAYOUT_BEFORE)
+    if node.GetViewArrangement() == LAYOUT:
+        node.RemoveAllMaximizedViewNodes()
+        node.SetViewArrangement(before if node.IsLayoutDescription(before)
+                                else slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+
+
+def was_left(scene) -> bool:
+    """Whether another layout was chosen while this one was open: `close_layout` has something to put back."""
+    node = layout_node(scene)
+    return node is not None and node.GetViewArrangement() != LAYOUT and node.GetAttribute(LAYOUT_BEFORE) is not None
+
+
+def compared(scene) -> tuple:
+    """(source CT or None, synthetic CT or None): what the open layout shows."""
+    composite = composite_node(scene, SYNTHETIC[0])
+    below, above = (scene.GetNodeByID(volume_id or "") for volume_id in (
+        composite.GetBackgroundVolumeID(), composite.GetForegroundVolumeID()))
+    return (below, above) if above is not None else (None, below)
 
 
 def what_is_missing(real, synthetic) -> str:
@@ -238,7 +258,7 @@ class Banner:
     """Words at the top of a slice view that say which CT it shows; SYNTHETIC must not depend on Slicer's settings."""
 
     def __init__(self, renderer):
-        self._renderer, self._actor = renderer, vtk.vtkTextActor()
+        self.renderer, self._actor = renderer, vtk.vtkTextActor()
         self._actor.GetPositionCoordinate().SetCoordinateSystemToNormalizedViewport()
         self._actor.SetPosition(0.5, 0.97)
         text = self._actor.GetTextProperty()
@@ -255,7 +275,7 @@ class Banner:
         self._actor.GetTextProperty().SetColor(*((1.0, 0.6, 0.2) if synthetic else (0.8, 0.8, 0.8)))
 
     def close(self) -> None:
-        self._renderer.RemoveViewProp(self._actor)
+        self.renderer.RemoveViewProp(self._actor)
 
 
 def banner_text(scene, name: str) -> tuple[str, bool]:

@@ -116,6 +116,27 @@ def test_the_layout_that_was_there_comes_back(scene):
     assert views.layout_node.GetViewArrangement() == slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
 
 
+def test_a_layout_chosen_by_hand_stays_and_outlines_are_put_back(shown, scene):
+    views, ct, synthetic, nodes, _ = shown
+    assert compare.compared(scene) == (ct, synthetic) and not compare.was_left(scene)
+    views.layout_node.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+    assert compare.was_left(scene) and not nodes.GetDisplayNode().IsDisplayableInView("vtkMRMLSliceNodeRed")
+    compare.close_layout(scene)
+    assert not compare.was_left(scene) and nodes.GetDisplayNode().IsDisplayableInView("vtkMRMLSliceNodeRed")
+    assert views.layout_node.GetViewArrangement() == slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
+    assert looks(nodes)["fill"] == 1
+
+
+def test_a_view_that_was_maximised_hides_no_layout(shown, scene):
+    views, *_ = shown
+    views.layout_node.AddMaximizedViewNode(compare.slice_node(scene, compare.REAL[0]))
+    compare.close_layout(scene)
+    assert views.layout_node.GetNumberOfMaximizedViewNodes() == 0
+    views.layout_node.AddMaximizedViewNode(scene.GetNodeByID("vtkMRMLSliceNodeRed"))
+    compare.open_layout(scene)
+    assert views.layout_node.GetNumberOfMaximizedViewNodes() == 0
+
+
 def test_a_saved_scene_opens_in_the_layout_and_still_finds_the_way_back(tmp_path, scene):
     show(scene)
     compare.set_blend(scene, 30)
@@ -158,6 +179,7 @@ def test_without_a_source_ct_the_synthetic_one_is_on_both_sides(shown, scene):
                    for view in left)
     compare.set_blend(scene, 0)  # nothing to blend with
     assert compare.blend(scene) == 100
+    assert compare.compared(scene) == (None, synthetic)
     assert [compare.banner_text(scene, name) for name in compare.VIEWS] == [("SYNTHETIC", True)] * 4
 
 

@@ -1,0 +1,208 @@
+"""Source and synthetic CT side by side: the layout, its banners, the blend slider and the flicker key."""
+
+from contextlib import suppress
+
+import qt
+import slicer
+import vtk
+from LNSynthLogic import compare, node_table, samples
+from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
+
+from LNSynthLib.runtime.errors import LNSynthError
+
+from .keys import Keys
+
+FLICKER_KEY = "S"  # Source and Synthetic; B is Slicer's own for the previous slice
+
+
+class CompareView(VTKObservationMixin):
+    """`show` is for whoever has a synthetic CT to show; all else follows the parameters and the layout."""
+
+    def __init__(self, host):
+        VTKObservationMixin.__init__(self)
+        self.host, self.ui = host, host.ui
+        self._banners, self._equal, self._windows = {}, None, ()
+        self._chosen, self._look_at = None, None
+        self._framed = self._entered = False
+        self._keys = Keys(host, {FLICKER_KEY: self._flicker})
+        ui = self.ui
+        ui.compareButton.connect("clicked()", self._toggle)
+        ui.flickerButton.connect("clicked()", self._flicker)
+        ui.blendSlider.connect("valueChanged(double)", self._blend)
+
+    def show(self, synthetic, synthetic_nodes, real=None, real_nodes=None, look_at=None) -> None:
+        """Opens the layout with these nodes of the scene; `compare.show` says what each is.
+
+        look_at  RAS (mm) to bring into the middle; None: what is seen stays in view
+        """
+        scene, p = self.host.scene, self.host.parameters
+        p.synthetic = synthetic
+        self._chosen, self._look_at = (p.ct, p.synthetic), look_at
+        compare.open_layout(scene)
+        compare.show(scene, real, synthetic, real_nodes, synthetic_nodes, p.blend)
+        self._follow()
+        if look_at is not None:
+            node_table.jump(scene, look_at)
+
+    def source_nodes(self):
+        """The segmentation to outline on the source CT: its nodes as they are in it, else those that are wanted."""
+        p = self.host.parameters
+        return p.originalNodes if p.nodesInCT and p.originalNodes is not None else p.nodes
+
+    def refresh(self) -> None:
+        p, ui = self.host.parameters, self.ui
+        if p is None:
+            self._release()
+            return
+        is_open, chosen = self._is_open(), (p.ct, p.synthetic)
+        if is_open and chosen != self._chosen and p.synthetic is not None:
+            self._open()
+        self._chosen = chosen
+        self._follow()
+        missing = "" if is_open else compare.what_is_missing(p.ct, p.synthetic)
+        self.host.set_ready(ui.compareButton, missing, _(
+            "Source CT left, synthetic CT right: same slice, zoom and window. Click again for the former layout."))
+        can_blend = "" if is_open and None not in compare.compared(self.host.scene) else _(
+            "Put source and synthetic CT side by side first.")
+        self.host.set_ready(ui.flickerButton, can_blend, _(
+            "Changes between the source and the synthetic CT on the right (key {key}).").format(key=FLICKER_KEY))
+        ui.blendSlider.enabled = not can_blend
+        ui.flickerButton.checked = not can_blend and p.blend <= 50
+        ui.compareButton.checked = is_open
+
+    def enter(self) -> None:
+        self._entered = True
+        self.refresh()
+
+    def exit(self) -> None:
+        self._entered = False
+        self._keys.use(False)
+
+    def close(self) -> None:
+        self._release()
+        self._keys.close()
+
+    # What people do
+
+    def _toggle(self) -> None:
+        if self._is_open():
+            compare.close_layout(self.host.scene)
+        else:
+            self._open()
+        self.refresh()
+
+    def _open(self) -> None:
+        p = self.host.parameters
+        self.show(p.synthetic, samples.nodes_of(p.synthetic), p.ct, self.source_nodes())
+
+    @staticmethod
+    def _first_node(synthetic):
+        """RAS of the first node to look at; None where there is none or the packages to tell are not installed."""
+        with suppress(LNSynthError, ImportError):
+            nodes = samples.nodes_of(synthetic)
+            ids = samples.nodes_to_look_at(nodes) if nodes is not None else []
+            return compare.center_of(nodes, ids[0], synthetic) if ids else None
+
+    def _flicker(self) -> None:
+        p = self.host.parameters
+        if p is not None and self._is_open():
+            p.blend = compare.flicker(p.blend)
+            self._blend(p.blend)
+        self.refresh()
+
+    def _blend(self, percent: float) -> None:
+        if self._is_open():
+            compare.set_blend(self.host.scene, percent)
+
+    # What follows
+
+    def _is_open(self) -> bool:
+        return compare.is_open(self.host.scene)
+
+    def _follow(self) -> None:
+        """Observers, banners, windows and keys for the layout as it is now."""
+        scene = self.host.scene
+        if compare.was_left(scene):
+            compare.close_layout(scene)
+        self._observe()
+        if not self._is_open():
+            self._forget_views()
+            self._framed = False
+        else:
+            self._keep_windows_equal()
+            self._show_banners()
+            if not self._framed:
+                self._framed = True
+                qt.QTimer.singleShot(0, self._frame)  # views know their size once the layout has been drawn
+        self._keys.use(self._entered and self._is_open())
+
+    def _observe(self) -> None:
+        scene = self.host.scene
+        wanted = [compare.layout_node(scene)]
+        if self._is_open():
+            wanted += [compare.composite_node(scene, name) for name in compare.VIEWS]
+        for node in wanted:
+            if node is not None and not self.hasObserver(node, vtk.vtkCommand.ModifiedEvent, self._changed):
+                self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._changed)
+
+    def _changed(self, caller, event) -> None:
+        """The layout, or what a view shows: also by Slicer's own controls (its key T, the slider of a slice view)."""
+        if caller.IsA("vtkMRMLLayoutNode"):
+            self.host.refresh_soon()
+            return
+        if not self._is_open():
+            return
+        self._show_banners()
+        p, percent = self.host.parameters, compare.blend(self.host.scene)
+        if p is not None and None not in compare.compared(self.host.scene) and abs(p.blend - percent) > 0.5:
+            p.blend = percent
+
+    def _keep_windows_equal(self) -> None:
+        pair = compare.compared(self.host.scene)
+        if pair != self._windows:
+            if self._equal is not None:
+                self._equal.close()
+            self._equal, self._windows = None, pair
+            if None not in pair:
+                self._equal = compare.EqualWindows(*pair)
+
+    def _show_banners(self) -> None:
+        manager = slicer.app.layoutManager()
+        for name in compare.VIEWS:
+            widget = manager.sliceWidget(name) if manager is not None else None
+            if widget is None:
+                continue
+            view = widget.sliceView()
+            renderer = view.renderWindow().GetRenderers().GetItemAsObject(0)
+            if name not in self._banners or self._banners[name].renderer is not renderer:
+                self._banners[name] = compare.Banner(renderer)
+            self._banners[name].show(*compare.banner_text(self.host.scene, name))
+            view.scheduleRender()
+
+    def _frame(self) -> None:
+        """Fits the views to the synthetic CT, with a node of it in the middle."""
+        scene, logic = self.host.scene, slicer.app.applicationLogic()
+        volume = compare.compared(scene)[1] if self._is_open() else None
+        if volume is None:
+            return
+        logics = [logic.GetSliceLogicByLayoutName(name) for name in compare.VIEWS]
+        if None not in logics:
+            compare.frame(logics, volume)
+        point = self._look_at or self._first_node(volume)
+        if point is not None:
+            node_table.jump(scene, point)
+
+    def _forget_views(self) -> None:
+        if self._equal is not None:
+            self._equal.close()
+        self._equal, self._windows = None, ()
+        for banner in self._banners.values():
+            banner.close()
+        self._banners = {}
+
+    def _release(self) -> None:
+        self._forget_views()
+        self.removeObservers()
+        self._chosen, self._framed = None, False
+        self._keys.use(False)
