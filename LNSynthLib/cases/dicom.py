@@ -12,6 +12,7 @@ from .series import ct_grid
 from .volume import LPS, Volume
 
 SEG_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # Segmentation, Label Map Segmentation
+REFERRED = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPClassUID", "SOPInstanceUID")
 NODE_RGB = (68, 172, 100)  # Slicer's colour of lymph nodes
 
 
@@ -70,7 +71,8 @@ def write_seg(path: Path, nodes: Volume, ct_folder: Path, description: str = "Ly
     """Write a node mask (instances) as a binary DICOM SEG, one segment a node, that refers to the CT series it lies on.
 
     nodes may have its axes in another order than the series, but must lie on its voxels. Raises LNSynthError when it
-    does not, or when it is empty.
+    does not, when it is empty, or when the series has no identifiers or says that it is SYNTHETIC: no SEG may make it
+    look like a patient's.
     """
     import highdicom
     import pydicom
@@ -86,6 +88,14 @@ def write_seg(path: Path, nodes: Volume, ct_folder: Path, description: str = "Ly
     number = np.zeros(int(ids.max()) + 1, np.uint16)
     number[ids.astype(int)] = np.arange(1, len(ids) + 1)
     source = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
+    for name in REFERRED:
+        if any(not header.get(name) for header in source):
+            raise LNSynthError(f"{ct_folder}: the series' identifiers are blank ({name}), so that no SEG can refer to "
+                               "it; export the series again with them, or keep the mask as NIfTI or NRRD.")
+    for name in ("SeriesDescription", "ImageComments", "DerivationDescription"):
+        if "SYNTHETIC" in str(source[0].get(name, "")):
+            raise LNSynthError(f"{ct_folder}: the series is marked SYNTHETIC ({name}), and no DICOM SEG is written for "
+                               "such a CT; keep its mask as NIfTI or NRRD.")
     segments = [
         highdicom.seg.SegmentDescription(
             segment_number=n,

@@ -110,6 +110,29 @@ def write(path: Path, volume: Volume, description: str = "", dtype=None) -> None
         save(temporary, array, volume.affine, description)
 
 
+def description(path: Path) -> str:
+    """What a file's header says about it, as `write` puts it there: NIfTI's description, or NRRD's and MetaImage's."""
+    path = Path(path)
+    if path.name.lower().endswith(NIFTI):
+        import nibabel
+
+        try:
+            return bytes(nibabel.load(path).header["descrip"]).split(b"\0")[0].decode(errors="replace")
+        except (OSError, EOFError, ValueError, KeyError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
+            raise _unreadable(path) from error
+    if path.name.lower().endswith(ITK):
+        import SimpleITK as sitk
+
+        header = sitk.ImageFileReader()
+        header.SetFileName(str(path))
+        try:
+            header.ReadImageInformation()
+        except RuntimeError as error:
+            raise _unreadable(path) from error
+        return next((header.GetMetaData(key) for key in header.GetMetaDataKeys() if key.lower() == "description"), "")
+    return ""
+
+
 def canonical(volume: Volume) -> Volume:
     """The same voxels, axes reordered and flipped so that i, j, k run closest to right, anterior, superior."""
     from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation

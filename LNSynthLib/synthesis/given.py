@@ -9,7 +9,7 @@ from pathlib import Path
 from ..cases.checks import check_labels, check_nodes, check_pair
 from ..cases.dataset import Dataset
 from ..cases.labels import LabelTable
-from ..cases.volume import NIFTI, Volume, read, stem
+from ..cases.volume import Volume, description, read, stem
 from ..conditions import anatomy as organs
 from ..runtime.files import sha256
 from .canvas import canonical_view
@@ -78,7 +78,7 @@ def origin(ct: Path, case: str | None = None) -> tuple[str, str]:
             if home / entry["files"]["ct"] == ct:
                 return case or entry["id"], dataset.kind
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", case or stem(ct)).strip("-.") or "ct"
-    said = _said(ct)
+    said = description(ct)
     marked = re.match(r"SYNTHETIC \((phantom|pseudo)\)", said)
     return name, marked[1] if marked else "synthetic" if said.startswith("SYNTHETIC") else "real"
 
@@ -87,15 +87,6 @@ def digest(path: Path) -> str | dict:
     """SHA-256 of a file, or of each file of a DICOM folder."""
     path = Path(path)
     return sha256(path) if path.is_file() else {p.name: sha256(p) for p in sorted(path.iterdir()) if p.is_file()}
-
-
-def _said(ct: Path) -> str:
-    """The description in a NIfTI's header."""
-    if not ct.name.lower().endswith(NIFTI):
-        return ""
-    import nibabel
-
-    return bytes(nibabel.load(ct).header["descrip"]).split(b"\0")[0].decode(errors="replace")
 
 
 def check_grid(ct: Volume, mask: Volume, path: Path) -> None:

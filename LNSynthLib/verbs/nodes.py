@@ -7,6 +7,7 @@ change, a .json. Adding and varying need the CT, for the body, and the anatomy, 
   lnsynth nodes --nodes nodes.nii.gz --anatomy anatomy.nii.gz --measure --out table.csv
   lnsynth nodes --ct ct.nii.gz --anatomy anatomy.nii.gz --add 3 --out new.nii.gz
   lnsynth nodes --ct ct.nii.gz --anatomy anatomy.nii.gz --nodes nodes.nii.gz --vary 4 --out varied.nii.gz
+  lnsynth nodes --ct DICOM_FOLDER --nodes nodes.nii.gz --out seg.dcm
 """
 
 
@@ -25,7 +26,8 @@ def add_arguments(parser):
     parser.add_argument("--seed", type=int, default=0, help="of what is random (default 0)")
     parser.add_argument("--table", default="abdomen17", metavar="NAME|YAML",
                         help="label table (default abdomen17, which knows fat)")
-    parser.add_argument("--out", metavar="FILE", help="the mask to write (.nii.gz, .nrrd, .mha), or the table")
+    parser.add_argument("--out", metavar="FILE", help="the mask to write (.nii.gz, .nrrd, .mha), the "
+                        "table (.csv, .json), or, of the mask as it is, a DICOM SEG (.dcm) on the --ct of a folder")
 
 
 def run(args, callback):
@@ -37,6 +39,8 @@ def run(args, callback):
     from ..runtime.files import write_json
 
     _check(args)
+    if args.out and args.out.lower().endswith(".dcm"):
+        return _seg(args)
     table = LabelTable.load(args.table)
     ct, anatomy, nodes = _read(args, table)
     grid = ct or nodes
@@ -82,10 +86,34 @@ def _check(args) -> None:
         raise LNSynthError("--measure writes only the table; leave it out, the table comes beside the mask anyway.")
     if changing and not args.out:
         raise LNSynthError("--out is missing: name the mask to write.")
-    endings = (".nii", ".nii.gz", ".nrrd", ".mha") if changing else (".csv", ".json")
+    endings = (".nii", ".nii.gz", ".nrrd", ".mha") if changing else (".csv", ".json", ".dcm")
     if args.out and not args.out.endswith(endings):
-        raise LNSynthError(f"{args.out}: a {'mask' if changing else 'table'} is written here, so its name must end in "
-                           f"{', '.join(endings)}.")
+        what = "mask" if changing else "table, or a DICOM SEG,"
+        raise LNSynthError(f"{args.out}: a {what} is written here, so its name must end in {', '.join(endings)}.")
+
+
+def _seg(args) -> dict:
+    """Writes the mask as DICOM SEG, one segment a node."""
+    from pathlib import Path
+
+    from ..cases.checks import check_nodes
+    from ..cases.dicom import write_seg
+    from ..cases.volume import Volume, description, read
+    from ..runtime.errors import LNSynthError
+
+    if not args.ct or not args.nodes or not Path(args.ct).is_dir():
+        raise LNSynthError(f"{args.out}: a DICOM SEG refers to the DICOM series that the nodes were drawn on; give its "
+                           "folder as --ct and the mask as --nodes, or write the mask as NIfTI.")
+    if "SYNTHETIC" in description(args.nodes):
+        raise LNSynthError(f"{args.nodes}: the mask is marked SYNTHETIC, and no DICOM SEG is written of such; give the "
+                           "nodes that were drawn on the real CT.")
+    nodes = read(Path(args.nodes))
+    check_nodes(nodes, args.nodes)
+    nodes = Volume(_instances(nodes, nodes), nodes.affine)
+    write_seg(Path(args.out), nodes, Path(args.ct))
+    measures = _measure(nodes.array, nodes, None, None)
+    _print(measures, [])
+    return {"out": [args.out], "results": [{"nodes": measures, "changes": []}]}
 
 
 def _read(args, table):
