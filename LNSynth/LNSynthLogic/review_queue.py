@@ -35,6 +35,21 @@ class Item:
         return self.mine is None and not self.problem
 
 
+    def texts(self) -> tuple[str, str, str, str]:
+        """Sample, own verdict, notes and reviewers, as the table shows them."""
+        said = {"accept": _("accepted"), "reject": _("rejected")}
+        verdict = said[self.mine.verdict] if self.mine else ""
+        if self.problem:
+            verdict = _("damaged")
+        elif self.stale and not self.mine:
+            verdict = _("made anew")  # since this reviewer's verdict
+        notes = [self.mine.note] if self.mine and self.mine.note else []
+        notes += [f"{decision.reviewer}: {decision.note}" for decision in self.others if decision.note]
+        who = [self.mine.reviewer] if self.mine else []
+        who += [f"{decision.reviewer} ({said[decision.verdict]})" for decision in self.others]
+        return self.name, verdict, self.problem or "; ".join(notes), ", ".join(who)
+
+
 @dataclass(frozen=True)
 class Progress:
     total: int
@@ -45,6 +60,14 @@ class Progress:
     def decided(self) -> int:
         return self.accepted + self.rejected
 
+    @property
+    def sentence(self) -> str:
+        if self.decided == self.total:
+            return _("All {total} samples are decided: {accepted} accepted, {rejected} rejected.").format(
+                total=self.total, accepted=self.accepted, rejected=self.rejected)
+        return _("{left} of {total} samples wait for you; {accepted} accepted, {rejected} rejected.").format(
+            left=self.total - self.decided, total=self.total, accepted=self.accepted, rejected=self.rejected)
+
 
 def what_is_missing(folder: str, reviewer: str) -> str:
     """Why nothing can be decided yet; empty when it can."""
@@ -52,6 +75,31 @@ def what_is_missing(folder: str, reviewer: str) -> str:
         return _("Choose a folder of synthetic samples.")
     if not reviewer.strip():
         return _("Enter your name as the reviewer.")
+    return ""
+
+
+def what_export_misses(queue: ReviewQueue | None) -> str:
+    """Why there is nothing to export; empty when there is."""
+    if queue is None:
+        return _("Choose a folder of synthetic samples.")
+    said = [[item.mine] * bool(item.mine) + list(item.others) for item in queue.items]
+    if not any(found and all(decision.verdict == "accept" for decision in found) for found in said):
+        return _("No sample is accepted yet.")
+    return ""
+
+
+def what_seg_misses(ct, nodes) -> str:
+    """Why nodes (a segmentation or None) on a CT (a volume or None) are no DICOM SEG; empty when they can be one."""
+    from .bridge import is_synthetic
+
+    if ct is None or ct.GetImageData() is None:
+        return _("Choose a CT (section Input).")
+    if is_synthetic(ct):
+        return _("This CT is synthetic: a DICOM segmentation belongs to a patient's CT.")
+    if nodes is None or not nodes.GetSegmentation().GetNumberOfSegments():
+        return _("There are no nodes to save (section Nodes).")
+    if is_synthetic(nodes):
+        return _("These nodes belong to a synthetic CT: a DICOM segmentation is of what was drawn on a patient's CT.")
     return ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import vtk
@@ -20,12 +21,26 @@ MADE = "LNSynth.Made"              # tag of a segment: "1" where the generator m
 AS_LOADED = "LNSynth.NodesLoaded"  # attribute of its segmentation: SHA-256 of the nodes as they were in the files
 
 
-def load_sample(scene, folder: Path, like=None):
-    """(volume, segmentation): the CT of a sample, marked SYNTHETIC, and its nodes, one segment each.
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """What was read of a sample's folder: volumes of the library."""
 
-    like  the CT that it was made from, for geometry, transform, window and place in the subject hierarchy
+    folder: Path
+    provenance: dict
+    ct: object
+    nodes: object
+
+
+def load_sample(scene, folder: Path, like=None):
+    """`read_sample` and `add_sample` in one."""
+    return add_sample(scene, read_sample(folder), like)
+
+
+def read_sample(folder: Path) -> Sample:
+    """A sample from its folder. It touches no scene, so a full CT, which takes seconds, may be read in a thread.
+
     Raises LNSynthError where a file is missing, damaged or not the one that the provenance tells of: a verdict would
-    be about something else. Nothing is added to the scene then.
+    be about something else.
     """
     from LNSynthLib.cases.volume import read, same_grid
 
@@ -39,6 +54,15 @@ def load_sample(scene, folder: Path, like=None):
         raise LNSynthError(f"{folder}: the CT and its nodes do not lie on one grid ({difference}); make it again.")
     if nodes.array.dtype.kind not in "iu":
         raise LNSynthError(f"{folder / PAIR[1]}: the node mask does not hold whole numbers; make the sample again.")
+    return Sample(folder, provenance, ct, nodes)
+
+
+def add_sample(scene, sample: Sample, like=None):
+    """(volume, segmentation): the CT of a sample, marked SYNTHETIC, and its nodes, one segment each.
+
+    like  the CT that it was made from, for geometry, transform, window and place in the subject hierarchy
+    """
+    folder, provenance, ct, nodes = sample.folder, sample.provenance, sample.ct, sample.nodes
     volume = bridge.add_volume(scene, ct, folder.name, like)
     bridge.mark_synthetic(volume, provenance)
     volume.SetAttribute(SAMPLE, str(folder))
@@ -62,6 +86,18 @@ def unload_sample(volume, segmentation) -> bool:
     return True
 
 
+def loaded(scene, folder: Path):
+    """(volume, segmentation) of a sample that is in the scene already, as it is in its files; else None."""
+    outputs = read_json(Path(folder) / "provenance.json").get("outputs")
+    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")):
+        volume = scene.GetNthNodeByClass(index, "vtkMRMLScalarVolumeNode")
+        if volume.GetAttribute(SAMPLE) == str(folder) and bridge.provenance_of(volume).get("outputs") == outputs:
+            segmentation = nodes_of(volume)
+            if segmentation is not None and segmentation.GetAttribute(AS_LOADED) == _digest(segmentation, volume):
+                return volume, segmentation
+    return None
+
+
 def nodes_to_look_at(segmentation) -> list[str]:
     """Segment ids, those that the generator made before those that the source CT showed already."""
     def kept(segment_id):
@@ -80,10 +116,18 @@ def nodes_of(volume):
     return min(found, key=lambda node: node.GetAttribute(SAMPLE) is None, default=None)
 
 
-def made_from(folder: Path, digests: Iterable[str]) -> bool:
-    """Whether a sample was made from a file with one of these SHA-256, as its provenance tells."""
-    wanted = set(digests)
-    return bool(wanted & set(_texts(read_json(Path(folder) / "provenance.json").get("source"))))
+def made_from(folder: Path, files: Iterable[Path]) -> bool:
+    """Whether a sample was made from one of these files, as the SHA-256 in its provenance tell."""
+    told = set(_texts(read_json(Path(folder) / "provenance.json").get("source")))
+    return any(Path(file).is_file() and sha256(file) in told for file in files)
+
+
+def file_of(volume) -> Path | None:
+    """The file that a volume was loaded from, None where there is none or the volume was changed since."""
+    storage = volume.GetStorageNode()
+    if storage is None or not storage.GetFileName() or volume.GetModifiedSinceRead():
+        return None
+    return Path(storage.GetFileName())
 
 
 def _values(nodes) -> list[int]:

@@ -166,6 +166,52 @@ def test_samples_stream_in_and_vanish_while_the_queue_is_open(folder):
     assert queue.first() == "a-2" and queue.step(2) == "a-4"
 
 
+def test_the_table_says_who_said_what(folder):
+    anna = ReviewQueue(folder, "anna")
+    anna.first()
+    decide(anna, "reject", "dark")
+    decide(anna, "accept")
+    bob = ReviewQueue(folder, "bob")
+    bob.first()
+    decide(bob, "accept", "fine")
+    make_sample(folder, "a-10", "second")
+    (folder / "b-1" / "provenance.json").write_text("{")
+    anna.refresh()
+    rows = [item.texts() for item in anna.items]
+    assert rows[0] == ("a-2", "rejected", "dark; bob: fine", "anna, bob (accepted)")
+    assert rows[1] == ("a-10", "made anew", "", "")
+    assert rows[2][:2] == ("b-1", "damaged") and "not valid JSON" in rows[2][2]
+    assert anna.progress.sentence == "2 of 3 samples wait for you; 0 accepted, 1 rejected."
+
+
+def test_export_needs_a_sample_that_nobody_rejected(folder):
+    anna, bob = ReviewQueue(folder, "anna"), ReviewQueue(folder, "bob")
+    assert "folder" in module.what_export_misses(None) and "No sample" in module.what_export_misses(anna)
+    for queue, verdict in ((anna, "accept"), (bob, "reject")):
+        queue.first()
+        decide(queue, verdict)
+    assert "No sample" in module.what_export_misses(bob)
+    decide(bob, "accept")
+    anna.refresh()
+    assert module.what_export_misses(anna) == "" == module.what_export_misses(bob)
+
+
+def test_a_dicom_segmentation_is_for_nodes_on_a_real_ct(scene):
+    import mrml
+    from LNSynthLogic import bridge, segments
+
+    ct = mrml.add_ct(scene)
+    nodes = segments.new_segmentation(scene, ct, "Nodes")
+    assert "CT" in module.what_seg_misses(None, nodes) and "no nodes" in module.what_seg_misses(ct, None)
+    assert "no nodes" in module.what_seg_misses(ct, nodes)
+    segments.add_instances(nodes, ct, mrml.phantom().nodes.array)
+    assert module.what_seg_misses(ct, nodes) == ""
+    nodes.SetAttribute(bridge.SYNTHETIC, "1")
+    assert "belong to a synthetic CT" in module.what_seg_misses(ct, nodes)
+    bridge.mark_synthetic(ct, {})
+    assert "synthetic" in module.what_seg_misses(ct, nodes)
+
+
 def test_a_note_can_be_changed_without_changing_the_verdict(folder):
     queue = ReviewQueue(folder, "anna")
     queue.first()

@@ -130,9 +130,41 @@ def test_what_is_no_whole_sample_leaves_the_scene_as_it_was(scene, sample, how, 
     assert count(scene) == before
 
 
-def test_a_sample_knows_which_ct_it_was_made_from(sample):
-    assert samples.made_from(sample, ["x", "abc"]) and samples.made_from(sample, ["def"])
-    assert not samples.made_from(sample, ["x"]) and not samples.made_from(sample, [])
+def test_a_sample_knows_which_ct_it_was_made_from(scene, tmp_path):
+    write(tmp_path / "ct.nii", mrml.phantom().ct)
+    source = {"case": "p", "sha256": {"ct": sha256(tmp_path / "ct.nii"), "nodes": {"a.dcm": "def"}}}
+    folder = make_sample(tmp_path / "s", mrml.phantom().ct, mrml.phantom().nodes, source=source)
+    (tmp_path / "other.nii").write_bytes(b"another")
+    assert samples.made_from(folder, [tmp_path / "none.nii", tmp_path / "other.nii", tmp_path / "ct.nii"])
+    assert not samples.made_from(folder, [tmp_path / "other.nii"]) and not samples.made_from(folder, [])
+
+
+def test_the_file_of_a_volume_counts_only_while_the_volume_is_as_read(scene, tmp_path):
+    import slicer
+
+    write(tmp_path / "ct.nii.gz", mrml.phantom().ct)
+    ct = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "CT")
+    assert samples.file_of(ct) is None
+    storage = scene.AddNewNodeByClass("vtkMRMLVolumeArchetypeStorageNode")
+    storage.SetFileName(str(tmp_path / "ct.nii.gz"))
+    ct.SetAndObserveStorageNodeID(storage.GetID())
+    assert storage.ReadData(ct) and samples.file_of(ct) == tmp_path / "ct.nii.gz"
+    slicer.util.updateVolumeFromArray(ct, slicer.util.arrayFromVolume(ct) + 1)
+    assert samples.file_of(ct) is None
+
+
+def test_a_sample_that_is_in_the_scene_as_in_its_files_is_found_there(scene, sample):
+    assert samples.loaded(scene, sample) is None
+    volume, segmentation = samples.load_sample(scene, sample)
+    assert samples.loaded(scene, sample) == (volume, segmentation)
+    segments.remove_node(segmentation, segments.node_ids(segmentation)[0])
+    assert samples.loaded(scene, sample) is None
+    again, _ = samples.load_sample(scene, sample)
+    assert samples.loaded(scene, sample)[0] is again
+    record = json.loads((sample / "provenance.json").read_text())
+    record["outputs"]["ct.nii.gz"] = "made anew"
+    (sample / "provenance.json").write_text(json.dumps(record))
+    assert samples.loaded(scene, sample) is None
 
 
 def test_a_real_ct_keeps_every_voxel(scene, tmp_path, shared_data):
