@@ -109,6 +109,32 @@ def on_grid(image, part: Box, target: np.ndarray, shape, box: Box | None = None)
     return tuple(w.start for w in wanted), _nearest(array[cut], [p.start for p in part], across, wanted)
 
 
+def boxes(array: np.ndarray) -> dict[int, Box]:
+    """The smallest box of each value above 0, in one pass. array: whole numbers (X, Y, Z), i fastest in memory.
+
+    Looks at the ends of runs of equal voxels along i only, which takes a fraction of scipy's find_objects.
+    """
+    length, rows, _slices = array.shape
+    flat = array.T.reshape(-1)
+    new = np.ones(flat.size, bool)
+    np.not_equal(flat[1:], flat[:-1], out=new[1:])
+    new[::length] = True
+    first = np.flatnonzero(new)
+    last, values = np.append(first[1:], flat.size) - 1, flat[first]
+    order = np.flatnonzero(values > 0)
+    order = order[np.argsort(values[order], kind="stable")]
+    first, last, values = first[order], last[order], values[order]
+    if not len(values):
+        return {}
+    groups = np.flatnonzero(np.append(True, values[1:] != values[:-1]))
+    row = first // length
+    k, j = np.divmod(row, rows)
+    low = [np.minimum.reduceat(c, groups) for c in (first - row * length, j, k)]
+    high = [np.maximum.reduceat(c, groups) + 1 for c in (last - row * length, j, k)]
+    return {int(value): tuple(slice(int(a[n]), int(b[n])) for a, b in zip(low, high, strict=True))
+            for n, value in enumerate(values[groups])}
+
+
 def tight(start, mask: np.ndarray) -> tuple[tuple, np.ndarray]:
     """The smallest crop around the True voxels; an empty one at (0, 0, 0) where there are none."""
     box = []

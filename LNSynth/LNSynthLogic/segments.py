@@ -13,7 +13,7 @@ import vtk
 from LNSynthLib.runtime.errors import LNSynthError
 
 from .bridge import check_transform, place_beside
-from .grids import affine_of, ct_in, on_grid, oriented_image, shape_of, tight, voxels
+from .grids import affine_of, boxes, ct_in, on_grid, oriented_image, shape_of, tight, voxels
 from .terminology import NODE_COLOR, node_terminology
 from .words import _
 
@@ -130,17 +130,14 @@ def instances(segmentation, ct) -> tuple[np.ndarray, dict[int, str]]:
 
 def add_instances(segmentation, ct, array: np.ndarray, in_ct: bool = False) -> list[str]:
     """A segment for each value above 0 of an array on the CT's grid (X, Y, Z); returns their ids by rising value."""
-    from scipy import ndimage
-
     if array.shape != shape_of(ct):
         raise LNSynthError(f"The node mask has {array.shape} voxels and {ct.GetName()} has {shape_of(ct)}; choose the "
                            "CT that the mask was drawn on.")
     added = []
     modifying = segmentation.StartModify()
     try:
-        for value, box in enumerate(ndimage.find_objects(array), start=1):
-            if box is not None:
-                added.append(add_node(segmentation, ct, [b.start for b in box], array[box] == value, in_ct=in_ct))
+        for value, box in boxes(array).items():
+            added.append(add_node(segmentation, ct, [b.start for b in box], array[box] == value, in_ct=in_ct))
     finally:
         segmentation.EndModify(modifying)
     return added
@@ -230,10 +227,7 @@ def _box_of(inner, segment_id: str, image, value: int):
         return tuple(slice(s, s + n) for s, n in zip(start, array.shape, strict=True))
     state = (image.GetMTime(), max(inner.GetSegment(other).GetMTime() for other in shared))  # never given twice
     if state not in _boxes_seen:
-        from scipy import ndimage
-
-        found = ndimage.find_objects(array.T)
-        _boxes_seen[state] = {v: box[::-1] for v, box in enumerate(found, start=1) if box is not None}
+        _boxes_seen[state] = boxes(array)
         while len(_boxes_seen) > 8:
             _boxes_seen.popitem(last=False)
     box = _boxes_seen[state].get(value)

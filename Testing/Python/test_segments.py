@@ -85,6 +85,18 @@ def test_a_node_comes_back_to_the_voxel(scene):
     assert image.GetNumberOfPoints() == mask.size  # no more memory than the node
 
 
+def test_boxes_are_those_of_scipy():
+    from scipy import ndimage
+
+    rng = np.random.default_rng(1)
+    touching = np.zeros((6, 5, 4), np.uint16)
+    touching[:, 1:3, 1], touching[0, 4, 3], touching[5, 3, 3] = 3, 9, 9
+    for array in (touching, rng.integers(0, 4, (7, 6, 5)).astype(np.uint8), np.zeros((3, 2, 2), np.int16),
+                  np.full((3, 4, 5), 2, np.int32), np.asfortranarray(touching)):
+        expected = {v: box for v, box in enumerate(ndimage.find_objects(array), start=1) if box is not None}
+        assert grids.boxes(array) == expected
+
+
 def test_a_new_segment_says_what_it_is(scene):
     ct = make_ct(scene)
     study = mrml.add_patient(scene, ct)[1]
