@@ -1,4 +1,4 @@
-"""Accept or reject synthetic samples, and list those that training may use.
+"""Accept or reject synthetic samples, list those that training may use, and export those that were accepted.
 
 Decisions are rows of FOLDER/review.csv; `lnsynth segment train` leaves out what was rejected there, or dropped by the
 filter. Of one reviewer's decisions on a sample the latest counts; where reviewers disagree, one rejection excludes it.
@@ -6,7 +6,7 @@ filter. Of one reviewer's decisions on a sample the latest counts; where reviewe
 
 
 def add_arguments(parser) -> None:
-    ways = parser.add_subparsers(dest="way", metavar="list|decide|filter|page", required=True)
+    ways = parser.add_subparsers(dest="way", metavar="list|decide|filter|page|export", required=True)
 
     def way(name, text):
         sub = ways.add_parser(name, help=text, description=text)
@@ -14,10 +14,18 @@ def add_arguments(parser) -> None:
         return sub
 
     for name, text in (("list", "where each sample stands: accepted, rejected, dropped by the filter or undecided"),
-                       ("page", "write FOLDER/review.html: every sample's montage with its verdicts")):
-        way(name, text).add_argument("--rule", choices=("any-reject", "latest"), default="any-reject",
-                                     help="where reviewers disagree: one rejection excludes (default), or the last "
-                                          "word counts")
+                       ("page", "write FOLDER/review.html: every sample's montage with its verdicts"),
+                       ("export", "write the accepted pairs as a data set of their own")):
+        sub = way(name, text)
+        sub.add_argument("--rule", choices=("any-reject", "latest"), default="any-reject",
+                         help="where reviewers disagree: one rejection excludes (default), or the last word counts")
+        if name == "export":
+            sub.add_argument("--as", choices=("nifti", "nnunet"), required=True, dest="layout",
+                             help="nifti: images/, masks/ (one number a node) and dataset.csv; nnunet: imagesTr/, "
+                                  "labelsTr/ (0 and 1) and dataset.json")
+            sub.add_argument("--out", required=True, metavar="OUT",
+                             help="a new folder; for nnunet its name is as Dataset501_Name, else such a folder is made "
+                                  "in it")
     decide = way("decide", "accept or reject samples")
     decide.add_argument("samples", nargs="+", metavar="SAMPLE", help="name of a sample's folder")
     verdict = decide.add_mutually_exclusive_group(required=True)
@@ -37,7 +45,7 @@ def add_arguments(parser) -> None:
 def run(args, callback) -> dict:
     from pathlib import Path
 
-    return {"list": _list, "decide": _decide, "filter": _filter, "page": _page}[args.way](
+    return {"list": _list, "decide": _decide, "filter": _filter, "page": _page, "export": _export}[args.way](
         args, Path(args.folder), callback)
 
 
@@ -98,3 +106,15 @@ def _page(args, folder, callback) -> dict:
     write_text(page, contact_sheet(folder.resolve().name, standings(folder, rule=args.rule)))
     print(f"{page} (SYNTHETIC)")
     return {"page": str(page)}
+
+
+def _export(args, folder, callback) -> dict:
+    from pathlib import Path
+
+    from ..synthesis.accepted import export
+
+    result = export(folder, Path(args.out), args.layout, rule=args.rule, callback=callback)
+    left_out = ", ".join(f"{n} {status}" for status, n in result["left_out"].items())
+    print(f"{result['folder']}: {len(result['cases'])} accepted pairs (SYNTHETIC)"
+          + (f"; left out: {left_out}" if left_out else ""))
+    return result
