@@ -85,6 +85,10 @@ def add_volume(scene, volume, name: str, like=None, class_name: str = "vtkMRMLSc
         node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(volume.affine))
     node.SetAndObserveImageData(image)
     scene.AddNode(node)
+    if like is not None and class_name == like.GetClassName() == "vtkMRMLScalarVolumeNode":
+        display = scene.AddNewNodeByClass("vtkMRMLScalarVolumeDisplayNode")
+        display.SetAutoWindowLevel(False)  # it is copied below, and looking at all voxels for it takes a second or two
+        node.SetAndObserveDisplayNodeID(display.GetID())
     node.CreateDefaultDisplayNodes()
     if like is not None:
         node.SetAndObserveTransformNodeID(like.GetTransformNodeID())

@@ -29,6 +29,7 @@ class Sample:
     provenance: dict
     ct: object
     nodes: object
+    values: list[int]  # of the nodes
 
 
 def load_sample(scene, folder: Path, like=None):
@@ -54,7 +55,7 @@ def read_sample(folder: Path) -> Sample:
         raise LNSynthError(f"{folder}: the CT and its nodes do not lie on one grid ({difference}); make it again.")
     if nodes.array.dtype.kind not in "iu":
         raise LNSynthError(f"{folder / PAIR[1]}: the node mask does not hold whole numbers; make the sample again.")
-    return Sample(folder, provenance, ct, nodes)
+    return Sample(folder, provenance, ct, nodes, _values(nodes.array))
 
 
 def add_sample(scene, sample: Sample, like=None):
@@ -69,7 +70,7 @@ def add_sample(scene, sample: Sample, like=None):
     segmentation = segments.new_segmentation(scene, volume, _("Nodes of {name}").format(name=volume.GetName()))
     ids = segments.add_instances(segmentation, volume, nodes.array, in_ct=True)
     made = {node["id"] for node in provenance.get("nodes", ()) if node.get("state") == "made"}
-    for value, segment_id in zip(_values(nodes.array), ids, strict=True):
+    for value, segment_id in zip(sample.values, ids, strict=True):
         segmentation.GetSegmentation().GetSegment(segment_id).SetTag(MADE, "1" if value in made else "0")
     segmentation.SetAttribute(bridge.SYNTHETIC, "1")
     segmentation.SetAttribute(SAMPLE, str(folder))
