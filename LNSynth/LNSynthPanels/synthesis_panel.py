@@ -6,6 +6,7 @@ from pathlib import Path
 import qt
 import slicer
 from LNSynthLogic import anatomy, commands, compare, environment, estimates, samples, segments
+from LNSynthLogic.background import Background
 from LNSynthLogic.grids import affine_of
 from slicer.i18n import tr as _
 
@@ -20,6 +21,10 @@ class SynthesisPanel:
     def __init__(self, host):
         self.host, self.ui = host, host.ui
         self._job = self._shown = None
+        self._loading = Background()
+        self._timer = qt.QTimer()
+        self._timer.setInterval(100)
+        self._timer.connect("timeout()", self._load)
         self._said = ""
         self._own_folder = False            # the person wants a folder, even while none is chosen yet
         self._generators = {}               # folder: estimates.Generator or None
@@ -54,6 +59,8 @@ class SynthesisPanel:
         self._estimate()
 
     def close(self) -> None:
+        self._timer.stop()
+        self._loading.clear()
         self._remember_speeds()
 
     def _generator_chosen(self, index: int) -> None:
@@ -147,7 +154,7 @@ class SynthesisPanel:
         if not p.samplesFolder:
             p.samplesFolder = str(commands.default_samples_folder(slicer.app.defaultScenePath, p.ct.GetName()))
         command = commands.variants(p, self._export(), commands.sample_prefix(p.ct.GetName()))
-        ct, nodes, generator, device = p.ct, p.nodes, self._generator(), estimates.device_kind(p.device)
+        ct, generator, device = p.ct, self._generator(), estimates.device_kind(p.device)
         watch, self._shown, self._said = estimates.Stopwatch(), None, ""
 
         def event(told) -> None:
@@ -157,7 +164,7 @@ class SynthesisPanel:
                 self._speeds.note(generator, device, took, estimates.work_done(provenance))
 
         self._job = self.host.jobs.start(
-            _("Synthesis"), command, on_sample=lambda result: self._sample(result, ct, nodes), on_event=event,
+            _("Synthesis"), command, on_sample=lambda result: self._sample(result, ct), on_event=event,
             on_result=self._finished, on_end=self._ended)
         self._ready()
 
@@ -186,24 +193,34 @@ class SynthesisPanel:
             self._anatomy_file = (state, path)
         return self._anatomy_file[1]
 
-    def _sample(self, result: dict, ct, nodes) -> None:
-        """A finished sample comes into the scene, is chosen for comparison, and hides the nodes of the one before."""
+    def _sample(self, result: dict, ct) -> None:
+        """A finished sample is read beside the window, then shown."""
+        folder = Path(result["sample"])
+        self._loading.add(lambda: samples.read_sample(folder), lambda sample: self._show(sample, ct),
+                          lambda error: self.host.show_error(str(error)))
+        self._timer.start()
+
+    def _load(self) -> None:
+        self._loading.poll()
+        if not self._loading.busy:
+            self._timer.stop()
+
+    def _show(self, sample, ct) -> None:
+        """The sample comes into the scene, is chosen for comparison, and hides the nodes of the one before."""
         scene, p = self.host.scene, self.host.parameters
         if p is None or ct.GetScene() is not scene:
             return  # the scene that it belongs to was closed; it is in its folder
-        volume, mask = samples.load_sample(scene, Path(result["sample"]), like=ct)
+        volume, mask = samples.add_sample(scene, sample, like=ct)
         first = self._shown is None
         if not first and self._shown.GetDisplayNode() is not None:
             self._shown.GetDisplayNode().SetVisibility(False)
         self._shown = mask
         p.synthetic = volume
         if first:
-            compare.open_layout(scene)
-        if compare.is_open(scene):
-            real_nodes = nodes if nodes is not None and nodes.GetScene() is scene else None
-            compare.show(scene, ct, volume, real_nodes, mask, p.blend)
-        self._said = _("{name} is finished.").format(name=result["id"])
-        self.ui.synthesisStatus.text = self._said
+            compare.open_layout(scene)  # which shows what is chosen as `synthetic`, now and for each sample after it
+        if self.host.jobs.runs(self._job):
+            self._said = _("{name} is finished.").format(name=sample.folder.name)
+        self.host.refresh()
 
     def _finished(self, result: dict) -> None:
         self._said = _("{made} samples made, {unchanged} were there already: {folder}").format(
