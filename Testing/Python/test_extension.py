@@ -171,6 +171,30 @@ def ast_names(path: Path) -> list[str]:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
 
 
+def test_the_help_page_is_whole_and_names_what_people_see():
+    page = MODULE / "Resources" / "Help" / "help.html"
+    text = page.read_text(encoding="utf-8")
+    for link in re.findall(r'(?:href|src)="([^"]+)"', text):
+        if link.startswith("#"):
+            assert f'id="{link[1:]}"' in text, link
+        elif not link.startswith("https://arxiv.org/"):
+            assert (page.parent / link).is_file(), link  # nothing is fetched from the network
+    form = (MODULE / "Resources" / "UI" / "LNSynth.ui").read_text(encoding="utf-8")
+    shown = {re.sub("&amp;|…", "", words) for words in re.findall("<string>([^<]+)</string>", form)}
+    named = {words for words in re.findall("<em>([^<]+)</em>", text)}
+    unknown = {words for words in named if not any(words in known for known in shown)}
+    assert unknown <= {"In place", "PyTorch"}, unknown  # choices that the panels add, and an extension
+    assert set(re.findall(r"&amp;(\d\. \w+)", form)) == set(re.findall(r"<h2[^>]*>(\d\. \w+)</h2>", text))
+    assert 'HERE / "Resources" / "Help" / "help.html"' in (MODULE / "LNSynth.py").read_text(encoding="utf-8")
+
+
+def test_the_readme_shows_pictures_and_files_that_exist():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("https://")]
+    heads = {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in re.findall("^#+ (.+)$", text, re.M)}
+    assert not [link for link in links if not (link[1:] in heads if link[0] == "#" else (REPOSITORY / link).is_file())]
+
+
 def test_icons_are_there_and_the_png_is_the_svg():
     from PySide6.QtCore import Qt
     from PySide6.QtGui import QImage, QPainter
