@@ -18,6 +18,7 @@ SAMPLED = 200_000             # voxels of a CT that are looked at, whatever its 
 THICKEST_MM = 6.0             # half of a median node's long axis: thicker slices do not show its shape
 SHORTEST_MM = 30.0            # less than this cannot hold a node and what lies around it
 SOFT_TISSUE = (400.0, 40.0)   # window and level, HU
+UNSEEN = ("", False)          # for `follow_nodes`, at first
 AXES = ((_("left"), _("right")), (_("back"), _("front")), (_("feet"), _("head")))  # of the patient: -, +
 
 
@@ -60,6 +61,30 @@ def node_checks(segmentation, ct) -> list[Check]:
         except LNSynthError as error:
             found.append(Check(False, str(error)))
     return found
+
+
+def follow_nodes(parameters, seen: tuple[str, bool]) -> tuple[str, bool]:
+    """Keeps "these nodes are in the CT", the copy of them as they were, and the chosen segmentation in step.
+
+    Switched on: the copy is made (`segments.say_in_ct`); switched off: it goes. Another segmentation chosen: what was
+    said of that one counts. `seen` is what this function returned the last time.
+    """
+    nodes, in_ct = parameters.nodes, parameters.nodesInCT
+    chosen = nodes.GetID() if nodes is not None else ""
+    former, was_in_ct = seen
+    original = segments.original_of(nodes)
+    if chosen != former and (was_in_ct or not in_ct):
+        in_ct = original is not None
+    elif in_ct and nodes is not None and parameters.ct is not None and original is None:
+        original = segments.say_in_ct(nodes, parameters.ct)
+    elif not in_ct and original is not None:
+        segments.say_not_in_ct(nodes)
+        original = None
+    if parameters.nodesInCT != in_ct:
+        parameters.nodesInCT = in_ct
+    if parameters.originalNodes != original:
+        parameters.originalNodes = original
+    return chosen, in_ct
 
 
 def phantom_command(folder: Path, seed: int) -> list[str]:

@@ -4,7 +4,7 @@ import html
 import shutil
 
 import slicer
-from LNSynthLogic import bridge, environment, inputs, segments
+from LNSynthLogic import bridge, environment, inputs
 from slicer.i18n import tr as _
 
 from LNSynthLib.runtime.errors import LNSynthError
@@ -16,7 +16,7 @@ class InputPanel:
     def __init__(self, host):
         self.host, self.ui = host, host.ui
         self._checked = None      # (state of the CT, its checks)
-        self._seen = ("", False)  # the node segmentation and "nodes are in the CT", as they were at the last refresh
+        self._seen = inputs.UNSEEN
         self.ui.samplePhantomButton.connect("clicked()", self.make_phantom)
         self.refresh()
 
@@ -24,10 +24,10 @@ class InputPanel:
         parameters = self.host.parameters
         ct = parameters.ct if parameters else None
         if parameters is None:
-            self._seen, self._checked = ("", False), None
+            self._seen, self._checked = inputs.UNSEEN, None
             self.ui.inputChecksLabel.text = ""
         else:
-            self._follow_nodes(parameters)
+            self._seen = inputs.follow_nodes(parameters, self._seen)
             self._show_checks(ct, parameters.nodes)
         self.ui.inputStatus.text = inputs.missing(ct)
         self.ui.nodesInCTCheckBox.enabled = bool(parameters and parameters.ct and parameters.nodes)
@@ -57,25 +57,6 @@ class InputPanel:
             return
         parameters.ct, parameters.nodes, parameters.anatomy = ct, nodes, anatomy
         slicer.util.setSliceViewerLayers(background=ct, fit=True)
-
-    def _follow_nodes(self, parameters):
-        """Keeps "these nodes are in the CT" and the copy of them as they were in step with the chosen segmentation."""
-        nodes, in_ct = parameters.nodes, parameters.nodesInCT
-        chosen = nodes.GetID() if nodes is not None else ""
-        former, was_in_ct = self._seen
-        original = segments.original_of(nodes)
-        if chosen != former and (was_in_ct or not in_ct):  # another one was chosen: what was said of it counts
-            in_ct = original is not None
-        elif in_ct and nodes is not None and parameters.ct is not None and original is None:
-            original = segments.say_in_ct(nodes, parameters.ct)
-        elif not in_ct and original is not None:
-            segments.say_not_in_ct(nodes)
-            original = None
-        self._seen = (chosen, in_ct)
-        if parameters.nodesInCT != in_ct:
-            parameters.nodesInCT = in_ct
-        if parameters.originalNodes != original:
-            parameters.originalNodes = original
 
     def _show_checks(self, ct, nodes):
         if ct is None:

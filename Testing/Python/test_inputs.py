@@ -1,6 +1,7 @@
 """The input step: checks in words on phantoms and real CTs, and the sample phantom made by its job."""
 
 import time
+from types import SimpleNamespace
 
 import mrml
 import numpy as np
@@ -148,3 +149,51 @@ def test_saying_what_the_ct_shows_and_unsaying_it(scene):
     segments.say_not_in_ct(nodes)
     assert segments.original_of(nodes) is None and second.GetScene() is None
     assert not any(segments.is_in_ct(nodes, i) for i in ids[1:])
+
+
+def test_the_box_nodes_are_in_the_ct_follows_the_chosen_segmentation(scene):
+    ct = mrml.add_ct(scene)
+    a, b = mrml.add_nodes(scene, ct, name="A"), mrml.add_nodes(scene, ct, name="B")
+    p = SimpleNamespace(ct=ct, nodes=None, nodesInCT=False, originalNodes=None)
+    seen = inputs.follow_nodes(p, inputs.UNSEEN)
+
+    def step(**changes):
+        nonlocal seen
+        vars(p).update(changes)
+        seen = inputs.follow_nodes(p, seen)
+        return p.nodesInCT, p.originalNodes
+
+    assert step(nodes=a) == (False, None)
+    in_ct, original = step(nodesInCT=True)
+    assert in_ct and original == segments.original_of(a) is not None
+    assert segments.is_in_ct(a, segments.node_ids(a)[0])
+    assert step() == (True, original)  # nothing changed, no second copy
+    assert step(nodes=b) == (False, None)  # nobody has said it of these
+    assert not segments.is_in_ct(b, segments.node_ids(b)[0])
+    assert step(nodes=a) == (True, original)
+    assert step(nodes=None) == (False, None)
+    assert step(nodes=b, nodesInCT=True)[1] == segments.original_of(b) is not None  # a script sets both at once
+    assert step(nodesInCT=False) == (False, None)
+    assert segments.original_of(b) is None and segments.original_of(a) == original
+    seen = inputs.UNSEEN  # the module is opened on a restored scene
+    assert step(nodes=a, nodesInCT=True, originalNodes=original) == (True, original)
+
+
+def test_what_the_ct_shows_is_saved_with_the_scene(scene, tmp_path):
+    ct = mrml.add_ct(scene)
+    nodes = mrml.add_nodes(scene, ct)
+    before = segments.instances(nodes, ct)[0]
+    segments.say_in_ct(nodes, ct)
+    segments.remove_node(nodes, segments.node_ids(nodes)[0])
+    (tmp_path / "saved").mkdir()
+    assert scene.SaveSceneToSlicerDataBundleDirectory(str(tmp_path / "saved"), None)
+    again = mrml.new_scene()
+    again.SetURL(str(next((tmp_path / "saved").glob("*.mrml"))))
+    assert again.Connect()
+    loaded = again.GetFirstNodeByName("Nodes")
+    original = segments.original_of(loaded)
+    assert original.GetHideFromEditors()
+    ct = again.GetFirstNodeByName("CT")
+    assert np.array_equal(segments.instances(original, ct)[0], before)
+    assert len(segments.node_ids(loaded)) == len(segments.node_ids(original)) - 1
+    assert all(segments.is_in_ct(loaded, i) for i in segments.node_ids(loaded))
