@@ -210,14 +210,18 @@ class SynthesisPanel:
         scene, p = self.host.scene, self.host.parameters
         if p is None or ct.GetScene() is not scene:
             return  # the scene that it belongs to was closed; it is in its folder
-        volume, mask = samples.add_sample(scene, sample, like=ct)
+        try:
+            volume, mask = samples.add_sample(scene, sample, like=ct)
+        except LNSynthError as error:
+            self.host.show_error(str(error))
+            return
         first = self._shown is None
         if not first and self._shown.GetDisplayNode() is not None:
             self._shown.GetDisplayNode().SetVisibility(False)
         self._shown = mask
         p.synthetic = volume
-        if first:
-            compare.open_layout(scene)  # which shows what is chosen as `synthetic`, now and for each sample after it
+        if first or compare.is_open(scene):  # who has left the layout meanwhile is not taken back to it
+            self.host.compare.show(volume, mask, ct, self.host.compare.source_nodes())
         if self.host.jobs.runs(self._job):
             self._said = _("{name} is finished.").format(name=sample.folder.name)
         self.host.refresh()

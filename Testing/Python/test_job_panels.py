@@ -1,0 +1,229 @@
+"""The panels that start jobs, in the module itself (see slicer_app.py), with real child processes."""
+
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytest.importorskip("PySide6.QtWidgets", reason="PySide6 (Qt) is not installed")
+
+import mrml
+import pythonqt
+import slicer_app
+from slices import SliceViews
+from test_panels import Stage as Module
+
+STUBBORN = ("import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+            "print('{\"stage\": \"work\", \"done\": 2, \"total\": 5, \"eta_s\": 40}', flush=True); time.sleep(60)")
+
+
+class Stage(Module):
+    """The module with jobs that run."""
+
+    def __init__(self, scene, app, talk):
+        super().__init__(scene, app, talk)
+        del self.host.jobs.start  # which keeps the commands and runs none
+
+    def wait(self, ready, seconds=60):
+        end = time.monotonic() + seconds
+        while not ready():
+            assert time.monotonic() < end, (self.ui.jobLabel.text, self.ui.jobLog.toPlainText()[-2000:])
+            self.settle(0.05)
+
+    def python(self, code, **told):
+        return self.host.jobs.start("Work", [sys.executable, "-c", code], **told)
+
+
+@pytest.fixture
+def stage(scene, tmp_path):
+    views = SliceViews(scene)  # the layout, which the application always has
+    with slicer_app.running(scene, tmp_path) as (app, talk):
+        stage = Stage(scene, app, talk)
+        yield stage
+        stage.close()
+        del views
+        assert not talk.faults, "\n".join(talk.faults)
+        assert pythonqt.invented(stage.host.panel) == []
+
+
+def runs(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_progress_time_left_log_and_cancel(stage):
+    ui = stage.ui
+    assert not ui.cancelButton.enabled and "No job" in ui.jobLabel.text
+    job = stage.python(STUBBORN)
+    stage.wait(lambda: "2/5" in ui.jobLabel.text)
+    assert ui.jobLabel.text == "Work: work 2/5, 40 s left"
+    assert (ui.jobProgress.minimum, ui.jobProgress.maximum, ui.jobProgress.value) == (0, 5, 2)
+    assert ui.cancelButton.enabled and stage.host.jobs.busy
+    ui.cancelButton.click()
+    assert "stopping" in ui.jobLabel.text
+    ui.cancelButton.click()  # it does not listen: the second click kills it
+    stage.wait(lambda: not stage.host.jobs.busy, 5)
+    assert not runs(job.pid) and "cancelled" in ui.jobLabel.text and not ui.cancelButton.enabled
+    assert not stage.talk.errors
+
+
+def test_a_failure_is_shown_with_its_reason_and_what_was_to_be_cleaned_is(stage):
+    cleaned, ended = [], []
+    stage.python("import sys; print('about to fail', file=sys.stderr); raise OSError('no room on the disk')",
+                 cleanup=lambda: cleaned.append(1), on_end=ended.append)
+    stage.wait(lambda: not stage.host.jobs.busy)
+    error, = stage.talk.errors
+    assert "Work: failed" in error and "no room on the disk" in error and cleaned == [1] and len(ended) == 1
+    assert "about to fail" in stage.ui.jobLog.toPlainText()
+
+
+def test_one_job_at_a_time_and_the_others_say_why(stage):
+    stage.put("all")
+    cleaned = []
+    stage.python("import time; time.sleep(60)")
+    assert "Work is running" in stage.host.jobs.reason
+    for name in ("generateButton", "batchButton", "anatomyButton"):
+        button = getattr(stage.ui, name)
+        assert not button.enabled and "Work is running" in button.toolTip, name
+    from LNSynthLib.runtime.errors import LNSynthError
+    with pytest.raises(LNSynthError, match="Work is running"):
+        stage.python("pass", cleanup=lambda: cleaned.append(1))
+    assert cleaned == [1]
+    stage.host.jobs.kill()
+    assert stage.ui.generateButton.enabled
+
+
+def test_an_error_in_a_callback_is_told_and_stops_nothing(stage):
+    seen = []
+
+    def on_sample(result):
+        seen.append(result)
+        raise ValueError(f"cannot show {result}")
+    stage.python("import json\nfor i in range(3): print(json.dumps({'stage': 'sample', 'result': i}))",
+                 on_sample=on_sample)
+    stage.wait(lambda: not stage.host.jobs.busy)
+    assert seen == [0, 1, 2] and len(stage.talk.errors) == 3 and "cannot show 2" in stage.talk.errors[2]
+
+
+def test_nothing_runs_on_when_the_application_quits(stage):
+    job = stage.python("import time; time.sleep(60)")
+    folder = job.folder
+    stage.app.send("aboutToQuit()")
+    assert not runs(job.pid) and not folder.exists() and not stage.host.jobs.busy
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_the_main_window_asks_before_it_closes(stage, answer):
+    from LNSynthPanels.jobs_panel import _Closing
+    from PySide6.QtCore import QEvent
+    from PySide6.QtGui import QCloseEvent
+    watch = _Closing(stage.host.jobs)
+    assert not watch.eventFilter(None, QCloseEvent()) and not stage.talk.questions  # no job
+    job = stage.python("import time; time.sleep(60)")
+    assert not watch.eventFilter(None, QEvent(QEvent.Type.Move)) and not stage.talk.questions
+    stage.talk.answer, event = answer, QCloseEvent()
+    assert watch.eventFilter(None, event) is not answer
+    assert "Work is still running" in stage.talk.questions[0] and runs(job.pid) is not answer
+    assert answer or not event.isAccepted()
+
+
+@pytest.mark.slow
+def test_samples_arrive_while_the_window_stays_usable(stage, tmp_path):
+    """Two variants: each comes into the scene marked, is compared, and the second hides the nodes of the first."""
+    from LNSynthLogic import bridge, compare
+    stage.put("all")
+    p, ui = stage.host.parameters, stage.ui
+    p.samplesFolder, p.steps, p.variants, p.seed, p.vary = str(tmp_path / "samples"), 2, 2, 1, True
+    stage.settle()
+    assert "guess" in ui.estimateLabel.text
+    stage.press("generateButton")
+    assert ui.generateButton.text == "Cancel" and stage.host.jobs.busy
+    stage.wait(lambda: p.synthetic is not None, 100)
+    first = p.synthetic
+    assert bridge.is_synthetic(first) and first.GetName().startswith("SYNTHETIC ")
+    stage.wait(lambda: not stage.host.jobs.busy and p.synthetic is not first, 100)
+    stage.settle()
+    assert compare.is_open(stage.scene)
+    assert ui.generateButton.text != "Cancel" and ui.synthesisStatus.text.startswith("2 samples made")
+    assert len([path for path in (tmp_path / "samples").iterdir() if path.is_dir()]) == 2
+    assert "last run" in ui.estimateLabel.text  # the guess was replaced by what was measured
+    assert not stage.talk.errors
+    assert (first.GetImageData().GetDimensions() == p.synthetic.GetImageData().GetDimensions()
+            == p.ct.GetImageData().GetDimensions())
+
+
+def test_generate_is_cancel_while_it_runs(stage, tmp_path):
+    stage.put("all")
+    p = stage.host.parameters
+    assert not p.samplesFolder
+    p.steps = 200
+    stage.press("generateButton")
+    assert Path(p.samplesFolder) == tmp_path / "LNSynth" / "CT"  # of the person's documents
+    stage.settle(1)
+    stage.press("generateButton")
+    stage.wait(lambda: not stage.host.jobs.busy, 20)
+    assert "cancelled" in stage.ui.jobLabel.text and not stage.talk.errors
+    folder = Path(p.samplesFolder)
+    assert not folder.exists() or not list(folder.iterdir())
+
+
+def test_the_generator_is_the_demo_or_a_folder(stage, tmp_path):
+    from LNSynthLib.synthesis.weights import generator_path
+    stage.put("nodes")
+    p, ui = stage.host.parameters, stage.ui
+    assert ui.generatorSelector.currentIndex == 0 and not ui.generatorPath.enabled and ui.generateButton.enabled
+    ui.generatorSelector.setCurrentIndex(1)
+    stage.settle()
+    assert ui.generatorPath.enabled and "Choose the folder" in ui.generateButton.toolTip
+    p.generator = str(tmp_path)
+    stage.settle()
+    assert "holds no generator" in ui.synthesisStatus.text and not ui.estimateLabel.text
+    p.generator = str(generator_path())
+    stage.settle()
+    assert ui.generateButton.enabled and ui.estimateLabel.text
+    ui.generatorSelector.setCurrentIndex(0)
+    stage.settle()
+    assert p.generator == "" and not ui.generatorPath.enabled
+
+
+def test_a_batch_and_its_summary(stage, tmp_path):
+    from LNSynthLib.cases.volume import write
+    drawn, cts, out = mrml.phantom(), tmp_path / "cts", tmp_path / "out"
+    write(cts / "a.nii.gz", drawn.ct)
+    write(cts / "a_anatomy.nii.gz", drawn.anatomy)
+    (cts / "b.nii.gz").write_bytes(b"broken")
+    (cts / "b_anatomy.nii.gz").write_bytes(b"broken")
+    p, ui = stage.host.parameters, stage.ui
+    assert not ui.batchButton.enabled
+    p.batchInput, p.batchOutput, p.batchWork = str(cts), str(out), "anatomy"
+    stage.settle()
+    stage.press("batchButton")
+    assert ui.batchButton.text == "Cancel"
+    stage.wait(lambda: not stage.host.jobs.busy)
+    assert ui.batchStatus.text.startswith("1 done, 1 failed.") and "b.nii.gz" in ui.batchStatus.text
+    assert (out / "a" / "anatomy.nii.gz").exists() and (out / "batch.csv").exists()
+
+
+def test_setup_is_hidden_where_nothing_is_missing(stage):
+    assert not stage.ui.setupSection.visible and not stage.ui.installButton.enabled
+
+
+def test_setup_says_what_is_missing_and_asks_before_it_installs(stage, monkeypatch):
+    """Without the PyTorch extension it says where to get it; declined, it installs nothing."""
+    from LNSynthLogic import environment
+    bare = environment.inspect(version_of=lambda name: "")
+    monkeypatch.setattr(environment, "current", lambda: bare)
+    stage.host.refresh()
+    ui = stage.ui
+    assert "torch" in ui.setupLabel.text and "GB" in ui.setupLabel.text and ui.installButton.enabled
+    stage.talk.answer = False
+    stage.press("installButton")
+    assert "GB" in stage.talk.questions[0] and not stage.talk.errors
+    stage.talk.answer = True
+    monkeypatch.setattr(environment.current, "cache_clear", lambda: None, raising=False)
+    stage.press("installButton")
+    assert "extension PyTorch" in stage.talk.errors[0] and "extension PyTorch" in ui.setupStatus.text
