@@ -26,11 +26,27 @@ from PySide6 import QtWidgets
 PARAMETER = "SlicerParameterName"
 
 
+class Settings(dict):
+    """QSettings."""
+
+    def value(self, key: str, default=None):
+        return self.get(key, default)
+
+    setValue = dict.__setitem__
+    contains = dict.__contains__
+    remove = dict.pop
+
+
 class Application:
     """slicer.app: callbacks are kept, so that a test can send "startupCompleted()" or "aboutToQuit()"."""
 
     def __init__(self, temporary_path):
-        self.temporaryPath, self.callbacks = str(temporary_path), []
+        self.temporaryPath = self.defaultScenePath = str(temporary_path)
+        self.callbacks, self.settings = [], Settings()
+        self.application_logic = slicer.vtkMRMLApplicationLogic()  # knows of no slice view; a test may give another
+
+    def userSettings(self):
+        return self.settings
 
     def connect(self, signature: str, receiver) -> None:
         self.callbacks.append((signature, receiver))
@@ -50,6 +66,9 @@ class Application:
     @staticmethod
     def layoutManager():
         return None
+
+    def applicationLogic(self):
+        return self.application_logic
 
     @staticmethod
     def processEvents() -> None:
@@ -327,7 +346,7 @@ def running(scene, temporary_path):
                   **{name.split(".")[1]: module for name, module in modules.items()}}
     functions = {"errorDisplay": talk.error, "warningDisplay": talk.error, "infoDisplay": talk.error,
                  "confirmYesNoDisplay": talk.ask, "confirmOkCancelDisplay": talk.ask, "showStatusMessage": talk.say,
-                 "mainWindow": lambda: None, "loadUI": lambda path: panels.load(path),
+                 "mainWindow": lambda: None, "setSliceViewerLayers": lambda **_layers: None, "loadUI": panels.load,
                  "childWidgetVariables": panels.names, "startupEnvironment": lambda: dict(os.environ)}
     missing = object()
     former = [(owner, name, getattr(owner, name, missing)) for owner, names in (

@@ -186,7 +186,7 @@ class qMRMLNodeComboBox(QWidget):
 
     def __init__(self, parent=None):
         super().__init__(parent)
-        self._scene, self._tags, self._attributes, self._nodes = None, [], {}, []
+        self._scene, self._tags, self._attributes, self._nodes, self._listed = None, [], {}, [], []
         self._box = QComboBox()
         self._box.setSizeAdjustPolicy(QComboBox.AdjustToMinimumContentsLengthWithIcon)
         self._box.setSizePolicy(QSizePolicy.Expanding, QSizePolicy.Fixed)
@@ -199,10 +199,10 @@ class qMRMLNodeComboBox(QWidget):
 
     @Slot(SCENE)
     def setMRMLScene(self, scene) -> None:
-        for tag in self._tags:
-            self._scene.RemoveObserver(tag)
+        for watched, tag in self._tags:
+            watched.RemoveObserver(tag)
         self._scene = scene
-        self._tags = [] if scene is None else [scene.AddObserver(event, lambda *_: self._changed()) for event in (
+        self._tags = [] if scene is None else [(scene, scene.AddObserver(event, self._told)) for event in (
             scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndImportEvent, scene.EndCloseEvent)]
         self.setEnabled(scene is not None)
         self._changed()
@@ -266,14 +266,25 @@ class qMRMLNodeComboBox(QWidget):
             node.GetAttribute(name) is not None if value is None else node.GetAttribute(name) == str(value)
             for (node_type, name), value in self._attributes.items() if node.IsA(node_type))
 
+    def _told(self, _caller, _event) -> None:
+        """The scene or a node of it changed; a new node's attributes and name may come later."""
+        for node in self._all():
+            if any(node.IsA(name) for name in self.nodeTypes) and node not in [one for one, _tag in self._tags]:
+                self._tags.append((node, node.AddObserver("ModifiedEvent", self._told)))
+        if [(node, node.GetName()) for node in self._all() if self._fits(node)] != self._listed:
+            self._changed()
+
+    def _all(self) -> list:
+        scene = self._scene
+        return [scene.GetNthNode(i) for i in range(scene.GetNumberOfNodes())] if scene is not None else []
+
     def _changed(self) -> None:
         """Lists what the scene has now; the choice stays where it can."""
         if not hasattr(self, "_box"):
             return
         chosen, blocked = self._known, self._box.blockSignals(True)
-        scene = self._scene
-        self._nodes = [node for node in map(scene.GetNthNode, range(scene.GetNumberOfNodes()))
-                       if self._fits(node)] if scene else []
+        self._nodes = [node for node in self._all() if self._fits(node)]
+        self._listed = [(node, node.GetName()) for node in self._nodes]
         self._box.clear()
         self._box.addItems([self.noneDisplay] * int(self.noneEnabled) + [node.GetName() for node in self._nodes])
         listed = next((i for i, node in enumerate(self._nodes) if node is chosen), None)

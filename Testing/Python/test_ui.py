@@ -155,6 +155,15 @@ def test_the_module_uses_what_the_form_has():
     assert not faults, "\n".join(faults)
 
 
+def test_every_widget_that_people_can_use_is_used():
+    used = {use.widget for use in module_uses()}
+    idle = [element.get("name") for element in widgets() if element.get("class") in INTERACTIVE
+            and element.get("name") not in used and text_of(element, PARAMETER) is None]
+    labels = [name for name, kind in CLASSES.items() if kind == "QLabel" and name.endswith(("Status", "Warning"))
+              and name not in used]
+    assert not idle + labels
+
+
 SLIPS = '''
 class Panel:
     def __init__(self, host):

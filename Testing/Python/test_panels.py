@@ -1,0 +1,225 @@
+"""The module itself, LNSynth.py with all its panels over the real form and a real scene, without Slicer (slicer_app.py
+says what stands in for it): in every state of a scene, as people press its buttons, as scenes come and go."""
+
+import argparse
+import inspect
+import time
+
+import pytest
+
+pytest.importorskip("PySide6.QtWidgets", reason="PySide6 (Qt) is not installed")
+
+import mrml
+import pythonqt
+import slicer
+import slicer_app
+from PySide6.QtWidgets import QPushButton
+
+STATES = "empty", "ct", "nodes", "all"
+# Buttons that ask for a file name or need the application's views; the self test in Slicer presses them.
+ASKS = {"installButton", "exportButton", "segExportButton", "compareButton", "flickerButton"}
+
+
+class Stage:
+    """The module on a scene. `jobs`: (title, command) of each job that a panel started; none of them is run."""
+
+    def __init__(self, scene, app, talk):
+        from LNSynth import LNSynthWidget
+
+        self.scene, self.app, self.talk, self.jobs = scene, app, talk, []
+        self.host = slicer.modules.LNSynthWidget = LNSynthWidget()
+        self.host.setup()
+        self.host.enter()
+        self.ui = self.host.ui
+        self.host.jobs.start = self._start
+        self.settle()
+
+    def _start(self, *arguments, **callbacks):
+        told = inspect.signature(type(self.host.jobs).start).bind(self.host.jobs, *arguments, **callbacks).arguments
+        self.jobs.append((told["title"], told["arguments"]))
+
+    def settle(self, seconds: float = 0.3) -> None:
+        """Lets timers and delayed refreshes happen."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.app.processEvents()
+            time.sleep(0.005)
+
+    def put(self, state: str) -> None:
+        p = self.host.parameters
+        if state != "empty":
+            p.ct = mrml.add_ct(self.scene)
+        if state in ("nodes", "all"):
+            p.nodes = mrml.add_nodes(self.scene, p.ct)
+        if state == "all":
+            p.anatomy = mrml.add_anatomy(self.scene, p.ct)
+        self.settle()
+
+    def buttons(self) -> dict[str, QPushButton]:
+        return {name: widget for name, widget in vars(self.ui).items() if isinstance(widget, QPushButton)}
+
+    def press(self, name: str) -> None:
+        button = getattr(self.ui, name)
+        assert button.enabled, f"{name}: {button.toolTip}"
+        button.click()
+        self.settle(0.1)
+
+    def close(self) -> None:
+        self.host.exit()
+        self.host.cleanup()
+
+
+@pytest.fixture
+def stage(scene, tmp_path):
+    with slicer_app.running(scene, tmp_path) as (app, talk):
+        stage = Stage(scene, app, talk)
+        yield stage
+        stage.close()
+        assert not talk.faults, "\n".join(talk.faults)
+        assert pythonqt.invented(stage.host.panel) == []
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_every_state_of_a_scene_is_shown_and_says_what_is_missing(stage, state):
+    stage.put(state)
+    for panel in stage.host.panels:
+        panel.refresh()
+    closed = {name: button.toolTip for name, button in stage.buttons().items() if not button.enabled}
+    assert all(closed.values()), closed
+    needs_ct = {"anatomyButton", "affineButton", "addAtCrosshairButton", "varyButton", "generateButton",
+                "segmentButton"}
+    if state == "empty":
+        assert needs_ct <= set(closed) and all("CT" in closed[name] for name in needs_ct), closed
+    if state == "ct":
+        assert "anatomyButton" not in closed and "generateButton" in closed
+    if state == "all":
+        assert not {"anatomyButton", "varyButton", "addPlausibleButton", "generateButton"} & set(closed), closed
+    assert not stage.talk.errors
+
+
+def test_every_command_of_a_panel_is_one_that_the_library_takes(stage):
+    from LNSynthLib import cli
+
+    stage.put("all")
+    for name in ("samplePhantomButton", "anatomyButton", "addPlausibleButton", "varyButton", "generateButton"):
+        before = len(stage.jobs)
+        stage.press(name)
+        assert len(stage.jobs) == before + 1, (name, stage.talk.errors, stage.ui.nodesStatus.text)
+        title, command = stage.jobs[-1]
+        assert title and command[1:3] == ["-m", "LNSynthLib"]
+        cli.parse([str(word) for word in command[3:]], argparse.Namespace())
+    assert not stage.talk.errors
+
+
+def test_buttons_of_one_node_edit_undo_and_redo(stage):
+    stage.put("all")
+    ui, nodes = stage.ui, stage.host.parameters.nodes
+    count = ui.nodesTable.rowCount
+    assert count == nodes.GetSegmentation().GetNumberOfSegments() > 1
+    ui.nodesTable.selectRow(0)
+    for name in ("affineButton", "elasticButton", "removeButton"):
+        ui.nodesTable.selectRow(0)
+        stage.press(name)
+        assert ui.nodesStatus.text
+    stage.settle()
+    assert ui.nodesTable.rowCount == count - 1
+    stage.press("undoButton")
+    stage.settle()
+    assert ui.nodesTable.rowCount == count
+    stage.press("redoButton")
+    stage.settle()
+    assert ui.nodesTable.rowCount == count - 1
+
+
+def test_a_move_by_hand_is_begun_and_given_up(stage):
+    stage.put("all")
+    stage.ui.nodesTable.selectRow(0)
+    stage.press("moveButton")
+    assert stage.ui.moveButton.checked and stage.ui.moveApplyButton.enabled
+    stage.press("moveCancelButton")
+    assert not stage.ui.moveButton.checked
+
+
+def test_a_synthetic_ct_is_compared_and_real_ones_are_not_offered_as_synthetic(stage):
+    from LNSynthLogic import bridge, compare
+    from slices import SliceViews
+
+    views = SliceViews(stage.scene)
+    stage.app.application_logic = views.application
+    compare.open_layout(stage.scene)  # makes the views, as the application's layout manager does
+    for name in compare.VIEWS:
+        views.view(name)
+    compare.close_layout(stage.scene)
+    stage.put("all")
+    ct, ui = stage.host.parameters.ct, stage.ui
+    assert ui.syntheticSelector.nodeCount() == 0 and not ui.compareButton.enabled
+    made = mrml.add_ct(stage.scene, name="made")
+    bridge.mark_synthetic(made, {})
+    stage.settle()
+    assert ui.syntheticSelector.nodeCount() == 1 and ui.ctSelector.nodeCount() == 2
+    ui.syntheticSelector.setCurrentNode(made)
+    stage.settle()
+    stage.press("compareButton")
+    assert ui.compareButton.checked and ui.blendSlider.enabled
+    stage.press("flickerButton")
+    assert stage.host.parameters.blend in (0.0, 100.0) and stage.host.parameters.ct is ct
+    stage.press("compareButton")
+    assert not ui.compareButton.checked
+
+
+def test_parameters_and_widgets_follow_each_other(stage):
+    p, ui = stage.host.parameters, stage.ui
+    ui.stepsSpinBox.value = 7
+    ui.samplesFolderPath.currentPath = "/tmp/samples"
+    ui.varyCheckBox.checked = True
+    ui.modeSelector.setCurrentIndex(ui.modeSelector.findData("patch"))
+    assert (p.steps, p.samplesFolder, p.vary, p.mode) == (7, "/tmp/samples", True, "patch")
+    assert ui.reviewFolderPath.currentPath == "/tmp/samples"
+    p.seed, p.sampler = 5, "ddim"
+    stage.settle()
+    assert ui.seedSpinBox.value == 5 and ui.samplerSelector.itemData(ui.samplerSelector.currentIndex) == "ddim"
+
+
+def test_a_scene_is_closed_and_another_opened(stage):
+    stage.put("all")
+    stage.host.parameters.steps = 9
+    stage.scene.SetSaveToXMLString(1)
+    stage.scene.Commit()
+    saved = stage.scene.GetSceneXMLString()
+    stage.scene.Clear(0)
+    stage.settle()
+    assert stage.ui.nodesTable.rowCount == 0 and stage.host.parameters.steps == 25
+    stage.scene.SetLoadFromXMLString(1)
+    stage.scene.SetSceneXMLString(saved)
+    stage.scene.Import()
+    stage.host.use_parameters(stage.host.logic.getParameterNode())
+    stage.settle()
+    assert stage.host.parameters.steps == 9 and stage.ui.stepsSpinBox.value == 9
+
+
+def test_nothing_is_left_behind_when_the_module_is_reloaded(stage):
+    stage.put("nodes")
+    stage.close()
+    assert stage.app.callbacks == [] and slicer_app.EffectFactory.instance().callbacks == []
+    stage.host.refresh = None  # whoever still calls it is found
+    stage.scene.RemoveNode(stage.scene.GetFirstNodeByName("Nodes"))
+    stage.scene.Clear(0)
+    stage.settle()
+    assert not stage.talk.faults
+    stage.__init__(stage.scene, stage.app, stage.talk)
+    stage.put("ct")
+    assert stage.ui.anatomyButton.enabled
+
+
+@pytest.mark.slow
+def test_the_sample_phantom_comes_from_a_real_child_process(stage):
+    del stage.host.jobs.start
+    stage.press("samplePhantomButton")
+    end = time.monotonic() + 100
+    while stage.host.jobs.busy and time.monotonic() < end:
+        stage.settle(0.1)
+    stage.settle()
+    p = stage.host.parameters
+    assert not stage.host.jobs.busy and not stage.talk.errors, stage.talk.errors
+    assert p.ct is not None and p.ct.GetImageData().GetNumberOfPoints() > 1e5 and p.nodes is not None
+    assert stage.ui.nodesTable.rowCount > 0
