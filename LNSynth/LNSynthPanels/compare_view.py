@@ -1,11 +1,12 @@
 """Source and synthetic CT side by side: the layout, its banners, the blend slider and the flicker key."""
 
 from contextlib import suppress
+from pathlib import Path
 
 import qt
 import slicer
 import vtk
-from LNSynthLogic import compare, node_table, samples
+from LNSynthLogic import bridge, compare, node_table, samples
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
@@ -27,6 +28,7 @@ class CompareView(VTKObservationMixin):
         self._framed = self._entered = False
         self._keys = Keys(host, {FLICKER_KEY: self._flicker})
         ui = self.ui
+        ui.syntheticSelector.addAttribute("vtkMRMLScalarVolumeNode", bridge.SYNTHETIC, "1")
         ui.compareButton.connect("clicked()", self._toggle)
         ui.flickerButton.connect("clicked()", self._flicker)
         ui.blendSlider.connect("valueChanged(double)", self._blend)
@@ -50,6 +52,16 @@ class CompareView(VTKObservationMixin):
         p = self.host.parameters
         return p.originalNodes if p.nodesInCT and p.originalNodes is not None else p.nodes
 
+    def source(self, synthetic, folder):
+        """The chosen CT where a synthetic one (volume of the library; folder of its sample or None) is of it, or None.
+        """
+        ct = self.host.parameters.ct
+        with suppress(LNSynthError):  # a CT that cannot be exported: nothing was made from it
+            if ct is not None and ct.GetImageData() is not None and samples.is_source(
+                    ct, synthetic, folder, self.host.export_ct):
+                return ct
+        return None
+
     def refresh(self) -> None:
         p, ui = self.host.parameters, self.ui
         if p is None:
@@ -58,7 +70,7 @@ class CompareView(VTKObservationMixin):
         is_open, chosen = self._is_open(), (p.ct, p.synthetic)
         if is_open and chosen != self._chosen and p.synthetic is not None:
             self._open()
-        self._chosen = chosen
+        self._chosen = chosen if is_open else None
         self._follow()
         missing = "" if is_open else compare.what_is_missing(p.ct, p.synthetic)
         self.host.set_ready(ui.compareButton, missing, _(
@@ -93,8 +105,13 @@ class CompareView(VTKObservationMixin):
         self.refresh()
 
     def _open(self) -> None:
-        p = self.host.parameters
-        self.show(p.synthetic, samples.nodes_of(p.synthetic), p.ct, self.source_nodes())
+        p, real = self.host.parameters, self.host.parameters.ct
+        folder = p.synthetic.GetAttribute(samples.SAMPLE)
+        if folder and Path(folder).is_dir() and self.source(bridge.volume_of(p.synthetic), folder) is None:
+            real = None
+            self.host.say(_("{name} was not made from the chosen CT: it is shown by itself.").format(
+                name=p.synthetic.GetName()))
+        self.show(p.synthetic, samples.nodes_of(p.synthetic), real, self.source_nodes())
 
     @staticmethod
     def _first_node(synthetic):
