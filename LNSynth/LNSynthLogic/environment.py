@@ -45,7 +45,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Environment:
-    """What was found: version by package, "" where it is missing or too old (or too new)."""
+    """What was found: version by package, "" where it is missing or too old."""
 
     packages: tuple[Package, ...]
     versions: dict[str, str]
@@ -112,13 +112,17 @@ def inspect(packages: Iterable[Package] | None = None,
             version_of: Callable[[str], str] = installed_version) -> Environment:
     """Looks again at what is installed (some milliseconds)."""
     from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
 
     importlib.invalidate_caches()
     packages = read_requirements() if packages is None else tuple(packages)
     versions = {}
     for package in packages:
         version = version_of(package.name)
-        fits = version == "unknown" or Requirement(package.requirement).specifier.contains(version, prereleases=True)
+        # An upper bound says what to install; what is newer came with another extension and is not taken from it.
+        least = SpecifierSet(",".join(str(bound) for bound in Requirement(package.requirement).specifier
+                                      if bound.operator == ">="))
+        fits = version == "unknown" or least.contains(version, prereleases=True)
         versions[package.name] = version if version and fits else ""
     return Environment(packages, versions)
 

@@ -77,13 +77,13 @@ def test_an_empty_slicer():
     assert environment.plan(found, "synthesis", version_of).alone == ()
 
 
-def test_what_is_too_old_or_too_new_is_missing():
+def test_what_is_too_old_is_missing_and_what_is_newer_is_left_alone():
     here = {p.name.replace("-", "_"): "99" for p in environment.read_requirements()}
-    found = environment.inspect(version_of=machine(**{**here, "scipy": "1.13.1", "nnunetv2": "2.6.0"}))
+    found = environment.inspect(version_of=machine(**{**here, "scipy": "1.13.1", "nnunetv2": "2.8.1"}))
     assert [p.name for p in found.missing()] == ["scipy"]
-    if sys.platform != "darwin":
-        found = environment.inspect(version_of=machine(**here))
-        assert [p.name for p in found.missing()] == ["nnunetv2"]
+    found = environment.inspect(version_of=machine(**{**here, "nnunetv2": ""}))
+    assert environment.plan(found, version_of=machine()).packages == (
+        ("nnunetv2>=2.7",) if sys.platform == "darwin" else ("nnunetv2<2.7,>=2.6",))
 
 
 def test_builds_of_torch_count_and_stay():
