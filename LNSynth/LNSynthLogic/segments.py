@@ -74,10 +74,7 @@ def node_crop(segmentation, segment_id: str, ct) -> tuple[tuple, np.ndarray]:
     the CT is left out. (0, 0, 0) and an empty mask where nothing is left.
     """
     need_labelmap(segmentation)
-    inner = segmentation.GetSegmentation()
-    segment = inner.GetSegment(segment_id)
-    if segment is None:
-        raise LNSynthError(f"{segmentation.GetName()} has no segment {segment_id} any more; choose a node again.")
+    inner, segment = segmentation.GetSegmentation(), _segment(segmentation, segment_id)
     image = segment.GetRepresentation(BINARY)
     value = segment.GetLabelValue()
     part = _box_of(inner, segment_id, image, value)
@@ -90,12 +87,14 @@ def node_crop(segmentation, segment_id: str, ct) -> tuple[tuple, np.ndarray]:
 def set_node(segmentation, segment_id: str, ct, start, mask: np.ndarray) -> None:
     """Gives a segment another shape: a crop on the CT's grid, as in `add_node`. Other segments stay as they are."""
     need_labelmap(segmentation, edit=True)
+    _segment(segmentation, segment_id)
     image = _image(segmentation, ct, start, mask)
-    inner = segmentation.GetSegmentation()
-    inner.SeparateSegmentLabelmap(segment_id)  # else a labelmap shared with other segments would be resampled
+    # Else a labelmap shared with other segments would be resampled.
+    segmentation.GetSegmentation().SeparateSegmentLabelmap(segment_id)
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     if not logic.SetBinaryLabelmapToSegment(image, segmentation, segment_id, logic.MODE_REPLACE):
-        raise LNSynthError(f"{segmentation.GetName()} has no segment {segment_id} any more; choose a node again.")
+        raise LNSynthError(f"{segmentation.GetName()} did not take the new shape of {segment_id}; convert it to a "
+                           "labelmap (Segmentations module, Representations).")
 
 
 def remove_node(segmentation, segment_id: str) -> None:
@@ -105,12 +104,12 @@ def remove_node(segmentation, segment_id: str) -> None:
 def is_in_ct(segmentation, segment_id: str) -> bool:
     """Whether the CT shows this node; False for a segment that nobody has said it of."""
     value = vtk.reference("")
-    return segmentation.GetSegmentation().GetSegment(segment_id).GetTag(IN_CT, value) and value.get() == "1"
+    return _segment(segmentation, segment_id).GetTag(IN_CT, value) and value.get() == "1"
 
 
 def set_in_ct(segmentation, segment_id: str, in_ct: bool) -> None:
     if is_in_ct(segmentation, segment_id) != in_ct:
-        segmentation.GetSegmentation().GetSegment(segment_id).SetTag(IN_CT, "1" if in_ct else "0")
+        _segment(segmentation, segment_id).SetTag(IN_CT, "1" if in_ct else "0")
 
 
 def instances(segmentation, ct) -> tuple[np.ndarray, dict[int, str]]:
@@ -200,6 +199,7 @@ def need_labelmap(segmentation, edit: bool = False) -> None:
     """Sees to it that there are labelmaps (a segmentation from a surface file has none)."""
     inner = segmentation.GetSegmentation()
     if inner.GetNumberOfSegments() == 0:
+        inner.SetSourceRepresentationName(BINARY)
         return
     if edit and inner.GetSourceRepresentationName() != BINARY:
         ready = segmentation.SetSourceRepresentationToBinaryLabelmap()
@@ -207,6 +207,13 @@ def need_labelmap(segmentation, edit: bool = False) -> None:
         ready = inner.ContainsRepresentation(BINARY) or segmentation.CreateBinaryLabelmapRepresentation()
     if not ready:
         raise LNSynthError(f"{segmentation.GetName()} cannot be turned into a labelmap; import it as a labelmap.")
+
+
+def _segment(segmentation, segment_id: str):
+    segment = segmentation.GetSegmentation().GetSegment(segment_id)
+    if segment is None:
+        raise LNSynthError(f"{segmentation.GetName()} has no segment {segment_id} any more; choose a node again.")
+    return segment
 
 
 def _image(segmentation, ct, start, mask: np.ndarray):

@@ -118,20 +118,20 @@ def _own() -> dict[int, Structure]:
 
 
 def _from_totalsegmentator() -> dict[int, Structure]:
-    """TotalSegmentator's own class list and code table, where it is installed; nothing of it is imported for codes."""
-    found = importlib.util.find_spec("totalsegmentator")
-    if found is None or not found.submodule_search_locations:
-        return {}
-    table = Path(found.submodule_search_locations[0]) / "resources" / "totalsegmentator_snomed_mapping.csv"
+    """TotalSegmentator's own class list and code table, where it is installed (importing its list pulls nothing)."""
     try:
+        found = importlib.util.find_spec("totalsegmentator")
+        if found is None:
+            return {}
         from totalsegmentator.map_to_binary import class_map
 
         names = {int(id): name for id, name in class_map["total"].items()}
+        table = Path(found.submodule_search_locations[0]) / "resources" / "totalsegmentator_snomed_mapping.csv"
         with open(table, encoding="utf-8", newline="") as stream:
             rows = {row["Structure"]: row for row in csv.DictReader(stream)}
         return {id: _from_row(id, name, rows[name]) if name in rows else Structure(id, name, _some_color(id))
                 for id, name in names.items()}
-    except (ImportError, OSError, KeyError, ValueError):  # another version, with other files: our own table is enough
+    except (ImportError, OSError, LookupError, ValueError):  # a version with other files: our own table is enough
         return {}
 
 

@@ -276,6 +276,8 @@ def test_a_crop_that_is_empty_or_outside_is_an_error_of_the_caller(scene):
         segments.node_crop(segmentation, "gone", ct)
     with pytest.raises(LNSynthError, match="no segment"):
         segments.set_node(segmentation, "gone", ct, (0, 0, 0), np.ones((1, 1, 1), bool))
+    with pytest.raises(LNSynthError, match="no segment"):
+        segments.is_in_ct(segmentation, "gone")
 
 
 def test_a_surface_becomes_a_labelmap(scene):
@@ -295,6 +297,14 @@ def test_a_surface_becomes_a_labelmap(scene):
     segments.set_node(segmentation, segment_id, ct, (2, 2, 2), np.ones((4, 4, 4), bool))
     start, mask = segments.node_crop(segmentation, segment_id, ct)
     assert start == (2, 2, 2) and mask.all() and mask.shape == (4, 4, 4)
+
+
+def test_an_empty_segmentation_of_surfaces_takes_a_node(scene):
+    ct = make_ct(scene)
+    segmentation = segments.new_segmentation(scene, ct, "Surface")
+    segmentation.GetSegmentation().SetSourceRepresentationName("Closed surface")
+    segment_id = segments.add_node(segmentation, ct, (2, 2, 2), np.ones((4, 4, 4), bool))
+    assert segments.node_crop(segmentation, segment_id, ct)[0] == (2, 2, 2)
 
 
 def test_closed_surfaces_follow_an_edit(scene):
@@ -359,6 +369,7 @@ def test_a_ct_that_scales_is_refused(scene):
 def test_the_snapshot_keeps_the_nodes_as_they_were(scene):
     ct = make_ct(scene)
     segmentation, a, b, first, second = two_nodes(scene, ct)
+    segmentation.GetSegmentation().CollapseBinaryLabelmaps(False)  # one labelmap for both, as in a saved file
     mrml.move(ct, mrml.add_transform(scene, mrml.rigid()))
     mrml.move(segmentation, ct.GetParentTransformNode())
     copy = segments.snapshot(segmentation, ct)
