@@ -353,7 +353,7 @@ def _as_type(array: np.ndarray, dtype, path: Path) -> np.ndarray:
         widened = {"bool": np.uint8, "float16": np.float32, "int64": np.int32, "uint64": np.int32}
         dtype = widened.get(array.dtype.name, array.dtype)
     dtype = np.dtype(dtype)
-    if dtype.kind in "iu" and array.size:
+    if dtype.kind in "iu" and dtype != array.dtype and array.size:
         if array.dtype.kind == "f":
             array = np.rint(array)
         limits = np.iinfo(dtype)
