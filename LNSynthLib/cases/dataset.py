@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ..runtime.errors import LNSynthError
-from ..runtime.files import read_json, sha256, write_json
-from .volume import Volume, read, write
+from ..runtime.files import read_json, sha256, sha256_array, write_json
+from .volume import Volume, canonical, read, write
 
 SPLITS = ("train", "val", "test")
 KINDS = ("real", "phantom", "pseudo")
@@ -145,6 +145,12 @@ class Dataset:
         write(self.folder / inside, volume, description, dtype)
         entry["files"][role] = inside
         entry["sha256"][role] = sha256(self.folder / inside)
+
+
+def voxels_sha256(ct: Volume) -> str:
+    """What identifies a CT (HU) whatever the file, type and order of axes it is stored in: a hash of its whole HU."""
+    limits = np.iinfo(np.int16)
+    return sha256_array(np.clip(np.rint(canonical(ct).array), limits.min, limits.max).astype(np.int16))
 
 
 def _ct_type(array: np.ndarray) -> type:

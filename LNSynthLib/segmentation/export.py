@@ -6,21 +6,23 @@ HU within the window, on an isotropic grid with axes in RAS order.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ..cases.dataset import Dataset
-from ..cases.prepare import PrepareSettings, prepare_case
+from ..cases.dataset import Case, Dataset
+from ..cases.labels import LabelTable
+from ..cases.prepare import PrepareSettings, checked, compute, prepare_case
 from ..cases.store import PreparedCase
 from ..cases.volume import Volume, canonical, read, write
 from ..conditions.encode import unscale_hu
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
-from ..runtime.files import sha256, write_json
+from ..runtime.files import read_json, sha256, write_json
 from .model import DATASET
 from .settings import SegmentSettings
-from .splits import SAME_SPACING, Division, Item
+from .splits import SAME_SPACING, Division, Item, in_place
 
 ENDING = ".nii.gz"
 
@@ -64,7 +66,7 @@ def export(division: Division, settings: SegmentSettings, raw: Path, callback: C
     with Progress("exporting", len(division.used()), callback) as progress:
         for item in division.used():
             image, label = f"imagesTr/{item.name}_0000{ENDING}", f"labelsTr/{item.name}{ENDING}"
-            hu, nodes, said = _sample(item) if item.kind == "synthetic" else _case(item, settings)
+            hu, nodes, said = _sample(item, settings) if item.kind == "synthetic" else _case(item, settings)
             hu.array = np.rint(np.clip(hu.array, *settings.window)).astype(np.int16)
             write(folder / image, hu, said)
             write(folder / label, Volume((nodes.array > 0).astype(np.uint8), nodes.affine), said)
@@ -90,8 +92,15 @@ def _case(item: Item, settings: SegmentSettings) -> tuple[Volume, Volume, str]:
     return Volume(hu, case.affine), Volume(case.nodes(), case.affine), said
 
 
-def _sample(item: Item) -> tuple[Volume, Volume, str]:
+def _sample(item: Item, settings: SegmentSettings) -> tuple[Volume, Volume, str]:
     if sha256(item.folder / "ct.nii.gz") != item.sha256:
         raise LNSynthError(f"{item.folder}: ct.nii.gz is not the one its provenance tells of; make the sample again.")
-    hu, nodes = (canonical(read(item.folder / f"{what}.nii.gz")) for what in ("ct", "nodes"))
-    return hu, nodes, "SYNTHETIC: LNSynth sample, not a patient's image"
+    said = "SYNTHETIC: LNSynth sample, not a patient's image"
+    ct, nodes = (read(item.folder / f"{what}.nii.gz") for what in ("ct", "nodes"))
+    if not in_place(read_json(item.folder / "provenance.json")):
+        return canonical(ct), canonical(nodes), said
+    where = {role: str(item.folder / f"{role}.nii.gz") for role in ("ct", "nodes")}
+    how, table = replace(preparation(settings), allow_no_nodes=True), LabelTable.load(settings.labels)
+    arrays, info, hu = compute(checked(Case(item.name, ct, nodes), where, how, table), where, how, table)
+    affine = np.array(info["affine"])
+    return Volume(hu, affine), Volume(arrays["nodes"], affine), said

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
-from ..cases.dataset import Dataset
+from ..cases.dataset import Dataset, voxels_sha256
+from ..cases.volume import read
 from ..runtime.errors import LNSynthError
 from ..runtime.files import read_json
 from ..synthesis.catalog import natural
@@ -138,7 +140,8 @@ def _samples(folders: Sequence[Path], cases: list[Item], settings: SegmentSettin
             record = read_json(sample / "provenance.json")
             father = _father(sample, record, fathers)
             try:
-                _check_form(sample, record["generator"]["settings"]["form"], settings)
+                if not in_place(record):  # a full CT, which is prepared as real ones are
+                    _check_form(sample, record["generator"]["settings"]["form"], settings)
                 item = Item(f"{sample.name}-synthetic{number}", "synthetic", father.split, father.patient, father.case,
                             sample, record["outputs"]["ct.nii.gz"])
                 order = record["sampling"].get("sample", 0)
@@ -159,14 +162,27 @@ def _samples(folders: Sequence[Path], cases: list[Item], settings: SegmentSettin
 def _father(sample: Path, record: dict, fathers: dict[str, Item]) -> Item:
     """The case that a sample was made from."""
     source = record.get("source", {})
-    father = fathers.get(source.get("case"))
+    father, voxels = fathers.get(source.get("case")), source.get("voxels_sha256")
+    if father is not None and source.get("sha256", {}).get("ct") == father.sha256:
+        return father
+    for item in [father] if father is not None else fathers.values():  # the same CT from another file, as viewers write
+        if voxels is not None and _voxels(item.folder, item.case, item.sha256) == voxels:
+            return item
     if father is None:
         raise LNSynthError(f"{sample}: it was made from case {source.get('case')}, which is in none of the data sets, "
                            "so its patient is unknown; give its data set too, or leave the sample out.")
-    if source.get("sha256", {}).get("ct") != father.sha256:
-        raise LNSynthError(f"{sample}: it was made from another CT than that of case {father.case} in {father.folder}; "
-                           "give the data set it was made from, or make it again.")
-    return father
+    raise LNSynthError(f"{sample}: it was made from another CT than that of case {father.case} in {father.folder}; "
+                       "give the data set it was made from, or make it again.")
+
+
+def in_place(record: dict) -> bool:
+    """Whether a provenance is that of a full CT in which nodes were made or removed."""
+    return record.get("what") in ("insertion", "removal")
+
+
+@cache
+def _voxels(dataset: Path, case: str, _sha256: str) -> str:
+    return voxels_sha256(read(Dataset.open(dataset).path(case, "ct")))
 
 
 def _check_form(sample: Path, form: dict, settings: SegmentSettings) -> None:

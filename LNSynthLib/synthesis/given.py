@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..cases.checks import check_labels, check_nodes, check_pair
-from ..cases.dataset import Dataset
+from ..cases.dataset import Dataset, voxels_sha256
 from ..cases.labels import LabelTable
 from ..cases.volume import Volume, description, read, stem
 from ..conditions import anatomy as organs
 from ..runtime.files import sha256
-from .canvas import canonical_view
+from .canvas import Canvas, canonical_view
 from .ctfile import CTFile, open_ct
 
 
@@ -38,12 +38,16 @@ class Files:
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """The files' volumes; `ct.stored` in its own numbers, anatomy in TotalSegmentator v2 ids."""
+    """The files' volumes; `ct.stored` in its own numbers, anatomy in TotalSegmentator v2 ids.
+
+    voxels: what the CT is whatever its file (`cases.dataset.voxels_sha256`)
+    """
 
     ct: CTFile
     nodes: Volume
     present: Volume | None
     anatomy: Volume | None
+    voxels: str
 
     @classmethod
     def read(cls, files: Files, table: LabelTable) -> Given:
@@ -62,7 +66,8 @@ class Given:
         if files.anatomy is not None:
             anatomy = organs.load(files.anatomy, None, files.version, table)
             check_grid(ct.stored, anatomy, files.anatomy)
-        return cls(ct, nodes, present, anatomy)
+        hu = Canvas(ct.stored, *ct.scaling).to_hu(ct.stored.array) if ct.scaling != (1.0, 0.0) else ct.stored.array
+        return cls(ct, nodes, present, anatomy, voxels_sha256(Volume(hu, ct.stored.affine)))
 
 
 def origin(ct: Path, case: str | None = None) -> tuple[str, str]:

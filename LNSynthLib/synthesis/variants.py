@@ -113,7 +113,8 @@ def variants(generator: Path, files: Files, out: Path, settings: VariantSettings
         if variant not in todo:
             report(variant)
     if todo:
-        run = Run(model, facts, files, Given.read(files, _table(model)), source, settings, device)
+        given = Given.read(files, _table(model))
+        run = Run(model, facts, files, given, {**source, "voxels_sha256": given.voxels}, settings, device)
         for variant in _make(run, todo, callback):
             report(variant)
     return {"folder": str(out), "samples": [v.folder.name for v in plan], "made": [v.folder.name for v in todo],

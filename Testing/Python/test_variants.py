@@ -24,6 +24,10 @@ from LNSynthLib.runtime.errors import Cancelled, LNSynthError
 from LNSynthLib.runtime.events import Event
 from LNSynthLib.runtime.files import sha256
 from LNSynthLib.segmentation import filter as sample_filter
+from LNSynthLib.segmentation.export import export
+from LNSynthLib.segmentation.model import DATASET
+from LNSynthLib.segmentation.settings import SegmentSettings
+from LNSynthLib.segmentation.splits import divide
 from LNSynthLib.synthesis import review
 from LNSynthLib.synthesis.catalog import samples
 from LNSynthLib.synthesis.contact_sheet import contact_sheet
@@ -142,6 +146,50 @@ def test_a_folder_of_variants_is_reviewed_filtered_and_paired_like_any_other(mad
     kept, left_out = pairs(out)
     assert [p.name for p in kept] == ["v-001"] and left_out[0]["sample"] == "v-002"
     assert "v-001" in contact_sheet("x", standings(out))
+
+
+def test_a_segmenter_is_trained_on_variants_in_place_as_on_real_ones(generator, tmp_path):
+    """The CT of a data set and a copy of it in another file, type and order of axes, with its id and without."""
+    dataset = phantom_dataset(tmp_path / "data", 2, seed=3, spacing=4.0, nodes=3)
+    for entry, split in zip(dataset.cases(), ("train", "val"), strict=True):
+        entry["split"] = split
+    dataset.save()
+    mine, other = (entry["id"] for entry in dataset.cases())
+    ct = read(dataset.path(mine, "ct"))
+    turned = Volume(ct.array[::-1, :, ::-1].transpose(1, 0, 2).astype(np.float32),
+                    ct.affine @ [[0, -1, 0, ct.shape[0] - 1], [1, 0, 0, 0], [0, 0, -1, ct.shape[2] - 1], [0, 0, 0, 1]])
+    nodes = read(dataset.path(mine, "nodes"))
+    write(tmp_path / "viewer.nrrd", turned)
+    names = {}
+    for number, (path, prefix, case) in enumerate((
+            (dataset.path(mine, "ct"), "a", None), (tmp_path / "viewer.nrrd", "b", None),
+            (tmp_path / "viewer.nrrd", "c", mine))):
+        files = Files(path, dataset.path(mine, "nodes"), case=case)
+        result = variants(generator, files, tmp_path / "samples", replace(SETTINGS, count=1, seed=number),
+                          prefix=prefix, device="cpu")
+        names[prefix] = f"{result['made'][0]}-synthetic1"
+    settings = SegmentSettings(strategy="both", spacing_mm=5.0, margin_mm=30.0, labels="abdomen17")
+    division = divide([dataset.folder], [tmp_path / "samples"], settings)
+    assert {item.name: item.case for item in division.train if item.kind == "synthetic"} == {
+        name: mine for name in names.values()}
+    export(division, settings, tmp_path / "raw")
+    real, synthetic = (read(tmp_path / "raw" / DATASET / "imagesTr" / f"{name}_0000.nii.gz")
+                       for name in (f"{mine}-real", names["a"]))
+    assert same_grid(real, synthetic)[0] and real.array.dtype == synthetic.array.dtype
+    label = read(tmp_path / "raw" / DATASET / "labelsTr" / f"{names['a']}.nii.gz")
+    assert np.array_equal(label.array, read(tmp_path / "raw" / DATASET / "labelsTr" / f"{mine}-real.nii.gz").array)
+    assert 0 < label.array.sum() * 5**3 == pytest.approx((nodes.array > 0).sum() * 4**3, rel=0.3)
+    far = ~near(label.array, (5.0,) * 3) & ~ndimage.binary_dilation(label.array, iterations=3)
+    assert np.abs(real.array - synthetic.array)[far].max() <= 1
+    # Its father is of split val: the child may not be trained on, by whatever file it came.
+    for entry in dataset.cases():
+        entry["split"] = {mine: "val", other: "train"}[entry["id"]]
+    dataset.save()
+    for prefix in "abc":
+        with pytest.raises(LNSynthError, match="cannot be trained on"):
+            shutil.rmtree(tmp_path / "one", ignore_errors=True)
+            shutil.copytree(tmp_path / "samples" / f"{prefix}-001", tmp_path / "one" / f"{prefix}-001")
+            divide([dataset.folder], [tmp_path / "one"], settings)
 
 
 def test_nodes_that_stay_are_made_anew_only_when_asked(generator, scene, tmp_path):
