@@ -7,6 +7,7 @@ import numpy as np
 import slicer
 
 from .application import (
+    check_alive,
     host,
     open_section,
     picture_of_panel,
@@ -135,7 +136,7 @@ def moving_by_hand(stage):
     before = _nodes(widget)
     ui.moveButton.checked = True
     settle()
-    assert ui.moveApplyButton.visible and ui.moveCancelButton.visible, ui.nodesStatus.text
+    assert ui.moveApplyButton.enabled and ui.moveCancelButton.enabled, ui.nodesStatus.text
     transform = next(node for node in slicer.util.getNodesByClass("vtkMRMLLinearTransformNode"))
     _shift(transform, 4.0)
     settle()
@@ -173,9 +174,9 @@ def synthesis_in_place(stage):
     assert widget.jobs.busy and ui.generateButton.text != label, "Generate did not turn into Cancel"
     said = set()
     longest = wait(lambda: said.add(ui.jobLabel.text) or not widget.jobs.busy, "synthesis", 900)
-    assert "done" in ui.jobLabel.text, ui.jobLabel.text
+    assert "done" in ui.jobLabel.text, f"{ui.jobLabel.text} {stage.shown}"
     assert len(said) > 3, f"no progress was shown: {said}"
-    assert longest < 2, f"the window stood still for {longest:.1f} s"
+    check_alive(longest)
     synthetic = widget.parameters.synthetic
     assert synthetic is not None, "the result is not loaded"
     assert synthetic.GetName().startswith("SYNTHETIC ") and synthetic.GetAttribute("LNSynth.Synthetic") == "1"
@@ -193,15 +194,15 @@ def a_job_can_be_cancelled(stage):
     widget = stage.widget
     folder = stage.folder / "samples"
     before = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    widget.parameters.steps, widget.parameters.seed = 500, 6
+    widget.parameters.steps, widget.parameters.seed = 250, 6
     settle()
     widget.ui.generateButton.click()
     wait(lambda: widget.ui.jobProgress.value > 0 or not widget.jobs.busy, "first progress", 300)
-    assert widget.jobs.busy, widget.ui.jobLabel.text
+    assert widget.jobs.busy, f"{widget.ui.jobLabel.text} {stage.shown}"
     widget.ui.cancelButton.click()
     longest = wait(lambda: not widget.jobs.busy, "cancel", 30)
     assert "cancel" in widget.ui.jobLabel.text.lower(), widget.ui.jobLabel.text
-    assert longest < 2, f"the window stood still for {longest:.1f} s"
+    check_alive(longest)
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == before
     widget.parameters.steps, widget.parameters.seed = 3, 5
 
