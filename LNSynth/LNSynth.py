@@ -40,6 +40,7 @@ class LNSynth(ScriptedLoadableModule):
             "nnU-Net. Please cite them with the paper when you publish results.").format(
                 paper='<a href="https://arxiv.org/abs/2403.17770">arXiv 2403.17770</a>')
         slicer.app.connect("startupCompleted()", register_sample_data)
+        slicer.app.connect("startupCompleted()", register_compare_layout)
 
 
 def register_sample_data() -> None:
@@ -50,6 +51,15 @@ def register_sample_data() -> None:
         category="LNSynth", sampleName="LNSynthPhantom", uris="", nodeNames="LNSynthPhantom",
         thumbnailFileName=str(HERE / "Resources" / "Icons" / "LNSynthPhantom.png"),
         customDownloader=lambda _source: load_sample_phantom())
+
+
+def register_compare_layout() -> None:
+    """A scene that was saved in the compare layout names it by its number: it must be known before the scene is."""
+    from LNSynthLogic import compare
+
+    manager = slicer.app.layoutManager()
+    if manager is not None:  # there is none with --no-main-window
+        compare.register(manager.layoutLogic().GetLayoutNode())
 
 
 def load_sample_phantom() -> None:
@@ -73,6 +83,7 @@ class LNSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ScriptedLoadableModuleWidget.setup(self)
         from LNSynthPanels.anatomy_panel import AnatomyPanel
         from LNSynthPanels.batch_panel import BatchPanel
+        from LNSynthPanels.compare_view import CompareView
         from LNSynthPanels.editor import NodeEditor, effects_registered
         from LNSynthPanels.files import JobFiles
         from LNSynthPanels.input_panel import InputPanel
@@ -99,9 +110,10 @@ class LNSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._refresh_timer.setInterval(50)
         self._refresh_timer.connect("timeout()", self.refresh)
 
-        self.jobs = JobsPanel(self)
-        self.panels = [panel(self) for panel in (SetupPanel, InputPanel, AnatomyPanel, NodesPanel, SynthesisPanel,
-                                                 ReviewPanel, SegmentationPanel, BatchPanel)]
+        self.jobs, self.compare = JobsPanel(self), CompareView(self)
+        self.panels = [self.compare, *(panel(self) for panel in (
+            SetupPanel, InputPanel, AnatomyPanel, NodesPanel, SynthesisPanel, ReviewPanel, SegmentationPanel,
+            BatchPanel))]
         self.addObserver(self.scene, self.scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(self.scene, self.scene.EndCloseEvent, self.onSceneEndClose)
         for event in (self.scene.EndImportEvent, self.scene.NodeAddedEvent, self.scene.NodeRemovedEvent):

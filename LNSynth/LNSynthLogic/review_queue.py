@@ -185,10 +185,16 @@ class ReviewQueue:
         self._check_seen()
         review.record(self.folder, self.current, verdict, note, self.reviewer, WAIT_S)
         self.refresh()
-        after = self.place + 1
-        waiting = [item.name for item in (*self.items[after:], *self.items[:after]) if item.waits]
-        self.current = (waiting or [self.current])[0]
+        following = self.following
+        self.current = following.name if following is not None else self.current
         return self.current
+
+    @property
+    def following(self) -> Item | None:
+        """The next sample that waits: the first one after the current one, else the first of all others, else None."""
+        after = self.place + 1
+        waiting = [item for item in (*self.items[after:], *self.items[:max(after - 1, 0)]) if item.waits]
+        return waiting[0] if waiting else None
 
     def comment(self, note: str) -> None:
         """Writes another note to the current sample; the verdict stays. LNSynthError where there is none yet."""

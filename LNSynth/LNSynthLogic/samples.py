@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import vtk
@@ -14,11 +15,14 @@ from LNSynthLib.runtime.files import read_json, sha256
 from LNSynthLib.synthesis.catalog import PAIR
 
 from . import bridge, segments
+from .grids import boxes
 from .words import _
 
 SAMPLE = "LNSynth.Sample"          # attribute of a sample's nodes: the folder that they were loaded from
 MADE = "LNSynth.Made"              # tag of a segment: "1" where the generator made this node, not the patient
 AS_LOADED = "LNSynth.NodesLoaded"  # attribute of its segmentation: SHA-256 of the nodes as they were in the files
+
+SAME_SHARE = 0.9  # of the voxels, at least, that a CT made in place has from its source: air alone is about half
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +33,7 @@ class Sample:
     provenance: dict
     ct: object
     nodes: object
-    values: list[int]  # of the nodes
+    values: list[int]  # of the nodes, rising
 
 
 def load_sample(scene, folder: Path, like=None):
@@ -55,7 +59,7 @@ def read_sample(folder: Path) -> Sample:
         raise LNSynthError(f"{folder}: the CT and its nodes do not lie on one grid ({difference}); make it again.")
     if nodes.array.dtype.kind not in "iu":
         raise LNSynthError(f"{folder / PAIR[1]}: the node mask does not hold whole numbers; make the sample again.")
-    return Sample(folder, provenance, ct, nodes, _values(nodes.array))
+    return Sample(folder, provenance, ct, nodes, list(boxes(nodes.array)))
 
 
 def add_sample(scene, sample: Sample, like=None):
@@ -65,6 +69,7 @@ def add_sample(scene, sample: Sample, like=None):
     """
     folder, provenance, ct, nodes = sample.folder, sample.provenance, sample.ct, sample.nodes
     volume = bridge.add_volume(scene, ct, folder.name, like)
+    volume.SetName(folder.name)  # as it is called in its folder, also when it is loaded again
     bridge.mark_synthetic(volume, provenance)
     volume.SetAttribute(SAMPLE, str(folder))
     segmentation = segments.new_segmentation(scene, volume, _("Nodes of {name}").format(name=volume.GetName()))
@@ -117,10 +122,30 @@ def nodes_of(volume):
     return min(found, key=lambda node: node.GetAttribute(SAMPLE) is None, default=None)
 
 
+def is_source(ct, synthetic, folder: Path | None, exported: Callable[[], Path]) -> bool:
+    """Whether a synthetic CT was made from a CT node: another patient's beside it would be no comparison.
+
+    synthetic  a volume of the library. Made in place, it has the CT's grid, and its voxels but for a few
+    folder     of the sample: its provenance tells the SHA-256 of the CT's file; None where there is no sample
+    exported   gives the CT as a file for jobs, written where it has to be
+    """
+    from LNSynthLib.cases.volume import same_grid
+
+    source = bridge.volume_of(ct)
+    if same_grid(source, synthetic)[0]:
+        few = tuple(slice(None, None, max(1, n // 64)) for n in source.shape)
+        if (source.array[few] == synthetic.array[few]).mean() > SAME_SHARE:
+            return True
+    if folder is None or not (Path(folder) / "provenance.json").is_file():
+        return False
+    file = file_of(ct)
+    return made_from(folder, [file] if file else []) or made_from(folder, [exported()])
+
+
 def made_from(folder: Path, files: Iterable[Path]) -> bool:
     """Whether a sample was made from one of these files, as the SHA-256 in its provenance tell."""
     told = set(_texts(read_json(Path(folder) / "provenance.json").get("source")))
-    return any(Path(file).is_file() and sha256(file) in told for file in files)
+    return any(Path(file).is_file() and _sha256(file) in told for file in files)
 
 
 def file_of(volume) -> Path | None:
@@ -131,11 +156,15 @@ def file_of(volume) -> Path | None:
     return Path(storage.GetFileName())
 
 
-def _values(nodes) -> list[int]:
-    """What is above 0 in a mask, in rising order: the nodes as `segments.add_instances` takes them."""
-    import numpy as np
+def _sha256(path: Path) -> str:
+    """Read anew only where the file is another one: a CT takes a while, and every sample asks."""
+    stat = Path(path).stat()
+    return _sha256_of(str(path), stat.st_mtime_ns, stat.st_size)
 
-    return [int(value) for value in np.flatnonzero(np.bincount(nodes.ravel())) if value > 0]
+
+@lru_cache(maxsize=8)
+def _sha256_of(path: str, changed: int, size: int) -> str:
+    return sha256(path)
 
 
 def _texts(value) -> Iterable[str]:

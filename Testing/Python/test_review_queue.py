@@ -57,9 +57,12 @@ def test_the_queue_goes_from_one_undecided_sample_to_the_next(folder):
 
 def test_undecided_samples_before_the_current_one_come_after_those_behind_it(folder):
     queue = ReviewQueue(folder, "anna")
+    assert queue.following.name == "a-2"
     queue.go("a-10")
+    assert queue.following.name == "b-1"
     assert decide(queue, "accept") == "b-1"
-    assert decide(queue, "accept") == "a-2"
+    assert queue.following.name == "a-2"
+    assert decide(queue, "accept") == "a-2" and queue.following is None
 
 
 def test_a_verdict_is_on_the_disk_when_decide_returns(folder):

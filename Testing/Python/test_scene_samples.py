@@ -139,6 +139,29 @@ def test_a_sample_knows_which_ct_it_was_made_from(scene, tmp_path):
     assert not samples.made_from(folder, [tmp_path / "other.nii"]) and not samples.made_from(folder, [])
 
 
+def test_the_source_of_a_synthetic_ct_is_known_by_its_voxels_or_by_its_file(scene, tmp_path):
+    phantom = mrml.phantom()
+    ct = mrml.add_ct(scene)
+    changed = phantom.ct.array.copy()
+    changed[phantom.nodes.array > 0] = -100
+    in_place = Volume(changed, phantom.ct.affine)
+
+    def never():
+        raise AssertionError("nothing has to be exported")
+
+    assert samples.is_source(ct, in_place, None, never)
+    other = Volume(phantom.ct.array[::-1].copy(), phantom.ct.affine)  # air where the first has air, for the most part
+    assert not samples.is_source(ct, other, None, never)
+    assert not samples.is_source(ct, Volume(changed[:-1], phantom.ct.affine), tmp_path / "no sample", never)
+    patch = Volume(np.zeros((20, 20, 20), np.int16), phantom.ct.affine)
+    write(tmp_path / "ct.nii", phantom.ct)
+    (tmp_path / "other.nii").write_bytes(b"another")
+    folder = make_sample(tmp_path / "s", patch, Volume(np.zeros((20, 20, 20), np.uint16), phantom.ct.affine),
+                         source={"sha256": {"ct": sha256(tmp_path / "ct.nii")}})
+    assert samples.is_source(ct, patch, folder, lambda: tmp_path / "ct.nii")
+    assert not samples.is_source(ct, patch, folder, lambda: tmp_path / "other.nii")
+
+
 def test_the_file_of_a_volume_counts_only_while_the_volume_is_as_read(scene, tmp_path):
     import slicer
 

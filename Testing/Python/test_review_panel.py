@@ -1,0 +1,280 @@
+"""Panels of review, comparison and segmentation over the real form and a real scene: what people do, step by step."""
+
+import argparse
+import time
+
+import pytest
+
+pytest.importorskip("PySide6.QtWidgets", reason="PySide6 (Qt) is not installed")
+
+import mrml
+import numpy as np
+import pythonqt
+import slicer
+import slicer_app
+from LNSynthLogic import compare, samples, segments
+from slices import SliceViews
+from test_panels import Stage
+from test_scene_samples import make_sample
+
+from LNSynthLib.cases.volume import Volume, write
+from LNSynthLib.synthesis import review
+
+
+@pytest.fixture
+def stage(scene, tmp_path):
+    """The module with the phantom as its CT, a layout as Slicer has it, and a folder of three samples made from it."""
+    views = SliceViews(scene)  # the layout node, and the views that it asks for
+    with slicer_app.running(scene, tmp_path) as (app, talk):
+        stage = Stage(scene, app, talk)
+        stage.views = views
+        yield prepared(stage, tmp_path)
+        stage.close()
+        assert not talk.faults, "\n".join(talk.faults)
+        assert pythonqt.invented(stage.host.panel) == []
+
+
+def prepared(stage, tmp_path):
+    stage.put("nodes")
+    stage.folder = tmp_path / "samples"
+    for number in (1, 2, 3):
+        put_sample(stage.folder / f"s-{number}", number)
+    stage.ui.reviewSection.setProperty("collapsed", False)
+    stage.host.parameters.samplesFolder = str(stage.folder)
+    stage.host.parameters.reviewer = "anna"
+    stage.settle()
+    return stage
+
+
+def put_sample(folder, number, **facts):
+    """The phantom, with another node for each number, as if made in place."""
+    phantom = mrml.phantom()
+    nodes = np.zeros(phantom.ct.shape, np.uint16)
+    nodes[40:44, 20 + 3 * number:24 + 3 * number, 20:23] = 1
+    ct = phantom.ct.array.copy()
+    ct[nodes > 0] = 45
+    return make_sample(folder, Volume(ct, phantom.ct.affine), Volume(nodes, phantom.ct.affine),
+                       nodes=[{"id": 1, "state": "made"}], **facts)
+
+
+def shown(stage):
+    """Name of the sample in the scene; there is never more than one."""
+    found = [volume for volume in (stage.scene.GetNthNodeByClass(i, "vtkMRMLScalarVolumeNode") for i in range(
+        stage.scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode"))) if volume.GetAttribute(samples.SAMPLE)]
+    assert len(found) <= 1
+    return found[0].GetName().removeprefix("SYNTHETIC ") if found else None
+
+
+def wait_for(stage, name):
+    end = time.monotonic() + 30
+    while stage.host.panels and shown(stage) != name and time.monotonic() < end:
+        stage.settle(0.05)
+    stage.settle(0.1)
+    assert shown(stage) == name and not stage.talk.errors, (stage.ui.reviewStatus.text, stage.talk.errors)
+
+
+def rows(stage):
+    table = stage.ui.reviewTable
+    return [tuple(table.item(row, column).text() for column in range(4)) for row in range(table.rowCount)]
+
+
+def test_samples_are_judged_one_after_the_other(stage):
+    ui = stage.ui
+    assert [row[0] for row in rows(stage)] == ["s-1", "s-2", "s-3"] and shown(stage) is None
+    assert not ui.acceptButton.enabled and "sample" in ui.acceptButton.toolTip
+    stage.press("nextButton")
+    wait_for(stage, "s-1")
+    ui.noteLineEdit.text = "clear margin"
+    stage.press("acceptButton")
+    assert review.review(stage.folder).decisions["s-1"].note == "clear margin"
+    wait_for(stage, "s-2")
+    assert ui.noteLineEdit.text == "" and rows(stage)[0] == ("s-1", "accepted", "clear margin", "anna")
+    stage.press("rejectButton")
+    wait_for(stage, "s-3")
+    assert ui.reviewProgress.value == 2 and ui.reviewProgress.maximum == 3
+    stage.press("acceptButton")
+    assert "All 3 samples" in ui.reviewStatus.text and shown(stage) == "s-3"
+    ui.reviewTable.selectRow(0)
+    wait_for(stage, "s-1")
+    assert ui.noteLineEdit.text == "clear margin"
+    ui.noteLineEdit.text = "margin clear"
+    ui.noteLineEdit.returnPressed.emit()
+    found = review.review(stage.folder).decisions["s-1"]
+    assert (found.verdict, found.note) == ("accept", "margin clear")
+
+
+def test_a_sample_is_compared_with_the_ct_that_it_was_made_from(stage):
+    stage.press("nextButton")
+    wait_for(stage, "s-1")
+    assert compare.is_open(stage.scene)
+    real, synthetic = compare.compared(stage.scene)
+    assert real is stage.host.parameters.ct and synthetic is stage.host.parameters.synthetic
+    mask = samples.nodes_of(synthetic)
+    middle = compare.center_of(mask, segments.node_ids(mask)[0], synthetic)
+    assert compare.slice_node(stage.scene, compare.REAL[0]).GetSliceOffset() == pytest.approx(middle[2])
+    other = mrml.add_ct(stage.scene, mrml.phantom().ct.array[::-1].copy(), mrml.phantom().ct.affine, "other patient")
+    stage.host.parameters.ct = other
+    stage.settle()
+    assert compare.compared(stage.scene) == (None, synthetic)
+    stage.press("nextButton")
+    wait_for(stage, "s-2")
+    assert compare.compared(stage.scene)[0] is None and "choose the CT" in stage.ui.reviewStatus.text
+
+
+def test_nodes_that_were_corrected_stay_in_the_scene(stage):
+    stage.press("nextButton")
+    wait_for(stage, "s-1")
+    volume = stage.host.parameters.synthetic
+    mask = samples.nodes_of(volume)
+    segments.remove_node(mask, segments.node_ids(mask)[0])
+    stage.press("acceptButton")
+    end = time.monotonic() + 30
+    while stage.host.parameters.synthetic is volume and time.monotonic() < end:
+        stage.settle(0.05)
+    assert volume.GetScene() is stage.scene and mask.GetScene() is stage.scene
+    assert "s-1 were changed here" in stage.ui.reviewStatus.text
+
+
+def test_samples_that_stream_in_come_and_damaged_ones_are_named(stage):
+    put_sample(stage.folder / "s-4", 4)
+    (put_sample(stage.folder / "s-5", 5) / "ct.nii.gz").write_bytes(b"broken")
+    stage.settle(2.5)
+    assert [row[0] for row in rows(stage)] == [f"s-{n}" for n in (1, 2, 3, 4, 5)]
+    stage.ui.reviewTable.selectRow(4)
+    stage.settle(0.5)
+    assert "not the one that provenance.json" in stage.ui.reviewStatus.text and not stage.ui.acceptButton.enabled
+    stage.press("previousButton")
+    wait_for(stage, "s-4")
+    assert stage.ui.acceptButton.enabled
+
+
+def test_a_verdict_that_cannot_be_saved_is_said_loudly(stage, monkeypatch):
+    stage.press("nextButton")
+    wait_for(stage, "s-1")
+    (stage.folder / "review.csv").mkdir()
+    stage.press("acceptButton")
+    assert len(stage.talk.errors) == 1 and "review.csv" in stage.talk.errors[0]
+    stage.talk.errors.clear()
+    (stage.folder / "review.csv").rmdir()
+    stage.settle(2.5)
+    stage.press("acceptButton")
+    assert [d.sample for d in review.history(stage.folder)] == ["s-1"]
+
+
+def test_another_folder_another_reviewer_another_scene(stage, tmp_path):
+    p = stage.host.parameters
+    stage.press("nextButton")
+    wait_for(stage, "s-1")
+    stage.press("acceptButton")
+    wait_for(stage, "s-2")
+    p.reviewer = ""
+    stage.settle()
+    assert "name" in stage.ui.acceptButton.toolTip and not stage.ui.acceptButton.enabled
+    p.reviewer = "bob"
+    stage.settle()
+    assert rows(stage)[0] == ("s-1", "", "", "anna (accepted)")
+    assert stage.ui.acceptButton.enabled and stage.ui.reviewProgress.value == 0
+    p.samplesFolder = str(tmp_path / "nowhere")
+    stage.settle()
+    assert rows(stage) == [] and "no such folder" in stage.ui.reviewStatus.text
+    p.samplesFolder = str(stage.folder)
+    stage.settle()
+    assert len(rows(stage)) == 3
+    stage.scene.Clear(0)
+    stage.settle()
+    assert rows(stage) == [] and not stage.talk.errors
+
+
+def test_exports_are_commands_that_the_library_takes(stage, tmp_path, monkeypatch):
+    import qt
+
+    from LNSynthLib import cli
+
+    assert not stage.ui.exportButton.enabled and "accepted" in stage.ui.exportButton.toolTip
+    stage.press("nextButton")
+    wait_for(stage, "s-1")
+    stage.press("acceptButton")
+    monkeypatch.setattr(qt.QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path))
+    monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *_: str(tmp_path / "seg"))
+    stage.ui.exportFormatSelector.setCurrentIndex(1)
+    stage.press("exportButton")
+    stage.talk.answer = False
+    stage.press("segExportButton")  # the nodes are not in the CT, and the question is answered with no
+    assert len(stage.talk.questions) == 1 and len(stage.jobs) == 1
+    stage.talk.answer = True
+    stage.press("segExportButton")
+    (_, export), (_, seg) = stage.jobs
+    for command in (export, seg):
+        cli.parse([str(word) for word in command[3:]], argparse.Namespace())
+    assert [str(word) for word in export[3:7]] == ["review", "export", str(stage.folder), "--as"]
+    assert "nnunet" in export and str(tmp_path / "seg.dcm") in seg
+
+
+def test_the_layout_button_slider_and_flicker(stage):
+    ui, scene = stage.ui, stage.scene
+    assert not ui.compareButton.enabled and not ui.flickerButton.enabled
+    stage.views.layout_node.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+    stage.press("nextButton")
+    wait_for(stage, "s-1")
+    assert ui.compareButton.checked and ui.flickerButton.enabled and ui.blendSlider.value == 100
+    ui.blendSlider.value = 30
+    assert compare.blend(scene) == pytest.approx(30)
+    stage.press("flickerButton")
+    assert compare.blend(scene) == 100 and ui.blendSlider.value == 100 and not ui.flickerButton.checked
+    compare.composite_node(scene, compare.SYNTHETIC[0]).SetForegroundOpacity(0.2)  # Slicer's own slider
+    stage.settle()
+    assert ui.blendSlider.value == pytest.approx(20)
+    ct, synthetic = compare.compared(scene)
+    ct.GetDisplayNode().SetAutoWindowLevel(False)  # as the mouse does it
+    ct.GetDisplayNode().SetWindowLevel(123, 45)
+    assert synthetic.GetDisplayNode().GetWindow() == 123
+    stage.press("compareButton")
+    assert not compare.is_open(scene) and not ui.compareButton.checked and not ui.flickerButton.enabled
+    assert stage.views.layout_node.GetViewArrangement() == slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
+    ct.GetDisplayNode().SetWindowLevel(99, 9)
+    assert synthetic.GetDisplayNode().GetWindow() == 123  # they are two again
+    stage.press("compareButton")
+    stage.views.layout_node.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView)
+    stage.settle()
+    assert not ui.compareButton.checked
+    assert stage.host.parameters.nodes.GetDisplayNode().IsDisplayableInView("vtkMRMLSliceNodeRed")
+
+
+def test_a_segmentation_is_compared_and_followed(stage):
+    ui, p = stage.ui, stage.host.parameters
+    assert "prediction" in ui.comparisonLabel.text
+    p.prediction = mrml.add_nodes(stage.scene, p.ct, name="prediction")
+    p.reference = p.nodes
+    stage.settle()
+    table = ui.comparisonTable
+    assert table.rowCount == 5 and table.item(0, 1).text() == "found" and table.item(0, 2).text() == "1.00"
+    segments.remove_node(p.prediction, segments.node_ids(p.prediction)[0])
+    stage.settle(0.6)
+    assert table.item(0, 1).text() == "missed" and "4 of 5" in ui.comparisonLabel.text
+    table.selectRow(2)
+    middle = compare.center_of(p.reference, segments.node_ids(p.reference)[2], p.ct)
+    assert stage.scene.GetNodeByID("vtkMRMLSliceNodeRed").GetSliceOffset() == pytest.approx(middle[2])
+    stage.scene.RemoveNode(p.prediction)
+    stage.settle()
+    assert table.rowCount == 0
+
+
+def test_what_a_segmenter_finds_becomes_the_prediction(stage, tmp_path):
+    p = stage.host.parameters
+    started = []
+    stage.host.jobs.start = lambda title, arguments, **told: started.append((arguments, told))
+    (tmp_path / "model").mkdir()
+    for name in ("plans.json", "dataset.json"):
+        (tmp_path / "model" / name).write_text("{}")
+    p.segmenter = str(tmp_path / "model")
+    stage.settle()
+    stage.press("segmentButton")
+    arguments, told = started[0]
+    assert [str(word) for word in arguments[3:5]] == ["segment", "predict"]
+    write(arguments[arguments.index("--out") + 1], mrml.phantom().nodes)
+    told["on_result"]({})
+    told["cleanup"]()
+    stage.settle()
+    assert len(segments.node_ids(p.prediction)) == 5 and "model" in p.prediction.GetName()
+    assert "5 lymph nodes" in stage.ui.segmentationStatus.text
+    assert all(segments.is_in_ct(p.prediction, i) for i in segments.node_ids(p.prediction))
