@@ -27,6 +27,8 @@ class NodesPanel:
         self._timer = self._single_shot(100, self._measure)
         self._warn_timer = self._single_shot(30, self._warn)
         ui = self.ui
+        ui.nodesTable.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+        ui.nodesTable.horizontalHeader().setSectionResizeMode(3, qt.QHeaderView.Stretch)
         ui.nodesTable.connect("itemSelectionChanged()", self._row_chosen)
         ui.nodesTable.connect("cellClicked(int,int)", lambda _row, _column: self._jump())
         ui.affineButton.connect("clicked()", lambda: self._vary("affine"))

@@ -56,13 +56,11 @@ def passed(kind, part, name):
 
 
 def children_shown(widget: QWidget, shown: bool) -> None:
-    """Shows or hides the children, except those that were hidden on purpose."""
+    """Shows or hides the children, except those that somebody else hid, before or meanwhile."""
     for child in widget.findChildren(QWidget, options=Qt.FindDirectChildrenOnly):
-        if not shown:
-            child.setProperty("hiddenOnPurpose", child.testAttribute(Qt.WA_WState_ExplicitShowHide)
-                              and child.testAttribute(Qt.WA_WState_Hidden))
-        if not child.property("hiddenOnPurpose"):
+        if not (child.testAttribute(Qt.WA_WState_ExplicitShowHide) and child.testAttribute(Qt.WA_WState_Hidden)):
             child.setVisible(shown)
+            child.setAttribute(Qt.WA_WState_ExplicitShowHide, False)
 
 
 class ctkCollapsibleButton(QAbstractButton):

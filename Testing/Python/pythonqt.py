@@ -22,6 +22,7 @@ from PySide6 import QtCore, QtGui, QtWidgets
 from PySide6.QtCore import QMetaMethod, QMetaObject, QObject
 
 MODULE = Path(__file__).resolve().parents[2] / "LNSynth"
+VIRTUAL = "sizeHint", "minimumSizeHint"  # properties whose getters Qt calls in Python subclasses: they stay methods
 MODULES = QtCore, QtGui, QtWidgets
 
 
@@ -57,6 +58,8 @@ def manners():
         meta = kind.staticMetaObject
         for i in range(meta.propertyOffset(), meta.propertyCount()):
             one = meta.property(i)
+            if one.name() in VIRTUAL:
+                continue
             _put(undo, kind, one.name(), _QtProperty(one.name(), one.isWritable(), getattr(kind, one.name(), None)))
     former = {name: sys.modules.get(name) for name in ("qt", "ctk")}
     sys.modules["qt"], sys.modules["ctk"] = qt_module(), ctk_module()

@@ -14,6 +14,8 @@ import pythonqt
 import slicer
 import slicer_app
 from PySide6.QtWidgets import QPushButton
+from slices import SliceViews
+from test_scene_samples import make_sample
 
 STATES = "empty", "ct", "nodes", "all"
 # Buttons that ask for a file name or need the application's views; the self test in Slicer presses them.
@@ -44,6 +46,12 @@ class Stage:
         while time.monotonic() < end:
             self.app.processEvents()
             time.sleep(0.005)
+
+    def until(self, ready, seconds: float = 30) -> None:
+        end = time.monotonic() + seconds
+        while not ready():
+            assert time.monotonic() < end, "it never came"
+            self.settle(0.05)
 
     def put(self, state: str) -> None:
         p = self.host.parameters
@@ -142,7 +150,6 @@ def test_a_move_by_hand_is_begun_and_given_up(stage):
 
 def test_a_synthetic_ct_is_compared_and_real_ones_are_not_offered_as_synthetic(stage):
     from LNSynthLogic import bridge, compare
-    from slices import SliceViews
 
     views = SliceViews(stage.scene)
     stage.app.application_logic = views.application
@@ -180,6 +187,39 @@ def test_parameters_and_widgets_follow_each_other(stage):
     assert ui.seedSpinBox.value == 5 and ui.samplerSelector.itemData(ui.samplerSelector.currentIndex) == "ddim"
 
 
+def test_samples_are_reviewed_by_button_and_the_verdicts_are_on_the_disk(stage, tmp_path):
+    for name in ("case-001", "case-002"):
+        make_sample(tmp_path / "samples" / name, mrml.phantom().ct, mrml.phantom().nodes)
+    views = SliceViews(stage.scene)
+    stage.app.application_logic = views.application
+    stage.put("ct")
+    ui = stage.ui
+    ui.reviewFolderPath.currentPath = str(tmp_path / "samples")
+    ui.reviewerLineEdit.text = "anna"
+    stage.settle()
+    assert ui.reviewTable.rowCount == 2 and not ui.acceptButton.enabled and "(N)" in ui.acceptButton.toolTip
+    stage.press("nextButton")
+    stage.until(lambda: ui.acceptButton.enabled)
+    ui.noteLineEdit.text = "sharp"
+    stage.press("acceptButton")
+    stage.until(lambda: ui.rejectButton.enabled)
+    stage.press("rejectButton")
+    written = (tmp_path / "samples" / "review.csv").read_text(encoding="utf-8")
+    assert [words in written for words in ("case-001", "case-002", "accept", "reject", "sharp", "anna")] == [True] * 6
+    assert ui.reviewProgress.value == 2 and not stage.talk.errors, stage.talk.errors
+
+
+def test_segmentations_are_compared_node_by_node(stage):
+    stage.put("nodes")
+    p, found = stage.host.parameters, mrml.phantom().nodes.array.copy()
+    found[found == 4] = 0
+    p.reference, p.prediction = p.nodes, mrml.add_nodes(stage.scene, p.ct, found, name="found")
+    stage.settle(0.6)
+    table = stage.ui.comparisonTable
+    assert sorted(table.item(row, 1).text() for row in range(table.rowCount)) == ["found"] * 4 + ["missed"]
+    table.selectRow(0)
+
+
 def test_a_scene_is_closed_and_another_opened(stage):
     stage.put("all")
     stage.host.parameters.steps = 9
@@ -215,9 +255,7 @@ def test_nothing_is_left_behind_when_the_module_is_reloaded(stage):
 def test_the_sample_phantom_comes_from_a_real_child_process(stage):
     del stage.host.jobs.start
     stage.press("samplePhantomButton")
-    end = time.monotonic() + 100
-    while stage.host.jobs.busy and time.monotonic() < end:
-        stage.settle(0.1)
+    stage.until(lambda: not stage.host.jobs.busy, 100)
     stage.settle()
     p = stage.host.parameters
     assert not stage.host.jobs.busy and not stage.talk.errors, stage.talk.errors
