@@ -21,8 +21,7 @@ SELF_TEST = REPOSITORY / "Testing" / "Slicer" / "LNSynthSelfTest"
 CMAKE_FILES = [folder / "CMakeLists.txt" for folder in (REPOSITORY, MODULE, LIBRARY, SELF_TEST.parent, SELF_TEST)]
 
 # What stays in the repository: pictures of the README, and the scripts that made some of the resources.
-NOT_INSTALLED = {"Pictures/demo.png", "Pictures/experiment.png", "demo_generator_card.md", "fit_node_prior.py",
-                 "make_demo_generator.py"}
+SCRIPTS = {"demo_generator_card.md", "fit_node_prior.py", "make_demo_generator.py", "make_panel_pictures.py"}
 
 # Slicer's macros (v5.10.0 and v5.12.3: CMake/SlicerMacroBuildScriptedModule.cmake, SlicerMacroPythonTesting.cmake)
 MACROS = {
@@ -80,8 +79,8 @@ def test_cmake_lists_every_file(cmake, name, folder, pattern):
     if folder == MODULE / "Resources":
         wanted = [f"Resources/{path}" for path in wanted]
     if folder == RESOURCES:
-        assert set(wanted) >= NOT_INSTALLED
-        wanted = [path for path in wanted if path not in NOT_INSTALLED]
+        assert set(wanted) >= SCRIPTS
+        wanted = [path for path in wanted if path not in SCRIPTS and not path.startswith("Pictures/")]
     assert len(names) == len(set(names)) and wanted
     missing, gone = sorted(set(wanted) - set(names)), sorted(set(names) - set(wanted))
     assert (missing, gone) == ([], []), f"{name} of {cmake.name}/CMakeLists.txt: add {missing}, drop {gone}"
@@ -177,8 +176,12 @@ def test_the_help_page_is_whole_and_names_what_people_see():
     for link in re.findall(r'(?:href|src)="([^"]+)"', text):
         if link.startswith("#"):
             assert f'id="{link[1:]}"' in text, link
-        elif not link.startswith("https://arxiv.org/"):
+        elif "/" in link and not link.startswith("https://arxiv.org/"):
             assert (page.parent / link).is_file(), link  # nothing is fetched from the network
+    pictures = re.findall(r'src="(\w+\.png)" onerror="fromSource\(this\)"', text)
+    assert sorted(pictures) == listed(MODULE / "CMakeLists.txt", "HELP_PICTURES") and len(pictures) == 3
+    found = re.search(r'image.src = "([^"]+)" \+', text)[1]
+    assert all((page.parent / found / picture).is_file() for picture in pictures)
     form = (MODULE / "Resources" / "UI" / "LNSynth.ui").read_text(encoding="utf-8")
     shown = {re.sub("&amp;|…", "", words) for words in re.findall("<string>([^<]+)</string>", form)}
     named = {words for words in re.findall("<em>([^<]+)</em>", text)}
@@ -228,6 +231,8 @@ def installed(tmp_path_factory) -> Path:
                                                                        "MODULE_PYTHON_SCRIPTS")]
     plan += [(RESOURCES, name, folder / "LNSynthLib" / "Resources")
              for name in listed(LIBRARY / "CMakeLists.txt", "LIBRARY_RESOURCES")]
+    plan += [(RESOURCES / "Pictures" / "module", name, folder / "Resources" / "Help")
+             for name in listed(MODULE / "CMakeLists.txt", "HELP_PICTURES")]
     for source, name, target in plan:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, target / name)
