@@ -23,7 +23,7 @@ class Watch:
         self.job = Job(arguments, on_event=self.events.append, on_log=self.log.append, on_end=self.ends.append,
                        **options)
 
-    def until(self, ready, seconds=20):
+    def until(self, ready, seconds=60):
         """Polls as a timer does until `ready()`; returns the longest time that one poll took."""
         end, longest = time.monotonic() + seconds, 0.0
         while not ready():
@@ -34,7 +34,7 @@ class Watch:
             time.sleep(0.02)
         return longest
 
-    def run(self, seconds=20):
+    def run(self, seconds=60):
         self.job.start()
         self.until(lambda: self.job.ended, seconds)
         return self
@@ -219,9 +219,9 @@ def test_kill_ends_everything_before_it_returns(tmp_path):
 
 
 def test_a_refusal_is_told_in_its_own_words(tmp_path):
-    watch = Watch(library_command("insert", "--ct", tmp_path / "no.nii", "--nodes", "no.nii", "--out", "out.nii")).run()
+    watch = Watch(library_command("review", "list", tmp_path / "no samples")).run()
     assert watch.job.state is State.FAILED and watch.job.code == 2
-    assert str(tmp_path / "no.nii") in watch.job.error and "\n" not in watch.job.error
+    assert str(tmp_path / "no samples") in watch.job.error and "\n" not in watch.job.error
     assert watch.job.error in "\n".join(watch.log)
 
 
