@@ -16,7 +16,7 @@ from . import segments
 from .anatomy import labels as organ_labels
 from .bridge import check_transform
 from .grids import affine_of, shape_of, to_world
-from .surroundings import TABLE, Surroundings, around, tissue_name
+from .surroundings import Surroundings, around, label_table, tissue_name
 from .words import _
 
 FREE, TAKEN = 1, 0    # body and air of every label table: all that the library has to know about a place
@@ -26,7 +26,6 @@ REACH_MM = 5.0        # a new node gives way by this much where it was to go
 
 def vary(segmentation, segment_id: str, ct, anatomy, kind: str, rng: np.random.Generator, save_state) -> str:
     """Changes one node at random ("affine" or "elastic") and says how."""
-    from LNSynthLib.cases.labels import LabelTable
     from LNSynthLib.cases.volume import grow
     from LNSynthLib.conditions.transforms import VarySettings, vary_one
 
@@ -40,7 +39,7 @@ def vary(segmentation, segment_id: str, ct, anatomy, kind: str, rng: np.random.G
     place = around(segmentation, ct, anatomy, box, without=segment_id)
     upright, first = place.canonical(mask), _canonical_start(place, start, mask.shape)
     changed, at, record = vary_one(upright, first, place.canonical(place.nodes), _labels(place),
-                                   place.canonical_spacing, rng, settings, LabelTable.load(TABLE))
+                                   place.canonical_spacing, rng, settings, label_table())
     if record["operation"] == "unchanged":
         raise LNSynthError(_refused(segmentation, name, place, start, mask, record["tries"]))
     moved = np.linalg.norm((np.argwhere(changed).mean(0) + at - np.argwhere(upright).mean(0) - first)
@@ -69,7 +68,6 @@ def add_at(segmentation, ct, anatomy, point_mm, short_axis_mm: float | None, rng
 
     The new node is the last segment.
     """
-    from LNSynthLib.cases.labels import LabelTable
     from LNSynthLib.cases.volume import grow
     from LNSynthLib.conditions.placement import place as put
     from LNSynthLib.conditions.prior import ShapePrior
@@ -83,7 +81,7 @@ def add_at(segmentation, ct, anatomy, point_mm, short_axis_mm: float | None, rng
     reach = min(LARGEST_MM, 2.0 * short_axis_mm if short_axis_mm else LARGEST_MM) / 2 + REACH_MM + 5
     place = around(segmentation, ct, anatomy, grow(tuple(slice(i, i + 1) for i in index), reach, spacing, shape))
     placed = put(place.canonical_index(index), place.canonical(place.nodes), _labels(place), place.canonical_spacing,
-                 LabelTable.load(TABLE), rng, ShapePrior.load(), short_axis_mm, REACH_MM)
+                 label_table(), rng, ShapePrior.load(), short_axis_mm, REACH_MM)
     if placed is None:
         raise LNSynthError(_no_room(segmentation, place, index))
     mask, at, moved = placed
@@ -130,9 +128,13 @@ def add_from_job(segmentation, ct, result: dict, save_state) -> str:
     added = [change for change in outcome["changes"] if change.get("operation") == "added" and change.get("placed")]
     if not added:
         raise LNSynthError(_("No room for a new node was found; try another size, or put one at the crosshair."))
-    crops = [_crop_in_file(Path(result["out"][0]), node) for node in outcome["nodes"] if node["id"] == added[0]["id"]]
+    start, mask = next(_crop_in_file(Path(result["out"][0]), node) for node in outcome["nodes"]
+                       if node["id"] == added[0]["id"])
+    box = tuple(slice(s, s + n) for s, n in zip(start, mask.shape, strict=True))
+    if around(segmentation, ct, None, box).covered(start, mask)[1]:
+        raise LNSynthError(_("Another node was drawn meanwhile where the new one was to be; look for a place again."))
     save_state()
-    segment_id = segments.add_node(segmentation, ct, *crops[0])
+    segment_id = segments.add_node(segmentation, ct, start, mask)
     return _("{name} added ({station}, short axis {mm:.1f} mm).").format(
         name=name_of(segmentation, segment_id), station=added[0]["station"], mm=added[0]["short_axis_mm"])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from .words import _
 
 OUTSIDE, BONE, GAS = 253, 254, 255  # values of `tissue` beside TotalSegmentator's ids
 COARSE_MM = 6.0                     # grid on which patient and table are told apart
-TABLE = "abdomen17"                 # the label table that knows bone and gas by their HU
 
 _patients: dict = {}  # state of a CT -> (its patient on a coarse grid, step); the last one only
 
@@ -100,13 +99,12 @@ def around(segmentation, ct, anatomy, box: Box, without: str | None = None) -> S
     LNSynthError where the anatomy cannot be read.
     """
     from LNSynthLib.cases.body import label_map
-    from LNSynthLib.cases.labels import LabelTable
     from LNSynthLib.cases.volume import crop
 
     image = crop(volume_of(ct), box)
     nodes, ids, whole = _nodes_in(segmentation, ct, box, without)
     raw = None if anatomy is None else organs.labels(anatomy, ct, box)
-    table = LabelTable.load(TABLE)
+    table = label_table()
     labels = label_map(image.array, None, image.spacing, table, nodes=whole, body=np.ones(image.shape, bool))
     tissue = np.zeros(image.shape, np.uint8) if raw is None else raw.astype(np.uint8)
     free = tissue == 0
@@ -114,6 +112,14 @@ def around(segmentation, ct, anatomy, box: Box, without: str | None = None) -> S
     tissue[free & (labels == table.index("gas"))] = GAS
     tissue[~_patient(ct, box)] = OUTSIDE
     return Surroundings(box, image.affine, tissue, nodes, ids, raw is not None)
+
+
+@cache
+def label_table():
+    """The label table that knows bone and gas by their HU."""
+    from LNSynthLib.cases.labels import LabelTable
+
+    return LabelTable.load("abdomen17")
 
 
 def tissue_name(value: int) -> str:

@@ -126,10 +126,9 @@ def deform(mask: np.ndarray, start, spacing, parameters: dict, distance: np.ndar
         inverse = np.linalg.inv(matrix)
         grown = np.abs(matrix) @ (np.abs(reach - center).max(0) + spacing)  # of the node's box, by axis
         low, shape = _grid(center + shift, grown, spacing)
-        index = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"))
-        points = _column(low) + index
-        at = np.tensordot(inverse, points * _column(spacing) - _column(center + shift), 1) + _column(center)
-        at = at / _column(spacing)
+        across = inverse * spacing / spacing[:, None]  # voxels there to voxels here
+        first = across @ low + (center - inverse @ (center + shift)) / spacing
+        field = ndimage.affine_transform(distance, across, first + MARGIN, tuple(shape), order=1, mode="nearest")
     else:
         rng = np.random.default_rng(parameters["seed"])
         amplitude = parameters["amplitude"] * np.cbrt(mask.sum() * spacing.prod() * 3 / (4 * np.pi))
@@ -137,9 +136,10 @@ def deform(mask: np.ndarray, start, spacing, parameters: dict, distance: np.ndar
         low, shape = _grid(center, radius + 2 * amplitude, spacing)
         index = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"))
         x, y, z = (_spline(n) for n in shape)
-        field = np.einsum("ia,jb,kc,dabc->dijk", x, y, z, push, optimize=True)
-        at = _column(low) + index - field / _column(spacing)
-    inside = ndimage.map_coordinates(distance, at + MARGIN, order=1, mode="nearest") > 0
+        push = np.einsum("ia,jb,kc,dabc->dijk", x, y, z, push, optimize=True)
+        at = _column(low) + index - push / _column(spacing) + MARGIN
+        field = ndimage.map_coordinates(distance, at, order=1, mode="nearest")
+    inside = field > 0
     pieces, count = ndimage.label(inside, TOUCHING)
     if count == 0:
         return None, low

@@ -275,6 +275,19 @@ def test_a_node_is_refused_where_it_cannot_lie_and_says_why(case):
     assert "room" in refused(case, free_point(case), size=55.0)
 
 
+def test_the_table_is_no_part_of_the_patient(scene):
+    spacing, shape = (2.5, 2.5, 5.0), (120, 120, 30)
+    x, y, _z = np.ogrid[:120, :120, :30]
+    array = np.full(shape, -1000, np.int16)
+    array[np.broadcast_to(((x - 60) / 45) ** 2 + ((y - 65) / 30) ** 2 <= 1, shape)] = 0
+    array[10:110, 18:28] = 0  # 25 mm thick, 17 mm behind the patient
+    ct = add_ct(scene, array, np.diag([*spacing, 1.0]))
+    case = ct, segments.new_segmentation(scene, ct, "Nodes"), None
+    inside, table = ((np.array(v) * spacing).tolist() for v in ((60, 65, 15), (60, 23, 15)))
+    assert "added" in node_edits.add_at(case[1], ct, None, inside, 10.0, np.random.default_rng(0), lambda: None)
+    assert "outside of the patient" in refused(case, table)
+
+
 def test_without_anatomy_edits_work_and_say_that_organs_are_unknown(case):
     ct, nodes, _organs = case
     said = node_edits.add_at(nodes, ct, None, free_point(case), None, np.random.default_rng(5), lambda: None)
@@ -343,6 +356,9 @@ def test_a_plausible_node_from_a_job_is_one_undo_step(case, tmp_path):
     editor.undo()
     assert state(nodes, ct) == before
     editor.redo()
+    assert state(nodes, ct) == after
+    with pytest.raises(LNSynthError, match="drawn meanwhile"):  # the same result once more: its place is taken now
+        node_edits.add_from_job(nodes, ct, result, editor.save)
     assert state(nodes, ct) == after
 
 
