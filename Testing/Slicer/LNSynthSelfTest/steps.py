@@ -269,6 +269,23 @@ def review_accepts_a_sample(stage):
     picture_of_window("window-review")
 
 
+def segmentations_are_compared(stage):
+    """The nodes against those that the CT shows: the one that was added is false, the others are found."""
+    widget = stage.widget
+    parameters, table = widget.parameters, widget.ui.comparisonTable
+    assert parameters.originalNodes is not None, "there is no copy of the nodes that the CT shows"
+    parameters.prediction, parameters.reference = parameters.nodes, parameters.originalNodes
+    wait(lambda: table.rowCount > 0, "comparison", 30)
+    count = widget.ui.nodesTable.rowCount
+    results = sorted(table.item(row, 1).text() for row in range(table.rowCount))
+    assert results == ["false"] + ["found"] * (count - 1), results
+    table.selectRow(0)
+    settle()
+    picture_of_panel(widget, "segmentationSection")
+    parameters.prediction = parameters.reference = None
+    return widget.ui.comparisonLabel.text
+
+
 def scene_is_saved_and_restored(stage):
     """Save, close (panels are empty and do not complain), load: every choice is back."""
     widget = stage.widget
@@ -316,8 +333,8 @@ def module_reloads(stage):
 
 STEPS = (opens, empty_scene_says_what_is_missing, phantom_sample, pictures_of_panels, table_jumps_to_a_node,
          edits_are_single_undo_steps, a_new_node_is_one_undo_step, moving_by_hand, synthesis_in_place,
-         a_job_can_be_cancelled, compare_layout, review_accepts_a_sample, scene_is_saved_and_restored,
-         two_scenes_in_turn, module_reloads)
+         a_job_can_be_cancelled, compare_layout, review_accepts_a_sample, segmentations_are_compared,
+         scene_is_saved_and_restored, two_scenes_in_turn, module_reloads)
 
 
 def _nodes(widget) -> np.ndarray:
