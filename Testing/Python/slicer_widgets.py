@@ -188,7 +188,6 @@ class qMRMLNodeComboBox(QWidget):
         super().__init__(parent)
         self._scene, self._tags, self._attributes, self._nodes, self._listed = None, [], {}, [], []
         self._box = QComboBox()
-        self._box.setSizeAdjustPolicy(QComboBox.AdjustToMinimumContentsLengthWithIcon)
         self._box.setSizePolicy(QSizePolicy.Expanding, QSizePolicy.Fixed)
         row(self, self._box)
         self._box.currentIndexChanged.connect(self._announce)

@@ -10,8 +10,10 @@ import pytest
 pytest.importorskip("PySide6.QtWidgets", reason="PySide6 (Qt) is not installed")
 pytest.importorskip("slicer", reason="slicer-core (Slicer's MRML) is not installed")
 
+import mrml
 import panels
 import ui_use
+from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QAbstractButton, QLabel, QWidget
 
 MODULE = panels.ROOT / "LNSynth"
@@ -101,8 +103,11 @@ def test_mnemonics_are_unique_in_each_section_and_leave_the_menus_alone(form):
 def test_the_keyboard_walks_through_the_form_from_top_to_bottom(form):
     order, widget = [], form.nextInFocusChain()
     while widget is not form:
-        if widget.objectName() in CLASSES and CLASSES[widget.objectName()] in INTERACTIVE:
+        kind = CLASSES.get(widget.objectName())
+        if kind in INTERACTIVE:
             order.append(widget.objectName())
+        stops = bool(widget.focusPolicy().value & Qt.TabFocus.value)
+        assert kind != "QLabel" or stops == (widget.objectName() == "helpLabel"), "text is no stop, a link is"
         widget = widget.nextInFocusChain()
     assert order == [name for name, kind in CLASSES.items() if kind in INTERACTIVE]
 
@@ -113,9 +118,14 @@ def test_only_setup_and_input_are_open_at_the_start(form):
 
 
 @pytest.mark.parametrize("width", [400, 600])
-def test_it_fits_the_module_panel(form, width):
+def test_it_fits_the_module_panel_however_long_names_are(form, scene, width):
     for name in panels.SECTIONS:
         form.findChild(QWidget, name + "Section").setProperty("collapsed", False)
+    node = mrml.add_nodes(scene, mrml.add_ct(scene), name="A name that a scanner gave " * 8)
+    form.setMRMLScene(scene)
+    for name in ("ctSelector", "nodesSelector"):
+        form.findChild(QWidget, name).setCurrentNodeIndex(0)
+    assert form.findChild(QWidget, "nodesSelector").currentNode() is node
     assert form.minimumSizeHint().width() <= width
 
 
