@@ -20,8 +20,8 @@ class Keys(VTKObservationMixin):
             return
         for sequence, slot in slots.items():
             shortcut = qt.QShortcut(qt.QKeySequence(sequence), window)
-            shortcut.setAutoRepeat(False)
-            shortcut.setEnabled(False)
+            shortcut.autoRepeat = False
+            shortcut.enabled = False
             shortcut.connect("activated()", slot)
             self._shortcuts.append(shortcut)
 
@@ -36,7 +36,7 @@ class Keys(VTKObservationMixin):
     def close(self) -> None:
         self.removeObservers()
         for shortcut in self._shortcuts:
-            shortcut.setEnabled(False)
+            shortcut.enabled = False
             shortcut.setParent(None)
             shortcut.deleteLater()
         self._shortcuts = []
@@ -45,4 +45,4 @@ class Keys(VTKObservationMixin):
         editor = self.host.editor.mrmlSegmentEditorNode()
         busy = editor is not None and bool(editor.GetActiveEffectName())
         for shortcut in self._shortcuts:
-            shortcut.setEnabled(self._wanted and not busy)
+            shortcut.enabled = self._wanted and not busy

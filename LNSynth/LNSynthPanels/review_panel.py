@@ -155,7 +155,7 @@ class ReviewPanel:
         """Keys and a look at the folder now and then, while the section is open and the module is shown."""
         on = self._entered and not self.ui.reviewSection.collapsed and bool(self._key and self._key[0])
         self._keys.use(on and self.queue is not None)
-        if on != self._timer.isActive():
+        if on != self._timer.active:
             self._timer.start() if on else self._timer.stop()
 
     # From sample to sample

@@ -278,3 +278,71 @@ def test_what_a_segmenter_finds_becomes_the_prediction(stage, tmp_path):
     assert len(segments.node_ids(p.prediction)) == 5 and "model" in p.prediction.GetName()
     assert "5 lymph nodes" in stage.ui.segmentationStatus.text
     assert all(segments.is_in_ct(p.prediction, i) for i in segments.node_ids(p.prediction))
+
+
+SLICERS = "BFGRTV" "IQWYZ" "0123456789"  # keys of slice views, 3D views and the Segment Editor
+
+
+def test_keys_work_in_the_whole_window_but_take_none_from_slicer(stage, monkeypatch):
+    """Real key presses: while wanted, not while an editor effect is active, and not while text is typed."""
+    from LNSynthPanels.keys import Keys
+    from PySide6 import QtCore, QtTest, QtWidgets
+
+    window = QtWidgets.QMainWindow()
+    line, view = QtWidgets.QLineEdit(window), QtWidgets.QWidget(window)
+    view.setFocusPolicy(QtCore.Qt.StrongFocus)
+    window.show()
+    window.activateWindow()
+    monkeypatch.setattr(slicer.util, "mainWindow", lambda: window)
+    pressed = []
+    keys = Keys(stage.host, {"A": lambda: pressed.append("A"), "X": lambda: pressed.append("X")})
+    editor = stage.host.editor.mrmlSegmentEditorNode()
+
+    def press(widget, key) -> list:
+        pressed.clear()
+        widget.setFocus()
+        stage.settle(0.05)
+        QtTest.QTest.keyClick(widget, key)
+        stage.settle(0.05)
+        return list(pressed)
+
+    assert press(view, QtCore.Qt.Key_A) == []
+    keys.use(True)
+    assert press(view, QtCore.Qt.Key_A) == ["A"] and press(view, QtCore.Qt.Key_X) == ["X"]
+    assert press(line, QtCore.Qt.Key_A) == [] and line.property("text").lower() == "a"
+    editor.SetActiveEffectName("Draw")
+    assert press(view, QtCore.Qt.Key_X) == []
+    editor.SetActiveEffectName("")
+    assert press(view, QtCore.Qt.Key_X) == ["X"]
+    keys.use(False)
+    assert press(view, QtCore.Qt.Key_X) == []
+    keys.close()
+    editor.SetActiveEffectName("Draw")  # nobody listens any more
+
+
+def test_no_key_is_one_of_slicers(stage, monkeypatch):
+    from LNSynthPanels import compare_view, review_panel
+
+    for panel in (compare_view.CompareView, review_panel.ReviewPanel):
+        taken = []
+        monkeypatch.setattr(f"{panel.__module__}.Keys", lambda host, slots, taken=taken: taken.extend(slots))
+        panel(stage.host)
+        assert taken and not set("".join(taken)) & set(SLICERS)
+
+
+def test_keys_judge_while_the_section_is_open(stage, monkeypatch):
+    """The panel's own keys, asked for as the section is opened and closed and the module is left."""
+    panel = next(panel for panel in stage.host.panels if type(panel).__name__ == "ReviewPanel")
+    wanted = []
+    monkeypatch.setattr(panel._keys, "use", wanted.append)
+    stage.ui.reviewSection.setProperty("collapsed", True)
+    assert wanted[-1] is False
+    stage.ui.reviewSection.setProperty("collapsed", False)
+    assert wanted[-1] is True
+    stage.host.exit()
+    assert wanted[-1] is False
+    stage.host.enter()
+    assert wanted[-1] is True
+    stage.host.parameters.samplesFolder = ""
+    stage.settle()
+    assert wanted[-1] is False
