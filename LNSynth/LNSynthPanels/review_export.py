@@ -63,8 +63,8 @@ class ReviewExport:
             "nodes", "--nodes", mask, "--ct", dicom, "--out", out), out)
 
     def _start(self, title: str, command: list, place: str) -> None:
-        def written(_result) -> None:
-            self.said = _("Written to {place}.").format(place=place)
+        def written(result) -> None:
+            self.said = _("Written to {place}.").format(place=result.get("folder", place))
 
         self.said = ""
         try:
