@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 
 from ..runtime.errors import LNSynthError
@@ -35,26 +38,44 @@ def instances(mask: np.ndarray) -> np.ndarray:
 
 def records(nodes: np.ndarray, affine: np.ndarray) -> list[dict]:
     """Each instance of a canonical mask: id, bbox, centroid (voxels), centroid_mm (RAS), volume_ml, short_axis_mm."""
+    return [{
+        "id": node.id,
+        "bbox": [[b.start, b.stop] for b in node.box],
+        "centroid": node.centroid.tolist(),
+        "centroid_mm": node.centroid_mm.tolist(),
+        "volume_ml": node.volume_ml,
+        "short_axis_mm": node.short_axis_mm,
+    } for node in measured(nodes, affine)]
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One instance. box: in the mask; voxels: (n, 3) indices; centroid: in voxels; centroid_mm: the same in RAS+."""
+
+    id: int
+    box: tuple[slice, slice, slice]
+    voxels: np.ndarray
+    centroid: np.ndarray
+    centroid_mm: np.ndarray
+    volume_ml: float
+    long_axis_mm: float
+    short_axis_mm: float
+
+
+def measured(nodes: np.ndarray, affine: np.ndarray, axial: int = 2) -> Iterator[Measured]:
+    """Every instance of a mask in order of number; axial: the axis across axial slices (2 in a canonical mask)."""
     from scipy import ndimage
 
     voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
-    found = []
     for id, box in enumerate(ndimage.find_objects(nodes), start=1):
         if box is None:
             continue
-        node = nodes[box] == id
-        centroid = np.argwhere(node).mean(axis=0) + [b.start for b in box]
-        found.append(
-            {
-                "id": id,
-                "bbox": [[b.start, b.stop] for b in box],
-                "centroid": centroid.tolist(),
-                "centroid_mm": (affine @ [*centroid, 1.0])[:3].tolist(),
-                "volume_ml": float(node.sum() * voxel_ml),
-                "short_axis_mm": axes_mm(node, affine[:3, :3])[1],
-            }
-        )
-    return found
+        node, start = nodes[box] == id, [b.start for b in box]
+        inside = np.argwhere(node)
+        centroid = inside.mean(axis=0) + start
+        long_axis, short_axis = axes_mm(node, affine[:3, :3], axial)
+        yield Measured(id, box, inside + start, centroid, (affine @ [*centroid, 1.0])[:3],
+                       float(len(inside) * voxel_ml), long_axis, short_axis)
 
 
 def axes_mm(node: np.ndarray, directions: np.ndarray, axial: int = 2) -> tuple[float, float]:

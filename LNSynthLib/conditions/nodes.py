@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from ..cases.labels import LabelTable
-from ..cases.nodes import TOUCHING, axes_mm, instances
+from ..cases.nodes import TOUCHING, axes_mm, instances, measured
 from ..cases.volume import Box, grow
 from ..runtime.errors import LNSynthError
 
@@ -47,20 +47,12 @@ def measure(nodes: np.ndarray, affine: np.ndarray, labels: np.ndarray | None = N
     """
     affine = np.asarray(affine, float)
     axial = int(np.argmax(np.abs(affine[2, :3]) / np.linalg.norm(affine[:3, :3], axis=0)))
-    voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
     surfaces = _organ_surfaces(labels, table, affine) if labels is not None else {}
-    found = []
-    for index, box in boxes(nodes).items():
-        node = nodes[box] == index
-        voxels = np.argwhere(node) + [s.start for s in box]
-        centroid = voxels.mean(0)
-        long_axis, short_axis = axes_mm(node, affine[:3, :3], axial)
-        found.append(NodeMeasure(
-            id=index, volume_ml=float(len(voxels) * voxel_ml), short_axis_mm=short_axis, long_axis_mm=long_axis,
-            centroid_mm=tuple(float(v) for v in affine[:3, :3] @ centroid + affine[:3, 3]),
-            centroid_index=tuple(float(v) for v in centroid), bbox=tuple((s.start, s.stop) for s in box),
-            nearest=_nearest(voxels, affine, surfaces)[:organs]))
-    return found
+    return [NodeMeasure(
+        id=node.id, volume_ml=node.volume_ml, short_axis_mm=node.short_axis_mm, long_axis_mm=node.long_axis_mm,
+        centroid_mm=tuple(node.centroid_mm.tolist()), centroid_index=tuple(node.centroid.tolist()),
+        bbox=tuple((s.start, s.stop) for s in node.box), nearest=_nearest(node.voxels, affine, surfaces)[:organs])
+        for node in measured(nodes, affine, axial)]
 
 
 def remove(nodes: np.ndarray, index: int) -> np.ndarray:

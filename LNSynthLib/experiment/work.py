@@ -108,6 +108,9 @@ def segmenter(cell: Cell, inputs: Folders, folder: Path, context: Context, callb
     synthetic = []
     if chosen["strategy"] != "real":
         synthetic = [inputs["filter"] / "kept" if chosen["filtered"] else inputs["pairs"] / "samples"]
+        if chosen["filtered"] and not any(synthetic[0].iterdir()):
+            raise LNSynthError("The filter kept none of the pairs: the segmenter trained on real cases found the nodes "
+                               "of no sample; train the generator or that segmenter longer, or lower the threshold.")
     return train_segmenter(datasets(inputs), synthetic, folder / "run", settings, resume=True,
                            device=context.device, callback=callback)
 

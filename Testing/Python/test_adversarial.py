@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from made_prepared import write_case
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from LNSynthLib.cases.store import write_prepared
 from LNSynthLib.generators import checkpoint as generators
 from LNSynthLib.generators.protocol import Generator
 from LNSynthLib.runtime.errors import LNSynthError
@@ -60,15 +60,7 @@ def dataset(tmp_path_factory):
     write_json(folder / "prepared" / "default" / "prepare.json", {
         "settings": {"spacing_mm": 1.0, "window": [-120.0, 240.0], "labels": "abdomen14"}})
     for number in range(2):
-        random = np.random.default_rng(number)
-        anatomy, nodes = np.ones((24,) * 3, np.uint8), np.zeros((24,) * 3, np.uint16)
-        anatomy[14:, :, 4:16], nodes[4:9, 12:16, 10:14] = 6, 1
-        ct = np.where(nodes > 0, 0.1, np.where(anatomy == 6, 0.4, -0.4)) + 0.05 * random.standard_normal(nodes.shape)
-        write_prepared(folder / "prepared" / "default" / f"case{number}", ct, anatomy, nodes, {
-            "id": f"case{number}", "split": "train", "kind": "phantom", "spacing_mm": [1.0, 1.0, 1.0],
-            "affine": np.eye(4).tolist(), "window": [-120.0, 240.0], "labels": "abdomen14", "key": f"key{number}",
-            "organ_hu": [None] * 14, "node_hu": None, "sha256": {}, "settings": {},
-            "nodes": [{"id": 1, "bbox": [[4, 9], [12, 16], [10, 14]]}]})
+        write_case(folder, number, liver=True)
     return folder
 
 

@@ -17,7 +17,7 @@ from LNSynthLib.experiment.cells import layout, layout_of
 from LNSynthLib.experiment.data import known, obtain, preparations
 from LNSynthLib.experiment.plan import DataSource, Preparation, load_plan
 from LNSynthLib.experiment.run import is_done, result, run, shard_of_environment
-from LNSynthLib.experiment.work import WORK
+from LNSynthLib.experiment.work import WORK, Context
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.events import Event
 
@@ -292,3 +292,13 @@ def test_a_shard_leaves_no_trace_of_torchrun_in_its_cells():
     assert shard_of_environment(environment) == (1, 4)
     assert environment == {"CUDA_VISIBLE_DEVICES": "5", "HOME": "there"}
     assert shard_of_environment({}) == (0, 1)
+
+
+def test_a_row_whose_filter_keeps_nothing_says_so(tmp_path):
+    plan = small("tables={t: {title: T, rows: [{label: R, strategy: real}, {label: F, method: lnddpm, "
+                 "filtered: true}]}}")
+    (cell,) = [c for c in layout_of(plan, FILES).cells if c.kind == "segmenter" and c.settings.get("filtered")]
+    (tmp_path / "filter" / "kept").mkdir(parents=True)
+    inputs = {role: tmp_path / role for role in cell.inputs}
+    with pytest.raises(LNSynthError, match="filter kept none of the pairs"):
+        WORK["segmenter"](cell, inputs, tmp_path / "run", Context(plan, tmp_path, "cpu"), lambda event: None)

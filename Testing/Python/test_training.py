@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from made_prepared import write_case
 from safetensors.torch import load_file
 
-from LNSynthLib.cases.store import write_prepared
 from LNSynthLib.generators import checkpoint as generators
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.files import write_json
@@ -32,19 +32,6 @@ TINY = {
     "training": {"steps": 7, "batch": 2, "checkpoint_every": 2, "sample_every": 0, "learning_rate": 1e-3,
                  "node_probability": 0.5},
 }
-
-
-def write_case(folder, number, split="train", node=True, side=24):
-    """A prepared case: body at its typical HU with noise, and a node."""
-    random = np.random.default_rng(number)
-    anatomy, nodes = np.ones((side,) * 3, np.uint8), np.zeros((side,) * 3, np.uint16)
-    nodes[4:9, 12:16, 10:14] = node
-    ct = np.where(nodes > 0, 0.1, -0.4) + 0.05 * random.standard_normal(nodes.shape)
-    return write_prepared(folder / "prepared" / "default" / f"case{number}", ct, anatomy, nodes, {
-        "id": f"case{number}", "split": split, "kind": "phantom", "spacing_mm": [1.0, 1.0, 1.0],
-        "affine": np.eye(4).tolist(), "window": [-120.0, 240.0], "labels": "abdomen14", "key": f"key{number}",
-        "organ_hu": [None] * 14, "node_hu": None,
-        "nodes": [{"id": 1, "bbox": [[4, 9], [12, 16], [10, 14]]}] if node else []})
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,24 @@
+"""Prepared cases for tests of training: bodies at their typical HU with noise, in each a node, if asked a liver."""
+
+import numpy as np
+
+from LNSynthLib.cases.store import write_prepared
+
+LIVER = 6  # of abdomen14
+
+
+def write_case(folder, number, split="train", node=True, side=24, liver=False):
+    """Case `case<number>` of DATASET `folder`, prepared as `default`; its noise is that of its number."""
+    random = np.random.default_rng(number)
+    anatomy, nodes = np.ones((side,) * 3, np.uint8), np.zeros((side,) * 3, np.uint16)
+    if liver:
+        anatomy[14:, :, 4:16] = LIVER
+    nodes[4:9, 12:16, 10:14] = node
+    ct = np.where(nodes > 0, 0.1, np.where(anatomy == LIVER, 0.4, -0.4))
+    return write_prepared(
+        folder / "prepared" / "default" / f"case{number}", ct + 0.05 * random.standard_normal(nodes.shape), anatomy,
+        nodes, {
+            "id": f"case{number}", "split": split, "kind": "phantom", "spacing_mm": [1.0, 1.0, 1.0],
+            "affine": np.eye(4).tolist(), "window": [-120.0, 240.0], "labels": "abdomen14", "key": f"key{number}",
+            "organ_hu": [None] * 14, "node_hu": None, "sha256": {}, "settings": {},
+            "nodes": [{"id": 1, "bbox": [[4, 9], [12, 16], [10, 14]]}] if node else []})
