@@ -4,9 +4,7 @@ widgets; and pictures of its sections.
 Qt's messages while the form loads (a class, property, signal or slot that does not exist) are errors here.
 """
 
-import ctypes
 import os
-import sys
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
@@ -15,7 +13,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import ctk_widgets
-import PySide6
 import slicer_widgets
 from PySide6.QtCore import QtMsgType, qInstallMessageHandler
 from PySide6.QtGui import QColor, QPalette
@@ -27,17 +24,6 @@ FORM = ROOT / "LNSynth" / "Resources" / "UI" / "LNSynth.ui"
 SECTIONS = ("setup", "input", "anatomy", "nodes", "synthesis", "review", "segmentation", "batch", "job")
 STAND_INS = {name: kind for module in (ctk_widgets, slicer_widgets) for name, kind in vars(module).items()
              if isinstance(kind, type) and name.startswith(("ctk", "qMRML"))}
-
-
-def _hold_singletons() -> None:
-    """PySide6 6.12 gives a reference to None, True or False away with each call that returns one. From Python 3.12 on
-    they are immortal; before, a few thousand calls end the process. 6.11 is right."""
-    if sys.version_info < (3, 12) and PySide6.__version_info__ >= (6, 12):
-        for one in (None, True, False):
-            ctypes.c_ssize_t.from_address(id(one)).value += 1 << 40
-
-
-_hold_singletons()
 
 
 def application() -> QApplication:
