@@ -119,6 +119,19 @@ def place(point, nodes: np.ndarray, labels: np.ndarray, spacing, table: LabelTab
     return None
 
 
+def kept_clear(labels: np.ndarray, raw: np.ndarray, table: LabelTable) -> np.ndarray:
+    """Labels (ids of `table`) that leave no room for nodes in any structure of `raw`, TotalSegmentator v2 ids.
+
+    Also where an organ's mask covers what has the HU of fat or gas; and what a table with bone does not tell apart
+    (bowel, spine, muscle) becomes bone.
+    """
+    organs = table.from_totalsegmentator(raw)
+    labels = np.where(organs > 0, organs, labels)
+    if "bone" in table.names:
+        labels[(raw > 0) & table.free(labels)] = table.index("bone")
+    return labels
+
+
 def _start(shape, center) -> np.ndarray:
     return np.round(np.asarray(center) - (np.array(shape.shape) - 1) / 2).astype(int)
 

@@ -18,6 +18,14 @@ def canonical_view(volume: Volume) -> Volume:
                   volume.affine @ inv_ornt_aff(orientation, volume.shape))
 
 
+def padded(array: np.ndarray, box: Box) -> np.ndarray:
+    """A box that may reach beyond the array, where it is 0."""
+    inside = tuple(slice(max(0, b.start), min(n, b.stop)) for b, n in zip(box, array.shape, strict=True))
+    result = np.zeros([b.stop - b.start for b in box], array.dtype)
+    result[tuple(slice(i.start - b.start, i.stop - b.start) for b, i in zip(box, inside, strict=True))] = array[inside]
+    return result
+
+
 @dataclass(eq=False)
 class Canvas:
     """stored: canonical voxels of any number type; HU = slope * stored + intercept."""

@@ -15,7 +15,7 @@ from ..conditions.encode import encode, expected_hu, scale_hu
 from ..conditions.nodes import boxes, instances
 from ..generators.protocol import DataForm
 from ..runtime.errors import LNSynthError
-from .canvas import Canvas
+from .canvas import Canvas, padded
 from .patches import Grid, source_box
 from .survey import Survey, patch_labels, survey
 
@@ -52,9 +52,10 @@ class Nodes:
                                        for i, box in boxes(instances.array).items()})
 
     def mask(self, ids, box: Box) -> np.ndarray:
-        """Where some nodes are in a box of the CT, which must lie in the region; bool."""
-        inside = tuple(slice(b.start - r.start, b.stop - r.start) for b, r in zip(box, self.region, strict=True))
-        return np.isin(self.instances.array[inside], list(ids)) & (self.instances.array[inside] > 0)
+        """Where some nodes are in a box of the CT, which may reach beyond the region, where none is; bool."""
+        here = padded(self.instances.array,
+                      tuple(slice(b.start - r.start, b.stop - r.start) for b, r in zip(box, self.region, strict=True)))
+        return np.isin(here, list(ids)) & (here > 0)
 
     def points_mm(self, index: int) -> np.ndarray:
         """The centres of a node's voxels, (n, 3), RAS+ mm."""

@@ -15,6 +15,7 @@ from ..cases.nodes import instances, records
 from ..cases.pictures import write_png
 from ..cases.volume import Volume, crop, grow, write
 from ..conditions.nodes import boxes
+from ..conditions.placement import kept_clear
 from ..conditions.transforms import vary
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Event
@@ -74,9 +75,7 @@ class _InPlace:
         table, region = LabelTable.load(VARY_TABLE), self.wanted.region
         hu, organs = self.canvas.hu(region), crop(self.anatomy, region).array
         labels = patch_labels(hu.array, organs, self.wanted.every(), Grid(hu.affine, hu.shape), self.seen.survey, table)
-        # Also where an organ's mask covers what has the HU of fat or gas.
-        known = table.from_totalsegmentator(organs)
-        return np.where(known > 0, known, labels)
+        return kept_clear(labels, organs, table)
 
     def make(self, variant, report) -> None:
         nodes, changes = self.wanted.nodes.array, []

@@ -17,9 +17,9 @@ from ..cases.labels import LabelTable
 from ..cases.nodes import records
 from ..cases.prepare import PrepareSettings, checked, compute
 from ..cases.store import PreparedCase, write_prepared
-from ..cases.volume import Box, Volume
+from ..cases.volume import Volume
 from ..runtime.errors import LNSynthError
-from .canvas import Canvas, canonical_view
+from .canvas import Canvas, canonical_view, padded
 from .difference import Wanted, difference
 from .draft import Draft
 from .exact import exact
@@ -94,14 +94,6 @@ def prepared(run, folder: Path) -> tuple[PreparedCase, np.ndarray]:
         "nodes": [record for record in found if record["id"] in apart.new] or found}
     before = np.isin(number, [*apart.same, *(i + highest for i in apart.gone)]) & (number > 0)
     return write_prepared(folder, **arrays, info=info), before.astype(np.uint8)
-
-
-def padded(array: np.ndarray, box: Box) -> np.ndarray:
-    """A box that may reach beyond the array, where it is 0."""
-    inside = tuple(slice(max(0, b.start), min(n, b.stop)) for b, n in zip(box, array.shape, strict=True))
-    result = np.zeros([b.stop - b.start for b in box], array.dtype)
-    result[tuple(slice(i.start - b.start, i.stop - b.start) for b, i in zip(box, inside, strict=True))] = array[inside]
-    return result
 
 
 def _write(run, variant, job: Job, draft: Draft, hu: np.ndarray, before: np.ndarray) -> None:

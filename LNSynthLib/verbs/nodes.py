@@ -155,7 +155,7 @@ def _variants(args, table, ct, anatomy, nodes):
     from ..cases.body import label_map
     from ..cases.volume import Volume, canonical
     from ..conditions.nodes import remove
-    from ..conditions.placement import add
+    from ..conditions.placement import add, kept_clear
     from ..conditions.prior import ShapePrior
     from ..conditions.transforms import VarySettings, vary
     from ..runtime.seeds import rng
@@ -170,10 +170,7 @@ def _variants(args, table, ct, anatomy, nodes):
     image = canonical(ct)
     raw, mask = (canonical(Volume(array, ct.affine)).array for array in (anatomy.array, mask))
     labels = label_map(image.array, raw, image.spacing, table, nodes=mask)
-    organs = table.from_totalsegmentator(raw)  # also where an organ's mask covers what has the HU of fat or gas
-    labels = np.where(organs > 0, organs, labels)
-    if "bone" in table.names:  # what the table does not tell apart (bowel, spine, muscle) is no place for a node either
-        labels[(raw > 0) & table.free(labels)] = table.index("bone")
+    labels = kept_clear(labels, raw, table)
     if args.add:
         mask, added = add(mask, labels, image.spacing, table, args.add, rng(args.seed, "add"), ShapePrior.load(),
                           args.short_axis)

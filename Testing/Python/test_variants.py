@@ -235,6 +235,21 @@ def test_varied_nodes_are_others_in_each_variant_and_lie_where_nodes_may(generat
         variants(generator, replace(files, anatomy=None), tmp_path, settings, device="cpu")
 
 
+def test_varied_nodes_keep_clear_of_bowel_and_muscle_and_may_go_to_the_end_of_their_room(generator, scene, tmp_path):
+    organs, nodes = read(scene.anatomy), read(scene.present)
+    far = ndimage.distance_transform_edt(nodes.array == 0, sampling=nodes.spacing) > 15
+    muscle = far & (organs.array == 0)
+    write(tmp_path / "anatomy.nii", Volume(np.where(muscle, 86, organs.array).astype(np.uint8), organs.affine))
+    way = VarySettings(remove=0.0, elastic=0.0, translation_mm=40.0, tries=40)
+    files = replace(scene, nodes=scene.present, present=None)
+    for name, anatomy in (("free", scene.anatomy), ("narrow", tmp_path / "anatomy.nii")):
+        settings = replace(SETTINGS, steps=1, vary=way, seed=1)
+        variants(generator, replace(files, anatomy=anatomy), tmp_path / name, settings, prefix="v", device="cpu")
+    onto = {name: sum((read(p / "nodes.nii.gz").array[muscle] > 0).sum() for p in samples(tmp_path / name))
+            for name in ("free", "narrow")}
+    assert onto["free"] > 0 == onto["narrow"]
+
+
 def test_patches_are_samples_with_the_numbers_of_the_mask(generator, scene, tmp_path):
     settings = replace(SETTINGS, mode="patch", count=3)
     result = variants(generator, scene, tmp_path, settings, prefix="p", device="cpu")
