@@ -143,9 +143,10 @@ def variants_from_job(scene, segmentation, ct, ids: dict[int, str], result: dict
     """The masks of a job with `vary_arguments` as segmentations "<name> variant i", all but the first hidden.
 
     ids: {value in the job's mask: segment id in `segmentation`}, whose names the nodes keep; a node that is as it was
-    there is in the CT as it was. Returns the new segmentation nodes.
+    there is in the CT as it was. Each refers to what the CT shows (`segments.original_of`) as `segmentation` does.
+    Returns the new segmentation nodes.
     """
-    made = []
+    made, original = [], segments.original_of(segmentation)
     for number, (path, outcome) in enumerate(zip(result["out"], result["results"], strict=True), start=1):
         name = _("{name} variant {number}").format(name=segmentation.GetName(), number=number)
         variant = segments.new_segmentation(scene, ct, name)
@@ -155,6 +156,8 @@ def variants_from_job(scene, segmentation, ct, ids: dict[int, str], result: dict
             known = known if known in segments.node_ids(segmentation) else None
             segments.add_node(variant, ct, start, mask, name=name_of(segmentation, known) if known else None,
                               in_ct=bool(known) and _shown(segmentation, known, ct, start, mask))
+        if original is not None:
+            segments.snapshot(variant, ct, of=original)
         variant.GetDisplayNode().SetVisibility(number == 1)
         made.append(variant)
     return made

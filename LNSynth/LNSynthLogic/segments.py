@@ -173,12 +173,13 @@ def original_of(segmentation):
     return segmentation.GetNodeReference(ORIGINAL) if segmentation is not None else None
 
 
-def snapshot(segmentation, ct):
+def snapshot(segmentation, ct, of=None):
     """A hidden copy of the segmentation that stays as it is: the nodes that the CT shows. Takes an earlier one's place.
 
-    Every node of the copy is marked as in the CT. The segmentation refers to it (`original_of`), in saved scenes too.
+    of: another segmentation, which the CT shows instead. Every node of the copy is marked as in the CT. The
+    segmentation refers to it (`original_of`), in saved scenes too.
     """
-    scene, former = segmentation.GetScene(), original_of(segmentation)
+    scene, former, of = segmentation.GetScene(), original_of(segmentation), of or segmentation
     if former is not None:
         scene.RemoveNode(former)
     copy = scene.CreateNodeByClass("vtkMRMLSegmentationNode")
@@ -186,8 +187,8 @@ def snapshot(segmentation, ct):
     copy.SetHideFromEditors(True)
     copy.SetName(scene.GenerateUniqueName(_("{name} in the CT").format(name=segmentation.GetName())))
     scene.AddNode(copy)
-    copy.SetAndObserveTransformNodeID(segmentation.GetTransformNodeID())
-    copy.GetSegmentation().DeepCopy(segmentation.GetSegmentation())
+    copy.SetAndObserveTransformNodeID(of.GetTransformNodeID())
+    copy.GetSegmentation().DeepCopy(of.GetSegmentation())
     copy.SetNodeReferenceID(copy.GetReferenceImageGeometryReferenceRole(), ct.GetID())
     for segment_id in node_ids(copy):
         set_in_ct(copy, segment_id, True)

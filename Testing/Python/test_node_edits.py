@@ -380,8 +380,14 @@ def test_variants_are_segmentations_of_their_own(case, scene, tmp_path):
     before = state(nodes, ct)
     result = run(node_edits.vary_arguments(tmp_path / "ct.nii", tmp_path / "anatomy.nii", tmp_path / "nodes.nii",
                                            tmp_path / "out.nii", 3, 11))
+    assert not any(map(segments.original_of, node_edits.variants_from_job(scene, nodes, ct, ids, result)))
+    shown = state(segments.snapshot(nodes, ct), ct)
+    nodes.SetName("Set")
     made = node_edits.variants_from_job(scene, nodes, ct, ids, result)
-    assert [node.GetName() for node in made] == [f"Nodes variant {i}" for i in (1, 2, 3)]
+    assert [node.GetName() for node in made] == [f"Set variant {i}" for i in (1, 2, 3)]
+    originals = [segments.original_of(node) for node in made]  # else what the CT shows would stay, unmarked
+    assert [state(node, ct) for node in originals] == [shown] * 3
+    assert len({node.GetID() for node in (segments.original_of(nodes), *originals)}) == 4
     assert [bool(node.GetDisplayNode().GetVisibility()) for node in made] == [True, False, False]
     assert state(nodes, ct) == before
     names = [name for _id, name, *_ in before]
