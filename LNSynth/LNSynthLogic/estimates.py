@@ -111,15 +111,14 @@ def work(generator: Generator, mode: str, sizes_mm: list[tuple], steps: int, var
     return float(voxels * (1 if generator.one_pass else steps) * variants)
 
 
-def work_done(provenance: dict) -> float:
-    """Voxel-steps that a finished sample took, as its provenance tells; 0 where it does not."""
+def work_done(provenance: dict, removal: bool = True) -> float:
+    """Voxel-steps that a finished sample took, as its provenance tells; removal: those of removing nodes as well."""
     condition = provenance.get("condition") or {}
-    patches = [*condition.get("patches", ()), *((condition.get("removal") or {}).get("patches", ()))]
-    shapes = [patch["patch"]["shape"] for patch in patches if "patch" in patch]
-    if not patches and "patch" in condition:
-        shapes = [condition["patch"]["shape"]]
-    steps = provenance.get("steps") or (condition.get("settings") or {}).get("steps") or 1
-    return float(sum(math.prod(shape) for shape in shapes) * steps)
+    patches = [*condition.get("patches", ()), *((removal and condition.get("removal") or {}).get("patches", ()))]
+    shapes = [patch["patch"]["shape"] for patch in patches]
+    if provenance.get("what") == "patch":
+        shapes = [condition["shape"]]
+    return float(sum(math.prod(shape) for shape in shapes) * (provenance.get("sampling") or {}).get("steps", 1))
 
 
 def device_kind(device: str) -> str:
@@ -157,10 +156,22 @@ class Speeds:
 
 
 class Stopwatch:
-    """Times each sample of a run from its events; what is told before the generator starts does not count."""
+    """Times the samples of a run from its events; what is told before the generator starts does not count.
+
+    seconds, voxel_steps: of all samples that were added; one alone tells little, since some are made two at once.
+    """
 
     def __init__(self):
         self._since: float | None = None
+        self._removed: list | None = None
+        self.seconds = self.voxel_steps = 0.0
+
+    def add(self, seconds: float, provenance: dict) -> None:
+        """A sample that took this long. Nodes that the one before had removed as well were not removed again."""
+        removed = (provenance.get("condition") or {}).get("removed")
+        self.seconds += seconds
+        self.voxel_steps += work_done(provenance, removal=removed != self._removed)
+        self._removed = removed
 
     def event(self, event: Event, now: float) -> float | None:
         """Seconds that a sample took, when this event says that one is finished which was made now."""

@@ -160,8 +160,8 @@ class SynthesisPanel:
         def event(told) -> None:
             took = watch.event(told, time.monotonic())
             if took is not None and generator is not None:
-                provenance = read_json(Path(told.result["sample"]) / "provenance.json")
-                self._speeds.note(generator, device, took, estimates.work_done(provenance))
+                watch.add(took, read_json(Path(told.result["sample"]) / "provenance.json"))
+                self._speeds.note(generator, device, watch.seconds, watch.voxel_steps)
 
         self._job = self.host.jobs.start(
             _("Synthesis"), command, on_sample=lambda result: self._sample(result, ct), on_event=event,

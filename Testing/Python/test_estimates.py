@@ -120,7 +120,25 @@ def test_the_stopwatch_times_what_was_made_now():
     assert watch.event(made, 12.0) == 7.0 and watch.event(made, 20.0) == 8.0
 
 
-def test_a_real_run_is_measured(tmp_path):
+def test_samples_that_are_made_together_are_measured_together():
+    """Two patches at once come one right after the other; nodes that both lack were removed once."""
+    watch = Stopwatch()
+    patch = {"what": "patch", "sampling": {"steps": 5}, "condition": {"shape": [8, 8, 8]}}
+    for seconds in (10.0, 0.1):
+        watch.add(seconds, patch)
+    assert (watch.seconds, watch.voxel_steps) == (10.1, 2 * 5 * 512)
+    at = {"patch": {"shape": [4, 4, 4]}}
+    condition = {"patches": [at], "removed": [3], "removal": {"patches": [at, at]}}
+    watch = Stopwatch()
+    for _ in range(2):
+        watch.add(1.0, {"what": "insertion", "sampling": {"steps": 2}, "condition": condition})
+    watch.add(1.0, {"what": "insertion", "sampling": {"steps": 2},
+                    "condition": {"patches": [at], "removed": [], "removal": None}})
+    assert watch.voxel_steps == 2 * 64 * (3 + 1 + 1)
+
+
+@pytest.mark.parametrize("mode", ["in-place", "patch"])
+def test_a_real_run_is_measured(tmp_path, mode):
     """A phantom with one node; the second estimate is that of the run."""
     from LNSynthLib.cases.phantom import phantom
     from LNSynthLib.cases.volume import write
@@ -135,7 +153,8 @@ def test_a_real_run_is_measured(tmp_path):
             timed.append((took, Path(told.result["sample"])))
     job = jobs.Job(jobs.library_command(
         "variants", "--ct", tmp_path / "ct.nii", "--nodes", tmp_path / "nodes.nii", "--anatomy",
-        tmp_path / "anatomy.nii", "--out", tmp_path / "out", "--steps", "5", "--device", "cpu"), on_event=event)
+        tmp_path / "anatomy.nii", "--out", tmp_path / "out", "--mode", mode, "--steps", "5", "--device", "cpu"),
+        on_event=event)
     job.start()
     while not job.ended:
         job.poll()
@@ -145,11 +164,11 @@ def test_a_real_run_is_measured(tmp_path):
     done = estimates.work_done(json.loads((folder / "provenance.json").read_text()))
     sizes = [tuple((b.stop - b.start) * mm for b, mm in zip(box, drawn.ct.spacing, strict=True))
              for box in boxes(drawn.nodes.array)]
-    assert done == estimates.work(DEMO, "in-place", sizes, 5, 1)
+    assert done == estimates.work(DEMO, mode, sizes, 5, 1)
     speeds = Speeds()
-    guess = estimates.estimate(DEMO, "in-place", sizes, 5, 1, "cpu", speeds)
+    guess = estimates.estimate(DEMO, mode, sizes, 5, 1, "cpu", speeds)
     speeds.note(DEMO, "cpu", took, done)
-    known = estimates.estimate(DEMO, "in-place", sizes, 5, 1, "cpu", speeds)
+    known = estimates.estimate(DEMO, mode, sizes, 5, 1, "cpu", speeds)
     assert known.seconds == pytest.approx(estimates.START_S + took) and known.measured
     print(f"guessed {guess.seconds:.1f} s, took {took:.1f} s and the start")
 
