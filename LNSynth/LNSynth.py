@@ -28,7 +28,7 @@ class LNSynth(ScriptedLoadableModule):
         ScriptedLoadableModule.__init__(self, parent)
         self.parent.title = "LNSynth"
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
-        self.parent.dependencies = []
+        self.parent.dependencies = ["Segmentations"]  # unloaded after this: its effects are let go of in cleanup
         self.parent.contributors = ["LNSynth contributors"]
         self.parent.helpText = _(
             "Synthesises abdominal lymph nodes in CT with a 3D diffusion model (LN-DDPM): draw, move, vary or add "
@@ -104,7 +104,7 @@ class LNSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ui_widget.setMRMLScene(self.scene)
         self.ui.helpLabel.text = _("{link_start}Help{link_end}").format(
             link_start=f'<a href="{HELP}">', link_end="</a>")
-        effects_registered(self.editor.updateEffectList)
+        effects_registered(self.onEffectRegistered)
         self._refresh_timer = qt.QTimer()
         self._refresh_timer.setSingleShot(True)
         self._refresh_timer.setInterval(50)
@@ -116,7 +116,8 @@ class LNSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             BatchPanel))]
         self.addObserver(self.scene, self.scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(self.scene, self.scene.EndCloseEvent, self.onSceneEndClose)
-        for event in (self.scene.EndImportEvent, self.scene.NodeAddedEvent, self.scene.NodeRemovedEvent):
+        self.addObserver(self.scene, self.scene.EndImportEvent, self.onSceneEndImport)
+        for event in (self.scene.NodeAddedEvent, self.scene.NodeRemovedEvent):
             self.addObserver(self.scene, event, self.refresh_soon)
         self.use_parameters(self.logic.getParameterNode())
 
@@ -127,7 +128,7 @@ class LNSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.jobs.close()
         for panel in self.panels:
             panel.close()
-        effects_forgotten(self.editor.updateEffectList)
+        effects_forgotten(self.onEffectRegistered)
         self.use_parameters(None)
         self.removeObservers()
         self.node_editor.exit()
@@ -142,7 +143,11 @@ class LNSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     # What Slicer tells
 
     def enter(self) -> None:
-        self.use_parameters(self.logic.getParameterNode())
+        parameters = self.logic.getParameterNode()
+        if self.parameters is None or self.parameters.parameterNode is not parameters.parameterNode:
+            self.use_parameters(parameters)
+        else:
+            self.refresh()  # each wrapper that was connected leaves observers behind, up to Slicer 5.10
         self.node_editor.enter()
         for panel in self.panels:
             if hasattr(panel, "enter"):
@@ -161,6 +166,17 @@ class LNSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onSceneEndClose(self, caller, event) -> None:
         if self.parent.isEntered:
             self.use_parameters(self.logic.getParameterNode())
+
+    def onSceneEndImport(self, caller, event) -> None:
+        qt.QTimer.singleShot(0, self.onSceneImported)  # only then do the node boxes know the new nodes
+
+    def onSceneImported(self) -> None:
+        """Nodes that the parameters name were not there yet when these were read: they are read again."""
+        if self.parameters is not None:
+            self.parameters.parameterNode.Modified()
+
+    def onEffectRegistered(self) -> None:
+        self.editor.updateEffectList()  # a slot of C++ does not leave out the signal's argument as a method does
 
     # What the panels use
 
@@ -187,7 +203,8 @@ class LNSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 index = combo.findData(getattr(parameters, name))
                 if index >= 0 and combo.currentIndex != index:
                     combo.setCurrentIndex(index)
-            self.node_editor.show(parameters.nodes, parameters.ct)
+            if self.parent.isEntered:  # else the Segment Editor may be at work, with the same editor node
+                self.node_editor.show(parameters.nodes, parameters.ct)
         for panel in self.panels:
             panel.refresh()
 
@@ -217,7 +234,7 @@ class LNSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def export_ct(self) -> Path:
         """The chosen CT as an uncompressed file for a job, written once for each state of the node."""
-        return self.files.volume(self.parameters.ct)
+        return self.files.volume(self.parameters.ct, keep=self.jobs.busy)
 
     def temporary_folder(self) -> Path:
         return self.files.folder()

@@ -23,14 +23,17 @@ class JobFiles:
             atexit.register(shutil.rmtree, self._root, ignore_errors=True)
         return Path(tempfile.mkdtemp(dir=self._root))
 
-    def volume(self, node) -> Path:
-        """The volume as .nii; the same file again while neither its voxels nor its geometry have changed."""
+    def volume(self, node, keep: bool = False) -> Path:
+        """The volume as .nii; the same file again while neither its voxels nor its geometry have changed.
+
+        keep: the last file stays where another one is written: a job may be reading it
+        """
         matrix = vtk.vtkMatrix4x4()
         node.GetIJKToRASMatrix(matrix)
         place = tuple(matrix.GetElement(i, j) for i in range(3) for j in range(4))
         state = (node.GetID(), node.GetImageData().GetMTime(), node.GetImageDataConnection().GetMTime(), place)
         if self._written is None or self._written[0] != state or not self._written[1].is_file():
-            if self._written is not None:
+            if self._written is not None and not keep:
                 shutil.rmtree(self._written[1].parent, ignore_errors=True)
             path = self.folder() / "ct.nii"
             bridge.write_volume(node, path)

@@ -203,23 +203,34 @@ class NodesPanel:
 
     # Edits
 
-    def _edit(self, work, *arguments):
-        """One edit, one undo step; what it says, or why it did nothing, is shown below the buttons."""
-        before = segments.node_ids(self._nodes)
+    def _edit(self, work, *arguments, nodes=None):
+        """One edit, one undo step; what it says, or why it did nothing, is shown below the buttons.
+
+        nodes: where they are not, or may no longer be, the chosen ones
+        """
+        nodes = nodes or self._nodes
+        before = segments.node_ids(nodes)
         try:
             self._say(work(*arguments))
         except LNSynthError as error:
             self._say(str(error))
         except ImportError:
             self._say(_("Install the packages first (Setup)."))
-        new = [segment_id for segment_id in segments.node_ids(self._nodes) if segment_id not in before]
-        if new:
+        new = [segment_id for segment_id in segments.node_ids(nodes) if segment_id not in before]
+        if new and nodes is self._nodes:
             self.selected = self._jump_to = new[-1]
-            self.host.editor.setCurrentSegmentID(self.selected)
+            if self._is_edited(nodes):
+                self.host.editor.setCurrentSegmentID(self.selected)
         self._changed()
 
-    def _save(self):
-        self.host.editor.saveStateForUndo()
+    def _is_edited(self, nodes):
+        """Whether the editor shows them. Where a job ends while people are elsewhere, its one node may show others."""
+        return nodes is not None and self.host.editor.segmentationNode() is nodes
+
+    def _save(self, nodes=None):
+        """The editor's history is of the segmentation that it shows, no other."""
+        if self._is_edited(nodes or self._nodes):
+            self.host.editor.saveStateForUndo()
 
     def _step(self, undo_or_redo):
         undo_or_redo()
@@ -249,7 +260,7 @@ class NodesPanel:
                                                   int(np.random.default_rng().integers(2**31)))
 
         def done(result, _ids):
-            self._edit(node_edits.add_from_job, nodes, ct, result, self._save)
+            self._edit(node_edits.add_from_job, nodes, ct, result, lambda: self._save(nodes), nodes=nodes)
 
         self._job(_("New node"), arguments, done)
 

@@ -232,9 +232,56 @@ def test_a_scene_is_closed_and_another_opened(stage):
     stage.scene.SetLoadFromXMLString(1)
     stage.scene.SetSceneXMLString(saved)
     stage.scene.Import()
-    stage.host.use_parameters(stage.host.logic.getParameterNode())
     stage.settle()
     assert stage.host.parameters.steps == 9 and stage.ui.stepsSpinBox.value == 9
+
+
+def test_a_scene_that_is_loaded_is_shown_though_its_parameters_come_before_its_nodes(stage):
+    stage.scene.Clear(0)
+    stage.settle()
+    stage.put("nodes")  # the parameter node was there first, and so it is in the file
+    stage.scene.SetSaveToXMLString(1)
+    stage.scene.Commit()
+    saved = stage.scene.GetSceneXMLString()
+    stage.scene.Clear(0)
+    stage.settle()
+    stage.scene.SetLoadFromXMLString(1)
+    stage.scene.SetSceneXMLString(saved)
+    stage.scene.Import()
+    stage.settle()
+    p, ui = stage.host.parameters, stage.ui
+    assert p.ct is not None and ui.ctSelector.currentNode() is p.ct
+    assert p.nodes is not None and ui.nodesSelector.currentNode() is p.nodes is stage.host.editor.segmentationNode()
+
+
+def test_the_segment_editor_is_left_alone_while_another_module_is_open(stage):
+    stage.put("all")
+    p, editor = stage.host.parameters, stage.host.editor
+    stage.press("addPlausibleButton")
+    stage.host.exit()
+    stage.host.parent.isEntered = False
+    other = mrml.add_nodes(stage.scene, p.ct, name="another module's")
+    editor.setSegmentationNode(other)  # the Segment Editor module, through the editor node of both
+    stage.settle()
+    assert editor.segmentationNode() is other
+    stage.host.parent.isEntered = True
+    stage.host.enter()
+    assert editor.segmentationNode() is p.nodes
+
+
+def test_an_edit_of_nodes_that_the_editor_does_not_show_is_no_step_of_its_history(stage):
+    stage.put("all")
+    p, editor, panel = stage.host.parameters, stage.host.editor, stage.host.panels[4]
+    nodes = p.nodes
+    p.nodes = mrml.add_nodes(stage.scene, p.ct, name="others")
+    stage.settle()
+    for chosen in (p.nodes, None):  # a job for the former nodes ends now
+        p.nodes = chosen
+        stage.settle()
+        count = nodes.GetSegmentation().GetNumberOfSegments()
+        panel._edit(lambda: panel._save(nodes) or nodes.GetSegmentation().AddEmptySegment(), nodes=nodes)
+        assert nodes.GetSegmentation().GetNumberOfSegments() == count + 1
+        assert not editor._undo and panel.selected == ""
 
 
 def test_nothing_is_left_behind_when_the_module_is_reloaded(stage):
