@@ -16,6 +16,7 @@ from .grids import affine_of, shape_of, to_world, voxels
 
 SYNTHETIC = "LNSynth.Synthetic"    # attribute of every node that shows what no scanner saw
 PROVENANCE = "LNSynth.Provenance"  # attribute: how it was made, JSON
+HEADER = "LNSynth.Header"          # attribute: what the header of each file of the node says, as of its first one
 RIGID = 1e-4                       # how far a rotation may be from one, as transforms read from text files are
 SHOWN_AS = {"bool": np.uint8, "float16": np.float32, "int64": np.int32, "uint64": np.int32}  # what Slicer cannot show
 
@@ -54,12 +55,14 @@ def state_of(node) -> tuple:
 def write_volume(node, path: Path) -> None:
     """Writes the node's voxels as NIfTI (an uncompressed .nii is quickest), in the node's own place, untransformed.
 
-    Raises LNSynthError for a node without voxels, and for a transform that is not rigid.
+    A synthetic one is marked in the header. Raises LNSynthError for a node without voxels, and for a transform that is
+    not rigid.
     """
     from LNSynthLib.cases import volume
 
     check_transform(node)
-    volume.write(Path(path), volume_of(node))
+    marked = "SYNTHETIC: LNSynth sample, not a patient's image" if is_synthetic(node) else ""
+    volume.write(Path(path), volume_of(node), node.GetAttribute(HEADER) or marked)
 
 
 def add_volume(scene, volume, name: str, like=None, class_name: str = "vtkMRMLScalarVolumeNode"):

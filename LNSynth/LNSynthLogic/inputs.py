@@ -99,12 +99,14 @@ def load_phantom(scene, folder: Path):
     Raises LNSynthError where the folder holds no phantom.
     """
     from LNSynthLib.cases.dataset import Dataset
+    from LNSynthLib.cases.volume import description
 
     dataset = Dataset.open(Path(folder))
     if dataset.kind != "phantom" or not dataset.cases():
         raise LNSynthError(f"{folder}: there is no phantom in this folder; make the sample again.")
     case = dataset.load(dataset.cases()[0]["id"])
     ct = bridge.add_volume(scene, case.ct, _("PHANTOM CT"))
+    ct.SetAttribute(bridge.HEADER, description(dataset.path(dataset.cases()[0]["id"], "ct")))
     ct.GetDisplayNode().SetAutoWindowLevel(False)
     ct.GetDisplayNode().SetWindowLevel(*SOFT_TISSUE)
     organs = anatomy.add_anatomy(scene, ct, case.anatomy, _("PHANTOM anatomy"))

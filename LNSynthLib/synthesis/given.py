@@ -70,10 +70,11 @@ class Given:
         return cls(ct, nodes, present, anatomy, voxels_sha256(Volume(hu, ct.stored.affine)))
 
 
-def origin(ct: Path, case: str | None = None) -> tuple[str, str]:
-    """(id, kind) of a CT's case: of the data set that the file lies in; else by the file's name and its header's mark.
+def origin(ct: Path, case: str | None = None, otherwise: str | None = None) -> tuple[str, str]:
+    """(id, kind) of a CT's case: of the data set that the file lies in; else by its name and its header's mark.
 
-    kind is one of `cases.dataset.KINDS`, or "synthetic" for a CT that a generator made.
+    case: the id whatever else is known; otherwise: of a CT outside data sets, before its file's name. kind is one of
+    `cases.dataset.KINDS`, or "synthetic" for a CT that a generator made.
     """
     ct = Path(ct).resolve()
     home = ct.parents[2] if len(ct.parents) > 2 else ct.parent
@@ -82,7 +83,7 @@ def origin(ct: Path, case: str | None = None) -> tuple[str, str]:
         for entry in dataset.cases():
             if home / entry["files"]["ct"] == ct:
                 return case or entry["id"], dataset.kind
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", case or stem(ct)).strip("-.") or "ct"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", case or otherwise or stem(ct)).strip("-.") or "ct"
     said = description(ct)
     marked = re.match(r"SYNTHETIC \((phantom|pseudo)\)", said)
     return name, marked[1] if marked else "synthetic" if said.startswith("SYNTHETIC") else "real"

@@ -94,11 +94,11 @@ def variants(generator: Path, files: Files, out: Path, settings: VariantSettings
     model, facts = checkpoint.load(generator, device)
     if not model.samplers:
         settings = replace(settings, sampler="none", steps=1)
-    case, kind = origin(files.ct, files.case)
+    case, kind = origin(files.ct, files.case, prefix)
     check_apart([out / f"{prefix or case}-001"], [*files.named().values(), checkpoint.find(generator)])
     source = {"case": case, "kind": kind, "files": {role: path.name for role, path in files.named().items()},
-              "sha256": files.digests()}
-    plan = _plan(out, prefix or case, facts, source, files.version, settings)
+              "sha256": files.digests()} | ({"anatomy_version": files.version} if files.anatomy is not None else {})
+    plan = _plan(out, prefix or case, facts, source, settings)
     todo = [v for v in plan if not is_whole(v.folder, v.key)]
     finished = 0
 
@@ -149,8 +149,7 @@ class Shares:
             self.progress.step(units - self.progress.done, message)
 
 
-def _plan(out: Path, prefix: str, facts: dict, source: dict, version: int,
-          settings: VariantSettings) -> list[Variant]:
+def _plan(out: Path, prefix: str, facts: dict, source: dict, settings: VariantSettings) -> list[Variant]:
     """Every variant with its folder: that which holds it already, or the next free number."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", prefix):
         raise LNSynthError(f"{prefix!r} cannot begin a folder's name; use letters, digits, dots and dashes (--prefix).")
@@ -160,7 +159,7 @@ def _plan(out: Path, prefix: str, facts: dict, source: dict, version: int,
     for number in range(settings.count):
         seed = derive(settings.seed, "variant", number)
         content = {"format": FORMAT, "weights": facts["weights_sha256"], "generator": facts["settings"],
-                   "source": source, "anatomy_version": version, "seed": seed,
+                   "source": source, "seed": seed,
                    "settings": {name: value for name, value in asdict(settings).items() if name != "count"}}
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         folder = known.get(key)

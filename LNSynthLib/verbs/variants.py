@@ -20,7 +20,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--anatomy-version", type=int, choices=(1, 2), default=2,
                         help="major version of TotalSegmentator whose ids the labels are (default 2)")
     parser.add_argument("--case", metavar="ID",
-                        help="the case's id in your data set (default: as the file lies in one, else the CT's name)")
+                        help="the case's id in your data set (default: as the file lies in one, else NAME of "
+                             "--prefix, else the CT's name)")
     parser.add_argument("--out", required=True, metavar="OUT", help="folder for the samples")
     parser.add_argument("--prefix", metavar="NAME",
                         help="of the samples' names: NAME-001, ... (default: the case's id)")

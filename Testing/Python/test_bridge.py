@@ -170,3 +170,17 @@ def test_synthetic_volumes_say_so(scene):
     assert node.GetAttribute("LNSynth.Synthetic") == "1"
     assert json.loads(node.GetAttribute("LNSynth.Provenance")) == {"seed": 4, "generator": "demo"}
     assert bridge.provenance_of(node)["seed"] == 4
+
+
+def test_the_mark_of_a_synthetic_or_drawn_ct_goes_into_its_files(scene, tmp_path):
+    """Else what is made from it would pass for made from a patient's CT."""
+    from LNSynthLib.synthesis.given import origin
+
+    node, path = mrml.add_ct(scene, noise("int16")), tmp_path / "ct.nii"
+    kinds = []
+    for change in (lambda: None, lambda: bridge.mark_synthetic(node, {}),
+                   lambda: node.SetAttribute(bridge.HEADER, "SYNTHETIC (phantom), not a patient's image")):
+        change()
+        bridge.write_volume(node, path)
+        kinds.append(origin(path)[1])
+    assert kinds == ["real", "synthetic", "phantom"]

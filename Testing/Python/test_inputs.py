@@ -115,6 +115,7 @@ def test_the_sample_phantom_comes_from_its_job(scene, tmp_path):
     dataset = Dataset.open(tmp_path / "phantom")
     case = dataset.load(dataset.cases()[0]["id"])
     assert np.array_equal(bridge.volume_of(ct).array, case.ct.array)
+    assert ct.GetAttribute(bridge.HEADER).startswith("SYNTHETIC (phantom)")
     assert np.array_equal(anatomy.labels(organs, ct), case.anatomy.array)
     array, ids = segments.instances(nodes, ct)
     assert np.array_equal(array, case.nodes.array) and len(ids) == case.nodes.array.max()

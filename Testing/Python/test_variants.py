@@ -102,6 +102,7 @@ def test_what_is_gone_is_removed_what_is_new_is_made_and_the_rest_stays_bit_for_
         assert about["synthetic"] and about["what"] == "insertion" and about["source"]["kind"] == "phantom"
         assert [about["condition"][k] for k in ("made", "kept", "removed")] == [[2, 9], [7], [2, 3, 4]]
         assert about["source"]["sha256"] == {role: sha256(path) for role, path in scene.named().items()}
+        assert about["source"]["case"] == "v" and about["source"]["anatomy_version"] == 2
         assert about["outputs"] == {n: sha256(out / name / n) for n in about["outputs"]}
         assert {n["id"]: n["state"] for n in about["nodes"]} == {2: "made", 7: "kept", 9: "made"}
         assert nibabel.load(out / name / "ct.nii.gz").header["descrip"].item().startswith(b"SYNTHETIC: LNSynth")
@@ -336,6 +337,8 @@ def test_the_case_is_that_of_the_data_set_the_ct_lies_in(tmp_path):
     (tmp_path / "My scan (1).nii.gz").write_bytes(ct.read_bytes())
     assert origin(tmp_path / "My scan (1).nii.gz") == ("My-scan-1", "phantom")
     assert origin(tmp_path / "My scan (1).nii.gz", "patient-3") == ("patient-3", "phantom")
+    assert origin(tmp_path / "My scan (1).nii.gz", None, "CT-5") == ("CT-5", "phantom")  # a viewer's file
+    assert origin(ct, None, "CT-5") == (entry["id"], "phantom")
 
 
 def test_a_node_is_the_same_where_its_voxels_are_whatever_its_number():
