@@ -5,7 +5,7 @@ from pathlib import Path
 
 import qt
 import slicer
-from LNSynthLogic import anatomy, commands, compare, environment, estimates, samples, segments
+from LNSynthLogic import anatomy, commands, compare, environment, estimates, node_table, samples, segments
 from LNSynthLogic.background import Background
 from LNSynthLogic.grids import affine_of
 from slicer.i18n import tr as _
@@ -102,7 +102,12 @@ class SynthesisPanel:
         generator = self._generator()
         if generator is None:
             return
-        found = estimates.estimate(generator, p.mode, self._node_sizes(), p.steps, p.variants, p.device, self._speeds)
+        try:
+            sizes = self._node_sizes()
+        except LNSynthError as error:  # a transform that warps
+            label.text, label.styleSheet = str(error), WARNING
+            return
+        found = estimates.estimate(generator, p.mode, sizes, p.steps, p.variants, p.device, self._speeds)
         label.text = estimates.words(found)
         label.styleSheet = WARNING if estimates.is_slow(found) else ""
 
@@ -123,7 +128,7 @@ class SynthesisPanel:
         """Extents (mm) of the nodes to be made, measured again only when one has changed."""
         p = self.host.parameters
         only_new = p.nodesInCT and p.mode == "in-place" and not (p.remake or p.vary)
-        state = (p.nodes.GetID(), p.nodes.GetSegmentation().GetMTime(), p.ct.GetID(), only_new)
+        state = (node_table.state_of(p.nodes, p.ct), p.ct.GetID(), only_new)
         if self._sizes[0] != state:
             spacing, sizes = p.ct.GetSpacing(), []
             for segment_id in segments.node_ids(p.nodes):
@@ -186,7 +191,7 @@ class SynthesisPanel:
         p = self.host.parameters
         if p.anatomy is None:
             return None
-        state = (p.anatomy.GetID(), p.anatomy.GetSegmentation().GetMTime(), p.ct.GetID())
+        state = (node_table.state_of(p.anatomy, p.ct), p.ct.GetID())
         if self._anatomy_file[0] != state or not self._anatomy_file[1].is_file():
             path = self.host.temporary_folder() / "anatomy.nii"
             write(path, Volume(anatomy.labels(p.anatomy, p.ct), affine_of(p.ct)))
@@ -196,6 +201,13 @@ class SynthesisPanel:
     def _sample(self, result: dict, ct) -> None:
         """A finished sample is read beside the window, then shown."""
         folder = Path(result["sample"])
+        if not self._wanted(ct):
+            return
+        there = samples.loaded(self.host.scene, folder)
+        if there is not None:  # of an earlier run with the same settings
+            there[1].GetDisplayNode().SetVisibility(True)
+            self._put(*there, ct, folder.name)
+            return
         self._loading.add(lambda: samples.read_sample(folder), lambda sample: self._show(sample, ct),
                           lambda error: self.host.show_error(str(error)))
         self._timer.start()
@@ -206,24 +218,29 @@ class SynthesisPanel:
             self._timer.stop()
 
     def _show(self, sample, ct) -> None:
-        """The sample comes into the scene, is chosen for comparison, and hides the nodes of the one before."""
-        scene, p = self.host.scene, self.host.parameters
-        if p is None or ct.GetScene() is not scene:
-            return  # the scene that it belongs to was closed; it is in its folder
+        """The sample comes into the scene."""
+        if not self._wanted(ct):
+            return
         try:
-            volume, mask = samples.add_sample(scene, sample, like=ct)
+            self._put(*samples.add_sample(self.host.scene, sample, like=ct), ct, sample.folder.name)
         except LNSynthError as error:
             self.host.show_error(str(error))
-            return
-        first = self._shown is None
-        if not first and self._shown.GetDisplayNode() is not None:
+
+    def _wanted(self, ct) -> bool:
+        """False where the scene that a sample belongs to was closed; it is in its folder."""
+        return self.host.parameters is not None and ct.GetScene() is self.host.scene
+
+    def _put(self, volume, mask, ct, name: str) -> None:
+        """A sample of the scene is chosen for comparison, and hides the nodes of the one before."""
+        scene, p, first = self.host.scene, self.host.parameters, self._shown is None
+        if not first and self._shown is not mask and self._shown.GetDisplayNode() is not None:
             self._shown.GetDisplayNode().SetVisibility(False)
         self._shown = mask
         p.synthetic = volume
         if first or compare.is_open(scene):  # who has left the layout meanwhile is not taken back to it
             self.host.compare.show(volume, mask, ct, self.host.compare.source_nodes())
         if self.host.jobs.runs(self._job):
-            self._said = _("{name} is finished.").format(name=sample.folder.name)
+            self._said = _("{name} is finished.").format(name=name)
         self.host.refresh()
 
     def _finished(self, result: dict) -> None:

@@ -154,6 +154,12 @@ def test_samples_arrive_while_the_window_stays_usable(stage, tmp_path):
     assert not stage.talk.errors
     assert (first.GetImageData().GetDimensions() == p.synthetic.GetImageData().GetDimensions()
             == p.ct.GetImageData().GetDimensions())
+    there = stage.scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")
+    stage.press("generateButton")  # the same once more: what is in the scene is shown again, not loaded again
+    stage.wait(lambda: not stage.host.jobs.busy, 100)
+    stage.settle()
+    assert ui.synthesisStatus.text.startswith("0 samples made, 2 were there already")
+    assert stage.scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == there
 
 
 @pytest.mark.slow
