@@ -57,7 +57,7 @@ class NodeTable:
         """A row for each segment, with the measures that are known: after a change the last ones, until `measure`."""
         found = []
         place = _place(segmentation, ct) if ct is not None else None
-        organs_state = _anatomy_state(anatomy, ct) if ct is not None else None
+        organs_state = state_of(anatomy, ct) if ct is not None else None
         for segment_id in node_ids(segmentation):
             segment = segmentation.GetSegmentation().GetSegment(segment_id)
             measures = {}
@@ -86,7 +86,7 @@ class NodeTable:
                 return False
         if anatomy is None:
             return True
-        state = _anatomy_state(anatomy, ct)
+        state = state_of(anatomy, ct)
         for segment_id in ids:
             _, start, mask, measures = self._sizes[segment_id]
             known = self._nearest.get(segment_id)
@@ -177,11 +177,15 @@ def _place(segmentation, ct) -> tuple:
             (to_world(ct) @ affine_of(ct)).tobytes())
 
 
-def _anatomy_state(anatomy, ct) -> tuple | None:
-    if anatomy is None:
+def state_of(segmentation, ct) -> tuple | None:
+    """Another one after each change of a segmentation or of where it lies in the CT; None for None.
+
+    vtkSegmentation's own time stamp stays as it is when a segment is drawn on. Raises LNSynthError for a warp.
+    """
+    if segmentation is None:
         return None
-    inner = anatomy.GetSegmentation()
-    return anatomy.GetID(), inner.GetNumberOfSegments(), _changed(inner), ct_in(anatomy, ct).tobytes()
+    inner = segmentation.GetSegmentation()
+    return segmentation.GetID(), inner.GetNumberOfSegments(), _changed(inner), ct_in(segmentation, ct).tobytes()
 
 
 def _changed(inner) -> int:

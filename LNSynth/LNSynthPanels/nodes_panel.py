@@ -142,6 +142,7 @@ class NodesPanel:
         self._show_selection()
         table.blockSignals(blocked)
         self._ready()
+        self.host.refresh_soon()  # a drawn node is no change of the scene or of a parameter: nobody else hears of it
 
     def _show_selection(self):
         table = self.ui.nodesTable

@@ -139,6 +139,26 @@ def test_buttons_of_one_node_edit_undo_and_redo(stage):
     assert ui.nodesTable.rowCount == count - 1
 
 
+def test_what_is_drawn_is_known_to_the_other_panels(stage):
+    from LNSynthLogic import segments
+
+    stage.put("all")
+    p, panel = stage.host.parameters, stage.host.panels[5]
+    first = segments.node_ids(p.nodes)[0]
+    start, mask = segments.node_crop(p.nodes, first, p.ct)
+    written, sizes = panel._export_anatomy(), list(panel._node_sizes())
+    assert panel._export_anatomy() == written
+    for chosen in (p.anatomy, p.nodes):
+        segments.set_node(chosen, segments.node_ids(chosen)[0], p.ct, start, mask[:1])
+    assert panel._export_anatomy() != written and panel._node_sizes() != sizes
+    p.nodes = segments.new_segmentation(stage.scene, p.ct, "empty")
+    stage.settle()
+    assert not stage.ui.generateButton.enabled
+    segments.add_node(p.nodes, p.ct, start, mask)
+    stage.settle(0.6)
+    assert stage.ui.generateButton.enabled, stage.ui.generateButton.toolTip
+
+
 def test_a_move_by_hand_is_begun_and_given_up(stage):
     stage.put("all")
     stage.ui.nodesTable.selectRow(0)
