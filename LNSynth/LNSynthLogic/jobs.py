@@ -133,6 +133,8 @@ class Job:
             return
         code = self._process.poll()  # before reading: all that the command wrote is there by then
         self._deliver(self._out.new(CHUNK), self._log.new(CHUNK))
+        if self.ended:  # killed by one of the callbacks
+            return
         now = time.monotonic()
         if code is None:
             if self.state is State.CANCELLING and not self._killed and now > self._deadline:

@@ -21,6 +21,7 @@ class JobsPanel:
         self.host = host
         self.title = ""
         self._runner = self._callbacks = None
+        self._polling = False
         self._timer = qt.QTimer()
         self._timer.setInterval(POLL_MS)
         self._timer.connect("timeout()", self._poll)
@@ -100,11 +101,17 @@ class JobsPanel:
             slicer.util.mainWindow().removeEventFilter(self._closing)
 
     def _poll(self) -> None:
-        runner = self._runner
-        if runner is not None:
-            runner.poll()
+        if self._runner is None or self._polling:  # the timer goes on while a result shows an error in a dialog
+            return
+        self._polling = True
+        try:
+            self._runner.poll()
+        finally:
+            self._polling = False
 
     def _event(self, event) -> None:
+        if self._callbacks is None:  # it was ended from a dialog that one of its results had opened
+            return
         _on_result, on_sample, _on_end, _cleanup, on_event = self._callbacks
         if on_event:
             self._shielded(on_event, event)

@@ -109,6 +109,27 @@ def test_an_error_in_a_callback_is_told_and_stops_nothing(stage):
     assert seen == [0, 1, 2] and len(stage.talk.errors) == 3 and "cannot show 2" in stage.talk.errors[2]
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_dialog_over_a_result_neither_mixes_nor_doubles_what_follows(stage, killed):
+    sample = '{"stage": "sample", "done": %d, "total": 3, "result": {"i": %d}}'
+    end = '{"stage": "end", "done": 1, "total": 1, "result": {}}'
+    code = f"for i in range(3): print({sample!r} % (i, i), flush=True)\nprint({end!r})"
+    begun, seen, ended = [], [], []
+
+    def dialog(result):
+        begun.append(result["i"])
+        stage.settle(0.6)  # the event loop of a dialog: the timer goes on
+        if killed:
+            stage.host.jobs.kill()
+        seen.append(result["i"])
+
+    stage.python(code, on_sample=dialog, on_end=ended.append)
+    stage.wait(lambda: not stage.host.jobs.busy and seen)
+    stage.settle(0.3)
+    assert begun == seen == ([0] if killed else [0, 1, 2]) and len(ended) == 1
+    assert not stage.talk.errors
+
+
 def test_nothing_runs_on_when_the_application_quits(stage):
     job = stage.python("import time; time.sleep(60)")
     folder = job.folder
