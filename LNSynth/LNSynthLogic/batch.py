@@ -1,7 +1,8 @@
 """A folder of CTs through anatomy, synthesis or segmentation, one job after the other; a CT that fails stops no other.
 
 Results lie in the output folder: NAME/anatomy.nii.gz, NAME/nodes-SEED.nii.gz, NAME/segmentation.nii.gz, the samples of
-all CTs together in samples/, where Review shows them, and batch.csv. Run again, it goes on with what is missing.
+all CTs together in samples/, where Review shows them, and batch.csv. Run again, it goes on with what is missing or was
+made with other settings or from other files; what lies in such a one's place is kept beside it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.events import Event
 from LNSynthLib.runtime.files import write_text
 
-from . import commands, jobs
+from . import commands, jobs, made
 from .jobs import Job, State
 from .words import _
 
@@ -27,13 +28,14 @@ ENDINGS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 ANATOMY = "_anatomy"     # NAME_anatomy.nii.gz beside NAME.nii.gz: its labels are taken, TotalSegmentator is not run
 NODES_ADDED = 5          # to each CT: the median of real patients with abdominal nodes
 SUMMARY = "batch.csv"
+SAMPLES = "samples"      # folder of the samples of all CTs; so no CT is called that
 COLUMNS = ("name", "state", "seconds", "error")
 
 
 @dataclass(frozen=True)
 class Step:
     arguments: tuple[str, ...]
-    output: Path | None = None  # the step is not run where this is there; None: the command itself knows
+    output: Path | None = None  # not run where this is there and was made so (`made`); None: the command itself knows
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,15 @@ def find_cts(folder: Path) -> dict[str, Path]:
         if rest and not images and _is_dicom(Path(place), rest):
             series.append(Path(place))
     found: dict[str, Path] = {}
+    taken = {SAMPLES}  # without regard to case, as file systems may be
     for path in sorted(files + series):
         whole = path.relative_to(folder)
         short = commands.sample_prefix("_".join(whole.with_name(_stem(path.name) if path in files else path.name).parts)
                                        if whole.parts else folder.resolve().name)
         name, number = short, 2
-        while name in found:
+        while name.casefold() in taken:
             name, number = f"{short}-{number}", number + 1
+        taken.add(name.casefold())
         found[name] = path
     return found
 
@@ -131,7 +135,7 @@ def _synthesis(name: str, ct: Path, out: Path, p) -> BatchItem:
     nodes = folder / f"nodes-{p.seed}.nii.gz"
     seed = (p.seed + crc32(name.encode())) % 2**31  # so that no two CTs get the same draws
     add = commands.add_nodes(ct, folder / "anatomy.nii.gz", nodes, NODES_ADDED, seed)
-    make = commands.variants(_Here(p, samplesFolder=str(out / "samples")),
+    make = commands.variants(_Here(p, samplesFolder=str(out / SAMPLES)),
                              commands.Exported(ct, nodes, anatomy=folder / "anatomy.nii.gz"), name)
     return replace(before, steps=(*before.steps, Step(tuple(add), nodes), Step(tuple(make))))
 
@@ -231,14 +235,24 @@ class Run:
             return
         while self._steps:
             step = self._steps.pop(0)
-            if step.output is None or not step.output.exists():
-                if step.output is not None:
-                    step.output.parent.mkdir(parents=True, exist_ok=True)
-                self._ran = True
-                self._job = Job(step.arguments, on_event=self._event, on_log=self._on_log,
-                                environment=self._environment)
-                self._job.start()
-                return
+            if step.output is not None:
+                try:
+                    if made.is_current(step.arguments, step.output):
+                        continue
+                    kept = made.prepare(step.arguments, step.output)
+                except OSError as error:
+                    self._end_item("failed", _("{file} cannot be replaced ({reason}); close it in other programs, or "
+                                               "choose another folder.")
+                                   .format(file=step.output, reason=error.strerror))
+                    return
+                if kept is not None:
+                    self._tell(_("{file} was made otherwise and is made anew; the old one is kept as {kept}.").format(
+                        file=step.output, kept=kept.name))
+            self._ran = True
+            self._job = Job(step.arguments, on_event=self._event, on_log=self._on_log,
+                            environment=self._environment)
+            self._job.start()
+            return
         self._end_item("done" if self._ran else "unchanged")
 
     def _end_item(self, state: str, error: str = "") -> None:

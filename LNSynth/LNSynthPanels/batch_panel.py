@@ -27,7 +27,8 @@ class BatchPanel:
                                                                         environment.current())
         self.host.set_ready(ui.batchButton, missing,
                             _("Stop after what is finished; it goes on from there the next time.") if running else
-                            _("Work through all CTs of the folder. What is there already is not made again."))
+                            _("Work through all CTs of the folder. What was made already, from the same "
+                              "files and with the same settings, is not made again."))
         ui.batchStatus.text = missing or self._said
 
     def close(self) -> None:
@@ -58,6 +59,6 @@ class BatchPanel:
         """Tells how it went; the samples of all CTs are what Review shows next."""
         p = self.host.parameters
         self._said = "\n".join([run.words(), _("The table of all CTs is {file}.").format(file=out / batch.SUMMARY)])
-        samples = out / "samples"
+        samples = out / batch.SAMPLES
         if p is not None and samples.is_dir() and not p.samplesFolder:
             p.samplesFolder = str(samples)

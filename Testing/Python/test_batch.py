@@ -45,6 +45,10 @@ def test_cts_of_a_folder(tmp_path):
         "sub_c-d": "sub/c d.mha"}
     series = batch.find_cts(tmp_path / "patient" / "series 2")
     assert list(series) == ["series-2"]
+    for name in ("Samples.nii", "B.nrrd", "samples/x.nii"):
+        (tmp_path / "names" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "names" / name).touch()
+    assert list(batch.find_cts(tmp_path / "names")) == ["B", "Samples-2", "samples_x"]  # samples/ is for the samples
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(batch.LNSynthError, match="no CT"):
@@ -122,6 +126,54 @@ def test_anatomy_of_a_folder_is_interrupted_and_goes_on(two_phantoms, tmp_path):
 
 def steps(*codes):
     return tuple(Step((sys.executable, "-c", code)) for code in codes)
+
+
+def write_step(source, target, *more):
+    code = "import sys, shutil; shutil.copyfile(sys.argv[1], sys.argv[2])"
+    return Step((sys.executable, "-c", code, str(source), str(target), *more), target)
+
+
+def test_what_was_made_otherwise_is_made_anew_and_the_old_one_kept(tmp_path):
+    source, target, log = tmp_path / "ct.nii", tmp_path / "out" / "a" / "anatomy.nii.gz", []
+
+    def state(*more):
+        return finish(Run([BatchItem("a", (write_step(source, target, *more),))], on_log=log.append)).rows[0].state
+
+    source.write_text("first")
+    assert [state("--fast", "--device", "cpu"), state("--fast", "--device", "cuda")] == ["done", "unchanged"]
+    target.write_text("corrected")  # by a person
+    assert state("--fast") == "unchanged" and target.read_text() == "corrected"
+    assert state() == "done" and target.read_text() == "first"  # another setting
+    kept = target.with_name("anatomy.before-1.nii.gz")
+    assert kept.read_text() == "corrected" and any(kept.name in line for line in log)
+    source.write_text("second one")  # another CT in its place
+    assert [state(), state()] == ["done", "unchanged"] and target.read_text() == "second one"
+    assert target.with_name("anatomy.before-2.nii.gz").read_text() == "first"
+    target.with_name("anatomy.nii.gz.made.json").unlink()  # nobody knows how that came there
+    assert state() == "done" and target.with_name("anatomy.before-3.nii.gz").exists()
+    (tmp_path / "out").rename(tmp_path / "moved")
+    target = tmp_path / "moved" / "a" / "anatomy.nii.gz"
+    assert state() == "unchanged"
+
+
+def test_a_model_that_was_trained_anew_counts_as_another(tmp_path):
+    (tmp_path / "model" / "fold_0").mkdir(parents=True)
+    weights, target = tmp_path / "model" / "fold_0" / "weights", tmp_path / "out" / "segmentation.nii.gz"
+    weights.write_text("weights")
+    step = Step((sys.executable, "-c", "import sys; open(sys.argv[1], 'w')", str(target), str(tmp_path / "model")),
+                target)
+    states = [finish(Run([BatchItem("a", (step,))])).rows[0].state for _ in range(2)]
+    weights.write_text("other weights")
+    assert [*states, finish(Run([BatchItem("a", (step,))])).rows[0].state] == ["done", "unchanged", "done"]
+
+
+def test_a_step_whose_file_cannot_be_replaced_fails_alone(tmp_path):
+    source, blocked = tmp_path / "ct.nii", tmp_path / "file"
+    source.write_text("x")
+    blocked.write_text("in the way")
+    run = finish(Run([BatchItem("one", (write_step(source, blocked / "a.nii"),)),
+                      BatchItem("two", (write_step(source, tmp_path / "b.nii"),))]))
+    assert [row.state for row in run.rows] == ["failed", "done"] and "cannot be replaced" in run.rows[0].error
 
 
 def test_a_failed_step_ends_its_item_alone(tmp_path):
