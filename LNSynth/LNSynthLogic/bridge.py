@@ -126,6 +126,19 @@ def place_beside(node, other) -> None:
         hierarchy.SetItemParent(item, parent)
 
 
+def take_out(node) -> None:
+    """A node leaves its scene, with its display and storage nodes; nothing happens where it has left already."""
+    scene = node.GetScene()
+    if scene is None:
+        return
+    own = [node.GetNthDisplayNode(index) for index in range(node.GetNumberOfDisplayNodes())]
+    own += [node.GetNthStorageNode(index) for index in range(node.GetNumberOfStorageNodes())]
+    scene.RemoveNode(node)
+    for part in own:
+        if part is not None and scene.IsNodePresent(part):
+            scene.RemoveNode(part)
+
+
 def mark_synthetic(node, provenance: dict) -> None:
     """Says in the node's name and attributes that no scanner saw this, and how it was made."""
     if not (node.GetName() or "").startswith("SYNTHETIC "):

@@ -198,12 +198,6 @@ def frame(logics, volume) -> None:
         node.SetFieldOfView(max(scales) * width, max(scales) * height, node.GetFieldOfView()[2])
 
 
-def jump(scene, ras) -> None:
-    """Brings a point (RAS, mm) into the middle of every slice view; views of no use to it are moved all the same."""
-    for node in _nodes(scene, "vtkMRMLSliceNode"):
-        node.JumpSliceByCentering(*(float(value) for value in ras))
-
-
 def center_of(segmentation, segment_id: str, volume) -> tuple[float, float, float]:
     """RAS (mm, world) of the voxel of a segment that lies nearest to its middle.
 

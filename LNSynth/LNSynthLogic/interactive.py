@@ -14,7 +14,7 @@ import slicer
 from LNSynthLib.runtime.errors import LNSynthError
 
 from . import segments
-from .bridge import check_transform
+from .bridge import check_transform, take_out
 from .grids import affine_of, shape_of
 from .node_edits import crop_of, name_of
 from .surroundings import around
@@ -22,6 +22,7 @@ from .words import _
 
 AROUND_MM = 15.0     # more of the surroundings than the node covers, so that not every step has to read them again
 LEAST, MOST = 0.02, 50.0  # a node's volume changes by no more than these factors
+MOVING = "LNSynth.Moving"  # attribute of a display node: the segment that is hidden while its preview is moved
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,16 @@ def begin(segmentation, segment_id: str, ct, scene, anatomy=None) -> Session:
     return Session(segmentation, segment_id, ct, scene, anatomy, *crop_of(segmentation, segment_id, ct))
 
 
+def show_again(segmentation) -> None:
+    """Shows the node that a move had hidden when the scene was saved: Slicer tells nobody before it saves."""
+    display = segmentation.GetDisplayNode()
+    hidden = display.GetAttribute(MOVING) if display is not None else None
+    if hidden:
+        if segmentation.GetSegmentation().GetSegment(hidden) is not None:
+            display.SetSegmentVisibility(hidden, True)
+        display.RemoveAttribute(MOVING)
+
+
 class Session:
     """A node under handles, from `begin` to `apply` or `cancel`; a closed scene ends it as well (`alive` is False)."""
 
@@ -65,10 +76,12 @@ class Session:
         self._distance = signed_distance(mask, self._spacing)
         self._center = self._affine[:3, :3] @ (np.argwhere(mask).mean(0) + start) + self._affine[:3, 3]
         self._place = self._seen = None
-        self._shown = segmentation.GetDisplayNode().GetSegmentVisibility(segment_id)
         self.transform = self._make_transform()
         self.preview = self._make_preview()
-        segmentation.GetDisplayNode().SetSegmentVisibility(segment_id, False)
+        display = segmentation.GetDisplayNode()
+        if display.GetSegmentVisibility(segment_id):
+            display.SetAttribute(MOVING, segment_id)
+            display.SetSegmentVisibility(segment_id, False)
 
     @property
     def alive(self) -> bool:
@@ -155,9 +168,9 @@ class Session:
         """Ends the session: the node is shown again as it was. Does nothing where it has ended already."""
         for node in (self.preview, self.transform):
             if node is not None:
-                _remove(node)
+                take_out(node)
         if self.preview is not None and self.segmentation.GetScene() is not None:
-            self.segmentation.GetDisplayNode().SetSegmentVisibility(self.segment_id, self._shown)
+            show_again(self.segmentation)
         self.preview = self.transform = self._place = None
 
     def _make_transform(self):
@@ -202,16 +215,3 @@ def _hidden_node(scene, class_name: str, name: str):
     node.SetHideFromEditors(True)
     node.SetSaveWithScene(False)
     return scene.AddNode(node)
-
-
-def _remove(node) -> None:
-    """Takes a node out of its scene, if it is in one, with what only it uses."""
-    scene = node.GetScene()
-    if scene is None:
-        return
-    helpers = [node.GetNthDisplayNode(i) for i in range(node.GetNumberOfDisplayNodes())]
-    helpers += [node.GetNthStorageNode(i) for i in range(node.GetNumberOfStorageNodes())]
-    scene.RemoveNode(node)
-    for helper in helpers:
-        if helper is not None and helper.GetScene() is scene:
-            scene.RemoveNode(helper)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import anatomy as organs
-from . import compare
 from .grids import affine_of, ct_in, shape_of, to_world
 from .segments import BINARY, is_in_ct, need_labelmap, node_crop, node_ids
 from .terminology import structure
@@ -137,7 +136,8 @@ def nearest_organ(anatomy, ct, start, mask: np.ndarray) -> tuple[str, float] | N
 
 def jump(scene, point_mm) -> None:
     """All slice views and 3D cameras centred on a point (world RAS mm); cameras keep their direction and distance."""
-    compare.jump(scene, point_mm)
+    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceNode")):
+        scene.GetNthNodeByClass(index, "vtkMRMLSliceNode").JumpSliceByCentering(*(float(mm) for mm in point_mm))
     cameras = scene.GetNodesByClass("vtkMRMLCameraNode")
     cameras.UnRegister(None)
     for index in range(cameras.GetNumberOfItems()):

@@ -87,8 +87,8 @@ def unload_sample(volume, segmentation) -> bool:
     """Takes what `load_sample` brought out of the scene. False where its nodes were changed since: then both stay."""
     if segmentation.GetScene() is not None and segmentation.GetAttribute(AS_LOADED) != _digest(segmentation, volume):
         return False
-    _remove(segmentation)
-    _remove(volume)
+    bridge.take_out(segmentation)
+    bridge.take_out(volume)
     return True
 
 
@@ -197,16 +197,3 @@ def _digest(segmentation, volume) -> str:
         start, mask = segments.node_crop(segmentation, segment_id, volume)
         digest.update(f"{segment_id} {start} {mask.shape}".encode() + mask.tobytes())
     return digest.hexdigest()
-
-
-def _remove(node) -> None:
-    """A node with its display and storage nodes; nothing where it has left the scene already."""
-    scene = node.GetScene()
-    if scene is None:
-        return
-    own = [node.GetNthDisplayNode(index) for index in range(node.GetNumberOfDisplayNodes())]
-    own += [node.GetNthStorageNode(index) for index in range(node.GetNumberOfStorageNodes())]
-    scene.RemoveNode(node)
-    for part in own:
-        if part is not None and scene.IsNodePresent(part):
-            scene.RemoveNode(part)

@@ -62,10 +62,15 @@ class NodesPanel:
         if self.session and not (self.session.alive and self.session.segmentation is self._nodes
                                  and self.session.ct is self._ct):
             self._move_end()
+        if self._nodes and not self.session:
+            interactive.show_again(self._nodes)
         self._watch()
         self._fill()
         self._ready()
         self._timer.start()
+
+    def exit(self):
+        self._move_end()
 
     def close(self):
         self._timer.stop()
@@ -78,13 +83,15 @@ class NodesPanel:
 
     def _watch(self):
         """Follows the segments of the chosen nodes and organs."""
-        watched = tuple(node.GetSegmentation() for node in (self._nodes, self._anatomy) if node)
+        slots = ((self._nodes, self._changed), (self._anatomy, self._organs_changed))
+        slots = [(node.GetSegmentation(), slot) for node, slot in slots if node]
+        watched = tuple(segmentation for segmentation, _slot in slots)
         if watched == self._watched:
             return
         self._forget()
         self._watched = watched
-        self._tags = [(segmentation, segmentation.AddObserver(event, self._changed))
-                      for segmentation in watched for event in EVENTS]
+        self._tags = [(segmentation, segmentation.AddObserver(event, slot))
+                      for segmentation, slot in slots for event in EVENTS]
 
     def _forget(self):
         for watched, tag in self._tags:
@@ -93,6 +100,10 @@ class NodesPanel:
 
     def _changed(self, caller=None, event=None):
         self._timer.start()
+
+    def _organs_changed(self, caller, event):
+        self._timer.start()
+        self.host.refresh_soon()  # no row of the table need change with them
 
     def _measure(self):
         """Shows what is known, measures some of what is not, and comes again until all is measured."""

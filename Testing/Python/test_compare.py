@@ -6,7 +6,7 @@ import mrml
 import numpy as np
 import pytest
 import slicer
-from LNSynthLogic import bridge, compare, segments
+from LNSynthLogic import bridge, compare, node_table, segments
 from slices import SliceViews
 
 from LNSynthLib.runtime.errors import LNSynthError
@@ -213,7 +213,7 @@ def test_a_jump_brings_a_node_into_the_middle_of_every_view(shown, scene):
         index = np.rint(np.linalg.inv(mrml.phantom().ct.affine) @ [*point, 1])[:3].astype(int)
         start, mask = segments.node_crop(nodes, segment_id, ct)
         assert mask[tuple(index - start)]  # in the node itself, however it is bent
-        compare.jump(scene, point)
+        node_table.jump(scene, point)
         for name in compare.VIEWS:
             view = views.view(name)
             row, column = view.pixel(point)

@@ -298,3 +298,32 @@ def test_the_overlap_follows_the_hand(scene, shared_data):
         times.append(time.perf_counter() - began)
     session.cancel()
     assert np.median(times) < 0.04
+
+
+def test_a_scene_that_was_saved_during_a_move_shows_the_node_again(scene, case):
+    session = begin(case)
+    hidden = session.segment_id
+    scene.SetSaveToXMLString(1)
+    scene.Commit()
+    other = mrml.new_scene()
+    other.SetLoadFromXMLString(1)
+    other.SetSceneXMLString(scene.GetSceneXMLString())
+    other.Import()
+    loaded = other.GetFirstNodeByName(case[1].GetName())
+    loaded.GetSegmentation().DeepCopy(case[1].GetSegmentation())  # its file
+    assert not loaded.GetDisplayNode().GetSegmentVisibility(hidden)
+    for again in (loaded, loaded):
+        interactive.show_again(again)
+        assert loaded.GetDisplayNode().GetSegmentVisibility(hidden)
+    assert loaded.GetDisplayNode().GetAttribute(interactive.MOVING) is None
+    session.cancel()
+    assert case[1].GetDisplayNode().GetSegmentVisibility(hidden)
+    assert case[1].GetDisplayNode().GetAttribute(interactive.MOVING) is None
+
+
+def test_a_node_that_was_hidden_before_the_move_stays_hidden(case):
+    display, segment_id = case[1].GetDisplayNode(), segments.node_ids(case[1])[1]
+    display.SetSegmentVisibility(segment_id, False)
+    session = begin(case)
+    session.cancel()
+    assert not display.GetSegmentVisibility(segment_id)

@@ -168,6 +168,29 @@ def test_a_move_by_hand_is_begun_and_given_up(stage):
     assert not stage.ui.moveButton.checked
 
 
+def test_nothing_of_a_move_by_hand_stays_when_the_module_is_left(stage):
+    stage.put("all")
+    stage.ui.nodesTable.selectRow(0)
+    count = stage.scene.GetNumberOfNodes()
+    stage.press("moveButton")
+    session = stage.host.panels[4].session
+    display = session.segmentation.GetDisplayNode()
+    assert stage.scene.GetNumberOfNodes() > count and not display.GetSegmentVisibility(session.segment_id)
+    stage.host.exit()
+    assert stage.scene.GetNumberOfNodes() == count and display.GetSegmentVisibility(session.segment_id)
+    assert not stage.ui.moveButton.checked and not session.alive
+
+
+def test_organs_that_are_drawn_or_removed_are_counted_again(stage):
+    stage.put("all")
+    inner = stage.host.parameters.anatomy.GetSegmentation()
+    count = inner.GetNumberOfSegments()
+    assert f"{count} structures." in stage.ui.anatomyStatus.text
+    inner.RemoveSegment(inner.GetNthSegmentID(0))
+    stage.settle()
+    assert f"{count - 1} structures." in stage.ui.anatomyStatus.text
+
+
 def test_a_synthetic_ct_is_compared_and_real_ones_are_not_offered_as_synthetic(stage):
     from LNSynthLogic import bridge, compare
 

@@ -3,7 +3,7 @@
 import mrml
 import numpy as np
 import pytest
-from LNSynthLogic import bridge, compare, segments
+from LNSynthLogic import bridge, compare, node_table, segments
 from scipy import ndimage
 from slices import SliceViews, side_by_side
 
@@ -27,7 +27,7 @@ def picture_of(scene):
     compare.show(scene, ct, synthetic, nodes, new_nodes)
     compare.frame([views.view(name, SIZE).logic for name in compare.VIEWS], ct)
     sizes = {i: (mrml.phantom().nodes.array == v).sum() for v, i in enumerate(segments.node_ids(nodes), start=1)}
-    compare.jump(scene, compare.center_of(nodes, max(sizes, key=sizes.get), ct))
+    node_table.jump(scene, compare.center_of(nodes, max(sizes, key=sizes.get), ct))
     for name in compare.VIEWS:  # closer, so that a voxel has several pixels
         node = views.view(name).node
         node.SetFieldOfView(*(0.4 * side for side in node.GetFieldOfView()[:2]), 1)
