@@ -19,7 +19,8 @@ class SegmentationPanel(VTKObservationMixin):
     def __init__(self, host):
         VTKObservationMixin.__init__(self)
         self.host, self.ui = host, host.ui
-        self._rows, self._pair, self._said = (), None, ""
+        self._rows, self._pair, self._said = (), (None, None, None), ""
+        self._entered, self._stale = False, True  # stale: what the table shows is not compared as it is now
         self._job = None
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
@@ -34,6 +35,7 @@ class SegmentationPanel(VTKObservationMixin):
         ui.comparisonTable.connect("itemSelectionChanged()", self._jump)
         ui.comparisonTable.connect("cellClicked(int,int)", lambda _row, _column: self._jump())
         ui.segmentButton.connect("clicked()", self._segment)
+        ui.segmentationSection.connect("contentsCollapsed(bool)", self._opened)
 
     def refresh(self) -> None:
         p = self.host.parameters
@@ -43,9 +45,17 @@ class SegmentationPanel(VTKObservationMixin):
         self.ui.segmentationStatus.text = missing or self._said
         pair = (p.ct, p.prediction, p.reference) if p is not None else (None, None, None)
         if pair != self._pair:
-            self._pair = pair
+            self._pair, self._stale = pair, True
             self._observe()
+        if self._stale and not self._timer.active:
             self._compare()
+
+    def enter(self) -> None:
+        self._entered = True
+        self._compare()
+
+    def exit(self) -> None:
+        self._entered = False
 
     def close(self) -> None:
         self._timer.stop()
@@ -90,9 +100,17 @@ class SegmentationPanel(VTKObservationMixin):
                 self.addObserver(node.GetSegmentation(), event, self._changed)
 
     def _changed(self, caller, event) -> None:
+        self._stale = True
         self._timer.start()
 
+    def _opened(self, _collapsed: bool) -> None:
+        self._compare()
+
     def _compare(self) -> None:
+        """Where it is not up to date and somebody sees it: it takes a moment, which strokes elsewhere must not wait."""
+        if not self._stale or not self._entered or self.ui.segmentationSection.collapsed:
+            return
+        self._stale = False
         ct, prediction, reference = self._pair
         missing, found = comparison.what_is_missing(ct, prediction, reference), None
         if not missing:

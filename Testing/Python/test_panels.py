@@ -256,11 +256,45 @@ def test_segmentations_are_compared_node_by_node(stage):
     stage.put("nodes")
     p, found = stage.host.parameters, mrml.phantom().nodes.array.copy()
     found[found == 4] = 0
+    stage.ui.segmentationSection.collapsed = False
     p.reference, p.prediction = p.nodes, mrml.add_nodes(stage.scene, p.ct, found, name="found")
     stage.settle(0.6)
     table = stage.ui.comparisonTable
     assert sorted(table.item(row, 1).text() for row in range(table.rowCount)) == ["found"] * 4 + ["missed"]
     table.selectRow(0)
+
+
+def test_segmentations_are_compared_only_where_somebody_sees_it(stage, monkeypatch):
+    from LNSynthLogic import comparison, segments
+
+    compared, compare = [], comparison.compare
+    monkeypatch.setattr(comparison, "compare", lambda *nodes: compared.append(nodes) or compare(*nodes))
+    stage.put("nodes")
+    p, section = stage.host.parameters, stage.ui.segmentationSection
+    p.reference, p.prediction = p.nodes, mrml.add_nodes(stage.scene, p.ct, name="found")
+    section.collapsed = True
+    stage.settle(0.6)
+    assert not compared
+    section.collapsed = False
+    assert len(compared) == 1
+    first = segments.node_ids(p.prediction)[0]
+    section.collapsed = True
+    segments.remove_node(p.prediction, first)
+    stage.settle(0.6)
+    assert len(compared) == 1
+    section.collapsed = False
+    assert len(compared) == 2 and "missed" in [stage.ui.comparisonTable.item(row, 1).text() for row in range(5)]
+    stage.host.exit()
+    segments.remove_node(p.prediction, segments.node_ids(p.prediction)[0])
+    stage.settle(0.6)
+    assert len(compared) == 2
+    stage.host.enter()
+    assert len(compared) == 3
+    stage.settle(0.6)
+    assert len(compared) == 3
+    segments.remove_node(p.prediction, segments.node_ids(p.prediction)[0])
+    stage.settle(0.6)
+    assert len(compared) == 4
 
 
 def test_a_scene_is_closed_and_another_opened(stage):
