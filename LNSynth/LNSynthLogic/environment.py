@@ -157,7 +157,7 @@ def write_constraints(plan: Plan, path: Path) -> Path:
 
 
 def pip_commands(plan: Plan, interpreter: str, constraints_file: Path) -> list[list[str]]:
-    """The commands that install a plan's packages where Slicer has no packaging of its own (before 5.12); torch apart.
+    """The commands that install a plan's packages; torch apart.
 
     constraints_file  as `write_constraints` wrote it
     """

@@ -189,20 +189,28 @@ class JobsPanel:
 
 
 class _Closing(qt.QObject):
-    """Asks before the main window closes while a job runs."""
+    """Asks before the main window closes while a job runs. It only asks: Slicer may ask about unsaved data next, and
+    stay open. The job is ended when the application quits."""
 
     def __init__(self, panel):
         qt.QObject.__init__(self)
-        self.panel = panel
+        self.panel, self.agreed = panel, False
 
     def eventFilter(self, watched, event):
-        if event.type() != qt.QEvent.Close or not self.panel.busy:
+        if event.type() != qt.QEvent.Close or not self.panel.busy or self.agreed:
             return False
-        close = slicer.util.confirmYesNoDisplay(
-            _("{title} is still running. Stop it and close Slicer?").format(title=self.panel.title),
-            windowTitle="LNSynth")
-        if close:
-            self.panel.kill()
+        if slicer.util.confirmYesNoDisplay(
+                _("{title} is still running. Stop it and close Slicer?").format(title=self.panel.title),
+                windowTitle="LNSynth"):
+            self.agreed = True  # until this close is over: on macOS its event can come twice (QTBUG-43344)
+            qt.QTimer.singleShot(0, self.forget)
             return False
         event.ignore()
         return True
+
+    def forget(self):
+        """The next close asks again; this one is not over while Slicer asks about unsaved data."""
+        if qt.QApplication.activeModalWidget() is not None:
+            qt.QTimer.singleShot(POLL_MS, self.forget)
+        else:
+            self.agreed = False

@@ -1,5 +1,7 @@
 """Setup: which Python packages are missing, what they take, and their installation on the person's click alone."""
 
+import dataclasses
+
 import qt
 import slicer
 from LNSynthLogic import batch, environment
@@ -67,19 +69,27 @@ class SetupPanel:
         return torch is not None
 
     def _install_packages(self, plan) -> None:
-        if not plan:
-            self._ended("")
-            return
-        try:
-            import slicer.packaging
-        except ImportError:  # before Slicer 5.12
+        """What Slicer's own packaging (5.12) can do goes its way. It knows no way to leave dependencies out, so what is
+        to be installed alone goes by job in every Slicer."""
+        if plan.packages:
+            try:
+                import slicer.packaging
+            except ImportError:  # before Slicer 5.12
+                pass
+            else:
+                self._install_by_slicer(plan, slicer.packaging.pip_ensure)
+                plan = dataclasses.replace(plan, packages=())
+        if plan.packages or plan.alone:
             self._install_by_job(plan)
-            return
+        else:
+            self._ended("")
+
+    def _install_by_slicer(self, plan, pip_ensure) -> None:
+        """The packages with their dependencies, in Slicer's own dialog."""
         constraints = environment.write_constraints(plan, self.host.temporary_folder() / "constraints.txt")
         try:
-            slicer.packaging.pip_ensure([*plan.packages, *plan.alone], constraints=constraints,
-                                        skip_packages=list(plan.skip), prompt_install=False, requester="LNSynth")
-            self._ended("")
+            pip_ensure(list(plan.packages), constraints=constraints, skip_packages=list(plan.skip),
+                       prompt_install=False, requester="LNSynth")
         except Exception as error:  # CalledProcessError, with pip's log shown before
             raise LNSynthError(_("The packages could not be installed ({error}).").format(error=error)) from error
         finally:

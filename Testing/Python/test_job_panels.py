@@ -148,8 +148,16 @@ def test_the_main_window_asks_before_it_closes(stage, answer):
     assert not watch.eventFilter(None, QEvent(QEvent.Type.Move)) and not stage.talk.questions
     stage.talk.answer, event = answer, QCloseEvent()
     assert watch.eventFilter(None, event) is not answer
-    assert "Work is still running" in stage.talk.questions[0] and runs(job.pid) is not answer
+    assert "Work is still running" in stage.talk.questions[0]
     assert answer or not event.isAccepted()
+    assert watch.eventFilter(None, QCloseEvent()) is not answer
+    assert len(stage.talk.questions) == (1 if answer else 2)  # what was agreed to is not asked twice
+    stage.settle()
+    assert runs(job.pid) and stage.host.jobs.busy  # Slicer asks about unsaved data, and may stay open
+    watch.eventFilter(None, QCloseEvent())
+    assert len(stage.talk.questions) == (2 if answer else 3)
+    stage.app.send("aboutToQuit()")
+    assert not runs(job.pid)
 
 
 @pytest.mark.slow
@@ -239,6 +247,31 @@ def test_a_batch_and_its_summary(stage, tmp_path):
 
 def test_setup_is_hidden_where_nothing_is_missing(stage):
     assert not stage.ui.setupSection.visible and not stage.ui.installButton.enabled
+
+
+@pytest.mark.parametrize("packaging", [True, False])
+def test_what_is_installed_alone_never_brings_its_dependencies(stage, monkeypatch, packaging):
+    """Slicer's packaging (5.12) cannot leave them out: pip does, in a job, as for all packages in an older Slicer."""
+    import types
+
+    from LNSynthLogic import environment
+    from LNSynthPanels import setup_panel
+    asked, steps = [], []
+    if packaging:
+        module = types.ModuleType("slicer.packaging")
+        module.pip_ensure = lambda requirements, **told: asked.append((requirements, told["skip_packages"]))
+        monkeypatch.setitem(sys.modules, "slicer.packaging", module)
+        monkeypatch.setattr(setup_panel.slicer, "packaging", module, raising=False)
+    monkeypatch.setattr(stage.host.jobs, "run", lambda title, make, **told: steps.extend(
+        step.arguments for item in make(environment=None, on_event=None, on_log=None, on_end=None).items
+        for step in item.steps), raising=False)
+    panel = next(one for one in stage.host.panels if type(one) is setup_panel.SetupPanel)
+    plan = environment.Plan("", ("scipy>=1.15",), ("TotalSegmentator>=2.4",), ("numpy==2.0",), ("fury",), 1)
+    panel._install_packages(plan)
+    assert asked == ([(["scipy>=1.15"], ["fury"])] if packaging else [])
+    alone = [step for step in steps if "--no-deps" in step]
+    assert [step[-1] for step in alone] == ["TotalSegmentator>=2.4"]
+    assert [step[-1] for step in steps if step not in alone] == ([] if packaging else ["scipy>=1.15"])
 
 
 def test_setup_says_what_is_missing_and_asks_before_it_installs(stage, monkeypatch):
