@@ -145,8 +145,9 @@ def show(scene, real, synthetic, real_nodes=None, synthetic_nodes=None, blend: f
             _outline(display, [slice_node(scene, name).GetID() for name in wanted[segmentation]])
         elif display is not None and (not display.GetViewNodeIDs()
                                       or any(f"vtkMRMLSliceNode{name}" in display.GetViewNodeIDs() for name in VIEWS)):
-            _remember(display)
-            display.SetViewNodeIDs(others)
+            with slicer.util.NodeModify(display):  # one redraw, not one for each change
+                _remember(display)
+                display.SetViewNodeIDs(others)
 
 
 def slice_node(scene, name: str):
@@ -303,19 +304,21 @@ def _remember(display) -> None:
 
 
 def _outline(display, views: list[str]) -> None:
-    _remember(display)
-    display.SetViewNodeIDs(views)
-    display.SetVisibility(True)
-    display.SetVisibility2DFill(False)
-    display.SetVisibility2DOutline(True)
+    with slicer.util.NodeModify(display):
+        _remember(display)
+        display.SetViewNodeIDs(views)
+        display.SetVisibility(True)
+        display.SetVisibility2DFill(False)
+        display.SetVisibility2DOutline(True)
 
 
 def _restore_displays(scene) -> None:
     for display in _nodes(scene, "vtkMRMLSegmentationDisplayNode"):
         if not (said := display.GetAttribute(DISPLAY_BEFORE)):
             continue
-        display.RemoveAttribute(DISPLAY_BEFORE)
-        with suppress(ValueError, KeyError, TypeError):  # what a hand has changed is left as it is
+        # What a hand has changed is left as it is
+        with slicer.util.NodeModify(display), suppress(ValueError, KeyError, TypeError):
+            display.RemoveAttribute(DISPLAY_BEFORE)
             before = json.loads(said)
             display.SetViewNodeIDs(before["views"])
             display.SetVisibility(before["visible"])

@@ -133,21 +133,20 @@ def moving_by_hand(stage):
     ui = widget.ui
     ui.nodesTable.selectRow(0)
     settle(0.1)
-    before = _nodes(widget)
+    before, own = _nodes(widget), _transforms()
     ui.moveButton.checked = True
     settle()
     assert ui.moveApplyButton.enabled and ui.moveCancelButton.enabled, ui.nodesStatus.text
-    transform = next(node for node in slicer.util.getNodesByClass("vtkMRMLLinearTransformNode"))
-    _shift(transform, 4.0)
+    _shift(*(_transforms() - own), 4.0)
     settle()
     picture_of_window("window-move")
     ui.moveCancelButton.click()
     settle()
     assert np.array_equal(_nodes(widget), before), "Cancel did not restore the node"
-    assert not ui.moveButton.checked and not slicer.util.getNodesByClass("vtkMRMLLinearTransformNode")
+    assert not ui.moveButton.checked and _transforms() == own
     ui.moveButton.checked = True
     settle()
-    _shift(next(iter(slicer.util.getNodesByClass("vtkMRMLLinearTransformNode"))), 2.0)
+    _shift(*(_transforms() - own), 2.0)
     settle()
     ui.moveApplyButton.click()
     settle()
@@ -222,8 +221,11 @@ def compare_layout(stage):
     settle()
     same = left.GetSliceNode().GetSliceToRAS(), right.GetSliceNode().GetSliceToRAS()
     assert all(abs(same[0].GetElement(i, j) - same[1].GetElement(i, j)) < 1e-6 for i in range(4) for j in range(4))
-    left.GetSliceNode().SetSliceOffset(left.GetSliceNode().GetSliceOffset() + 3)
+    left.StartSliceOffsetInteraction()  # as the slider and the mouse wheel do; the views are linked for people only
+    left.SetSliceOffset(left.GetSliceOffset() + 3)
+    left.EndSliceOffsetInteraction()
     settle()
+    assert abs(left.GetSliceOffset() - right.GetSliceOffset()) < 1e-6, "the right view does not follow the left one"
     composite = right.GetSliceCompositeNode()
     shown = composite.GetForegroundVolumeID() or composite.GetBackgroundVolumeID()
     assert shown == widget.parameters.synthetic.GetID(), shown
@@ -274,6 +276,7 @@ def segmentations_are_compared(stage):
     widget = stage.widget
     parameters, table = widget.parameters, widget.ui.comparisonTable
     assert parameters.originalNodes is not None, "there is no copy of the nodes that the CT shows"
+    widget.ui.segmentationSection.collapsed = False  # else nothing is compared
     parameters.prediction, parameters.reference = parameters.nodes, parameters.originalNodes
     wait(lambda: table.rowCount > 0, "comparison", 30)
     count = widget.ui.nodesTable.rowCount
@@ -335,6 +338,10 @@ STEPS = (opens, empty_scene_says_what_is_missing, phantom_sample, pictures_of_pa
          edits_are_single_undo_steps, a_new_node_is_one_undo_step, moving_by_hand, synthesis_in_place,
          a_job_can_be_cancelled, compare_layout, review_accepts_a_sample, segmentations_are_compared,
          scene_is_saved_and_restored, two_scenes_in_turn, module_reloads)
+
+
+def _transforms() -> set:
+    return set(slicer.util.getNodesByClass("vtkMRMLLinearTransformNode"))
 
 
 def _nodes(widget) -> np.ndarray:
