@@ -8,10 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +15,7 @@ from typing import Literal
 
 from ..runtime.errors import LNSynthError
 from ..runtime.files import atomic_path
+from ..runtime.locks import alone
 from .catalog import pair_id, samples
 
 COLUMNS = ("sample", "verdict", "note", "time", "reviewer", "pair")
@@ -68,7 +65,7 @@ def record(folder: Path, sample: str, verdict: str, note: str = "", reviewer: st
     decision = Decision(sample, verdict, note.strip(), now, reviewer.strip(), pair_id(Path(folder) / sample))
     path = table(folder)
     try:
-        with _alone(path, wait_s):
+        with alone(path.with_name(f".{path.name}.lock"), wait_s):
             known = _Table.read(path) if path.exists() else _Table()
             known.append({name: getattr(decision, name) for name in COLUMNS})
             known.write(path)
@@ -199,39 +196,3 @@ class _Table:
         writer.writerows(row for _, row in self.rows)
         with atomic_path(path) as beside:
             beside.write_bytes(text.getvalue().encode(self.encoding))
-
-
-@contextmanager
-def _alone(path: Path, wait_s: float) -> Iterator[None]:
-    """Keeps other processes from writing `path` meanwhile: holds a lock on a file beside it, which stays.
-
-    The system lets go of the lock when a process dies. Raises OSError where it does not come free.
-    """
-    lock = path.with_name(f".{path.name}.lock")
-    handle = os.open(lock, os.O_RDWR | os.O_CREAT)
-    try:
-        with suppress(OSError):  # only its owner may, and has done it
-            os.chmod(lock, 0o666)
-        deadline = time.monotonic() + wait_s
-        while not _locked(handle):
-            if time.monotonic() > deadline:
-                raise TimeoutError("another program keeps it locked")
-            time.sleep(0.01)
-        yield
-    finally:
-        os.close(handle)  # and with it the lock
-
-
-def _locked(handle: int) -> bool:
-    try:
-        if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except OSError:
-        return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -46,15 +47,29 @@ def seal(folder: Path, about) -> None:
     write_json(folder / "provenance.json", about(outputs))
 
 
-def is_whole(folder: Path, key: str) -> bool:
-    """Whether the folder holds the complete sample that `key` (see `synthesize.Job`) stands for."""
+def standing(folder: Path, key: str) -> Literal["whole", "damaged", "changed", "other"]:
+    """What a folder holds of the sample that `key` (see `synthesize.Job`) stands for.
+
+    whole    every file as it was made
+    damaged  a file is missing, the others are as they were made
+    changed  a file has other content, as one that a person corrected
+    other    not this sample
+    """
     try:
         record = read_json(folder / "provenance.json")
-        return record["key"] == key and all(
-            (folder / name).is_file() and sha256(folder / name) == digest
-            for name, digest in record["outputs"].items())
+        if record["key"] != key:
+            return "other"
+        there = {name: (folder / name).is_file() for name in record["outputs"]}
+        if any(sha256(folder / name) != record["outputs"][name] for name in there if there[name]):
+            return "changed"
+        return "whole" if all(there.values()) else "damaged"
     except (LNSynthError, KeyError, TypeError):
-        return False
+        return "other"
+
+
+def is_whole(folder: Path, key: str) -> bool:
+    """Whether the folder holds the complete sample that `key` stands for, every file as it was made."""
+    return standing(folder, key) == "whole"
 
 
 def montage(draft: Draft, hu: np.ndarray, before: np.ndarray | None = None) -> np.ndarray:

@@ -10,7 +10,9 @@ import hashlib
 import json
 import re
 import shutil
+from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -21,13 +23,15 @@ from ..runtime.devices import pick
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, Progress, ignore
 from ..runtime.files import read_json
+from ..runtime.locks import alone
 from ..runtime.seeds import derive
 from .given import Files, Given, origin
 from .insert import InsertSettings
 from .outputs import check_apart
-from .samples import is_whole
+from .samples import standing
 
 Mode = Literal["in-place", "patch"]
+LOCK_S = 1.0  # to wait for a run that is just ending
 FORMAT = 1  # raise it when the same settings give other samples
 
 
@@ -51,12 +55,14 @@ class VariantSettings:
 
 @dataclass(frozen=True)
 class Variant:
-    """One sample to be made: its number among the variants, its seed, the hash of what it is, and where it goes."""
+    """One sample: its number among the variants, its seed, the hash of what it is, where it goes, whether it is there.
+    """
 
     number: int
     seed: int
     key: str
     folder: Path
+    there: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +80,10 @@ class Run:
 
 def variants(generator: Path, files: Files, out: Path, settings: VariantSettings, *, prefix: str | None = None,
              device: str = "auto", callback: Callback = ignore) -> dict:
-    """Makes the variants, folders OUT/<prefix>-001 and so on; returns {"folder", "samples", "made", "unchanged"}.
+    """Makes the variants, folders OUT/<prefix>-001 and so on.
+
+    Returns {"folder", "samples", "made", "unchanged", "skipped"}: names of the samples; skipped: {"variant" (counted
+    from 1), "reason"} of each in which no node could be varied.
 
     prefix  of the folders' names; None: the case's id
 
@@ -82,10 +91,12 @@ def variants(generator: Path, files: Files, out: Path, settings: VariantSettings
     what is not wanted any more is removed, what is new is made, and what both have stays as it is. In a patch, which
     is generated as a whole, every node is made.
 
-    Samples that are there already (an interrupted run's, say) stay, and no other sample is ever replaced: new ones get
-    the next free number. When a sample is finished, and for each that was there, an event of the stage "sample" comes,
-    its result {"sample": folder, "id": name, "nodes": [{"id", "state": "made" or "kept", "centroid_mm" (RAS),
-    "volume_ml", "short_axis_mm"}]}. Raises LNSynthError where inputs do not fit together or there is nothing to make.
+    Samples that are there already (an interrupted run's, say) stay, and no other sample is ever replaced, nor one that
+    a person has corrected: new ones get the next free number. One that lacks a file is made again. When a sample is
+    finished, and for each that was there, an event of the stage "sample" comes, its result {"sample": folder, "id":
+    name, "nodes": [{"id", "state": "made" or "kept", "centroid_mm" (RAS), "volume_ml", "short_axis_mm"}]}. Raises
+    LNSynthError where inputs do not fit together, no sample can be made, or another run makes samples of this prefix in
+    OUT.
     """
     if settings.vary is not None and files.anatomy is None:
         raise LNSynthError("Nodes are changed at random only with the anatomy (--anatomy), so that none covers an "
@@ -95,40 +106,78 @@ def variants(generator: Path, files: Files, out: Path, settings: VariantSettings
     if not model.samplers:
         settings = replace(settings, sampler="none", steps=1)
     case, kind = origin(files.ct, files.case, prefix)
-    check_apart([out / f"{prefix or case}-001"], [*files.named().values(), checkpoint.find(generator)])
+    prefix, inputs = prefix or case, [*files.named().values(), checkpoint.find(generator)]
+    _check_prefix(prefix)
+    check_apart([_lock(out, prefix)], inputs)
     source = {"case": case, "kind": kind, "files": {role: path.name for role, path in files.named().items()},
               "sha256": files.digests()} | ({"anatomy_version": files.version} if files.anatomy is not None else {})
-    plan = _plan(out, prefix or case, facts, source, settings)
-    todo = [v for v in plan if not is_whole(v.folder, v.key)]
-    finished = 0
+    with _alone_in(out, prefix) as alone_there:
+        plan = _plan(out, prefix, facts, source, settings)
+        todo, skipped, finished = [variant for variant in plan if not variant.there], {}, []
+        check_apart([variant.folder for variant in todo], inputs)
 
-    def report(variant: Variant) -> None:
-        nonlocal finished
-        finished += 1
-        nodes = read_json(variant.folder / "provenance.json")["nodes"]
-        callback(Event("sample", finished, len(plan), result={
-            "sample": str(variant.folder), "id": variant.folder.name, "nodes": nodes}))
+        def report(variant: Variant) -> None:
+            finished.append(variant)
+            nodes = read_json(variant.folder / "provenance.json")["nodes"]
+            callback(Event("sample", len(finished), len(plan), result={
+                "sample": str(variant.folder), "id": variant.folder.name, "nodes": nodes}))
 
-    for variant in plan:
-        if variant not in todo:
-            report(variant)
-    if todo:
-        given = Given.read(files, _table(model))
-        run = Run(model, facts, files, given, {**source, "voxels_sha256": given.voxels}, settings, device)
-        for variant in _make(run, todo, callback):
-            report(variant)
-    return {"folder": str(out), "samples": [v.folder.name for v in plan], "made": [v.folder.name for v in todo],
-            "unchanged": [v.folder.name for v in plan if v not in todo]}
+        for variant in plan:
+            if variant.there:
+                report(variant)
+        if todo:
+            if alone_there:
+                _clear(todo)
+            given = Given.read(files, _table(model))
+            run = Run(model, facts, files, given, {**source, "voxels_sha256": given.voxels}, settings, device)
+            for variant, reason in _make(run, todo, callback):
+                if reason:
+                    skipped[variant] = reason
+                else:
+                    report(variant)
+            if not finished:
+                raise LNSynthError(skipped[todo[0]])
+    return {"folder": str(out), "samples": [v.folder.name for v in plan if v not in skipped],
+            "made": [v.folder.name for v in todo if v not in skipped],
+            "unchanged": [v.folder.name for v in plan if v.there],
+            "skipped": [{"variant": v.number + 1, "reason": reason} for v, reason in skipped.items()]}
 
 
-def _make(run: Run, todo: list[Variant], callback: Callback) -> Iterator[Variant]:
+def _lock(out: Path, prefix: str) -> Path:
+    return out / f".{prefix}.lock"
+
+
+@contextmanager
+def _alone_in(out: Path, prefix: str) -> Iterator[bool]:
+    """No other run takes numbers of this prefix in OUT meanwhile. False where the file system knows no locks."""
+    out.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        locked = True
+        try:
+            held.enter_context(alone(_lock(out, prefix), LOCK_S))
+        except TimeoutError:
+            raise LNSynthError(f"{out}: another run is making samples {prefix}-... here; wait until it has ended, or "
+                               "choose another --prefix or --out.") from None
+        except OSError:
+            locked = False
+        yield locked
+
+
+def _clear(todo: list[Variant]) -> None:
+    """Removes what a run that was killed left of these samples; to be called while no other run makes them."""
+    for variant in todo:
+        own = re.compile(rf"\.{re.escape(variant.folder.name)}\.(old\.)?[a-z0-9_]+")
+        for left in variant.folder.parent.glob(f".{variant.folder.name}.*"):
+            if own.fullmatch(left.name):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _make(run: Run, todo: list[Variant], callback: Callback) -> Iterator[tuple[Variant, str]]:
+    """Each variant when its folder is there; or when it cannot be made, with the reason."""
     if run.settings.mode == "patch":
         from .variants_patch import patches as maker
     else:
         from .variants_in_place import in_place as maker
-    for variant in todo:
-        for left in variant.folder.parent.glob(f".{variant.folder.name}.*"):  # of a run that was killed
-            shutil.rmtree(left, ignore_errors=True)
     with Progress("synthesising", len(todo) * UNITS, callback) as progress:
         yield from maker(run, todo, Shares(progress, len(todo)))
 
@@ -149,23 +198,30 @@ class Shares:
             self.progress.step(units - self.progress.done, message)
 
 
-def _plan(out: Path, prefix: str, facts: dict, source: dict, settings: VariantSettings) -> list[Variant]:
-    """Every variant with its folder: that which holds it already, or the next free number."""
+def _check_prefix(prefix: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", prefix):
         raise LNSynthError(f"{prefix!r} cannot begin a folder's name; use letters, digits, dots and dashes (--prefix).")
-    there = {path.name: path for path in out.glob(f"{prefix}-*") if path.is_dir()}
+
+
+def _plan(out: Path, prefix: str, facts: dict, source: dict, settings: VariantSettings) -> list[Variant]:
+    """Every variant with its folder: that which holds it already, whole or with a file missing, or the next free one.
+    """
+    there = {path.name: path for path in sorted(out.glob(f"{prefix}-*")) if path.is_dir()}
     numbers = [int(name.removeprefix(f"{prefix}-")) for name in there if name.removeprefix(f"{prefix}-").isdecimal()]
-    known, free, plan = {_key(path): path for path in there.values()}, max(numbers, default=0) + 1, []
+    known, free, plan = defaultdict(list), max(numbers, default=0) + 1, []
+    for path in there.values():
+        known[_key(path)].append(path)
     for number in range(settings.count):
         seed = derive(settings.seed, "variant", number)
         content = {"format": FORMAT, "weights": facts["weights_sha256"], "generator": facts["settings"],
                    "source": source, "seed": seed,
                    "settings": {name: value for name, value in asdict(settings).items() if name != "count"}}
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        folder = known.get(key)
+        found = {standing(path, key): path for path in known[key]}
+        folder = found.get("whole") or found.get("damaged")
         if folder is None:
             folder, free = out / f"{prefix}-{free:03d}", free + 1
-        plan.append(Variant(number, seed, key, folder))
+        plan.append(Variant(number, seed, key, folder, "whole" in found))
     return plan
 
 

@@ -37,13 +37,15 @@ SHOWN_MM = 64.0     # around the changed nodes in the montage
 
 
 def in_place(run, todo: list, shares) -> Iterator:
-    """Makes the variants one after the other, each yielded when its folder is there. See `variants.variants`."""
+    """Makes the variants one after the other, each yielded with "" when its folder is there, or with the reason why
+    there is nothing to make. See `variants.variants`."""
     with exact(), tempfile.TemporaryDirectory(prefix="lnsynth_variants_") as folder:
         made = _InPlace(run, Path(folder))
         for done, variant in enumerate(todo):
-            made.make(variant, lambda share, done=done: shares.at(done + share))
-            shares.at(done + 1, f"{variant.folder.name} done")
-            yield variant
+            reason = made.make(variant, lambda share, done=done: shares.at(done + share))
+            shares.at(done + 1, f"{variant.folder.name} done" if not reason else
+                      f"variant {variant.number + 1} left out: {reason}")
+            yield variant, reason
 
 
 class _InPlace:
@@ -77,7 +79,8 @@ class _InPlace:
         labels = patch_labels(hu.array, organs, self.wanted.every(), Grid(hu.affine, hu.shape), self.seen.survey, table)
         return kept_clear(labels, organs, table)
 
-    def make(self, variant, report) -> None:
+    def make(self, variant, report) -> str:
+        """Writes the variant's folder; where there is nothing to make, says why instead."""
         nodes, changes = self.wanted.nodes.array, []
         if self.run.settings.vary:
             nodes, changes = vary(nodes, self.labels, self.canvas.spacing, rng(variant.seed, "vary"),
@@ -85,7 +88,7 @@ class _InPlace:
         apart = difference(nodes, self.wanted.present.array)
         new = sorted([*apart.new, *(apart.same if self.run.settings.remake else ())])
         if not new and not apart.gone:
-            raise LNSynthError(self._nothing())
+            return self._nothing()
         removing = len(apart.gone) / (len(apart.gone) + len(new))
         ct, removal = self._without(apart.gone, lambda share: report(share * removing))
         settings, patches = replace(self.settings, seed=variant.seed), []
@@ -101,6 +104,7 @@ class _InPlace:
             "vary": self.run.settings.vary and asdict(self.run.settings.vary), "changes": changes, "made": new,
             "kept": [i for i in apart.same if i not in new], "removed": apart.gone, "removal": removal,
             "patches": patches})
+        return ""
 
     def _nothing(self) -> str:
         if self.run.settings.vary:

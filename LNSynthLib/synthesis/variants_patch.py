@@ -29,7 +29,7 @@ from .synthesize import Job, SynthesizeSettings, at_once, sampled
 
 
 def patches(run, todo: list, shares) -> Iterator:
-    """Makes the variants, each yielded when its folder is there. See `variants.variants`."""
+    """Makes the variants, each yielded with "" when its folder is there. See `variants.variants`."""
     with exact(), tempfile.TemporaryDirectory(prefix="lnsynth_variants_") as folder:
         case, before = prepared(run, Path(folder) / "case")
         settings = SynthesizeSettings(seed=run.settings.seed, sampler=run.settings.sampler, steps=run.settings.steps,
@@ -39,7 +39,7 @@ def patches(run, todo: list, shares) -> Iterator:
         for variant, (job, draft, hu) in zip(todo, sampled(jobs, run.model, settings, run.device, steps), strict=True):
             _write(run, variant, job, draft, hu, padded(before, draft.box))
             shares.at(0, f"{variant.folder.name} done")
-            yield variant
+            yield variant, ""
 
 
 class _Steps:

@@ -1,7 +1,7 @@
 """Make several synthetic samples of one CT, to choose from: its nodes made as a mask has them, or changed at random.
 
 Each sample is a folder under OUT (CT, nodes, anatomy, montage, provenance; SYNTHETIC) that `lnsynth review` takes.
-Samples that are there already stay; run again, it makes only what is missing.
+Samples that are there already stay, corrected ones too; run again, it makes only what is missing.
 
   lnsynth variants --ct ct.nii.gz --nodes new.nii.gz --present old.nii.gz --anatomy anatomy.nii.gz --out samples
   lnsynth variants --ct ct.nii.gz --nodes new.nii.gz --anatomy anatomy.nii.gz --vary --count 5 --out samples
@@ -63,4 +63,6 @@ def run(args, callback) -> dict:
     result = variants(generator_path(args.generator), files, Path(args.out), settings, prefix=args.prefix,
                       device=args.device, callback=callback)
     print(f"{args.out}: {len(result['made'])} samples made, {len(result['unchanged'])} unchanged (SYNTHETIC)")
+    for left_out in result["skipped"]:
+        print(f"variant {left_out['variant']} left out: {left_out['reason']}")
     return result

@@ -28,7 +28,7 @@ from LNSynthLib.segmentation.export import export
 from LNSynthLib.segmentation.model import DATASET
 from LNSynthLib.segmentation.settings import SegmentSettings
 from LNSynthLib.segmentation.splits import divide
-from LNSynthLib.synthesis import review
+from LNSynthLib.synthesis import review, variants_in_place
 from LNSynthLib.synthesis.catalog import samples
 from LNSynthLib.synthesis.contact_sheet import contact_sheet
 from LNSynthLib.synthesis.difference import Wanted, difference
@@ -198,7 +198,7 @@ def test_nodes_that_stay_are_made_anew_only_when_asked(generator, scene, tmp_pat
     same = replace(scene, nodes=scene.present)
     with pytest.raises(LNSynthError, match="nothing to make.*--remake"):
         variants(generator, same, tmp_path / "s", SETTINGS, prefix="v", device="cpu")
-    assert not list((tmp_path / "s").glob("*"))
+    assert not list((tmp_path / "s").glob("[!.]*"))
     variants(generator, same, tmp_path / "s", replace(SETTINGS, count=1, remake=True), prefix="v", device="cpu")
     condition = record(tmp_path / "s" / "v-001")["condition"]
     assert (condition["made"], condition["kept"], condition["removed"]) == ([1, 2, 3, 4], [], [])
@@ -297,6 +297,74 @@ def test_other_work_into_the_same_folder_replaces_nothing(generator, scene, made
     assert healed["made"] == ["v-001"] and before.items() <= everything(out).items()
 
 
+def test_a_sample_that_a_person_corrected_is_not_made_again_over_it(generator, scene, made, tmp_path):
+    out, settings = shutil.copytree(made[0], tmp_path / "samples"), replace(SETTINGS, count=1)
+    corrected = out / "v-001" / "nodes.nii.gz"
+    corrected.write_bytes((out / "v-002" / "ct.nii.gz").read_bytes())
+    for lost in (None, "montage.png"):  # nor where it lacks a file besides
+        if lost:
+            (out / "v-001" / lost).unlink()
+            shutil.rmtree(out / "v-003")
+        before = everything(out)
+        anew = variants(generator, scene, out, settings, prefix="v", device="cpu")
+        assert anew["made"] == ["v-003"] and before.items() <= everything(out).items()
+        assert sha256(out / "v-003" / "ct.nii.gz") == sha256(made[0] / "v-001" / "ct.nii.gz")
+    assert variants(generator, scene, out, settings, prefix="v", device="cpu")["unchanged"] == ["v-003"]
+
+
+def test_an_input_in_a_folder_that_would_be_made_again_is_refused(generator, scene, made, tmp_path):
+    out = shutil.copytree(made[0], tmp_path / "samples")
+    (out / "v-002" / "montage.png").unlink()
+    inside = shutil.copy(scene.nodes, out / "v-002" / "nodes.nii")
+    before = everything(out)
+    with pytest.raises(LNSynthError, match="v-002: writing it would change the input"):
+        variants(generator, replace(scene, nodes=inside), out, SETTINGS, prefix="v", device="cpu")
+    assert everything(out) == before
+    # A sample as the source of others beside it is in nobody's way.
+    source = Files(out / "v-001" / "ct.nii.gz", scene.nodes, anatomy=scene.anatomy)
+    result = variants(generator, source, out, replace(SETTINGS, count=1, steps=1), prefix="v", device="cpu")
+    assert result["made"] == ["v-003"] and before.items() <= everything(out).items()
+
+
+def test_two_runs_at_once_do_not_take_the_same_numbers(generator, scene, tmp_path):
+    settings, second = replace(SETTINGS, count=1, steps=1), []
+
+    def meanwhile(event: Event):
+        if event.stage == "synthesising" and not second:
+            (tmp_path / ".v-002.a_1b2c3d").mkdir()  # the first run's, which works on it
+            with pytest.raises(LNSynthError, match="another run is making samples v-... here") as error:
+                variants(generator, scene, tmp_path, replace(settings, seed=9), prefix="v", device="cpu")
+            other = variants(generator, scene, tmp_path, settings, prefix="w", device="cpu")
+            second.extend([error, other["made"]])
+
+    variants(generator, scene, tmp_path, settings, prefix="v", device="cpu", callback=meanwhile)
+    assert second[1] == ["w-001"] and (tmp_path / ".v-002.a_1b2c3d").exists()
+    (tmp_path / ".v-002.other-001.x").mkdir()  # another prefix's: "v-002.other"
+    last = variants(generator, scene, tmp_path, replace(settings, seed=9), prefix="v", device="cpu")
+    assert last["made"] == ["v-002"] and [p.name for p in samples(tmp_path)] == ["v-001", "v-002", "w-001"]
+    assert [p.name for p in sorted(tmp_path.glob(".v-0*"))] == [".v-002.other-001.x"]
+
+
+def test_a_variant_in_which_nothing_could_be_varied_costs_itself_alone(generator, scene, tmp_path, monkeypatch):
+    files, events = replace(scene, nodes=scene.present), []
+    settings = replace(SETTINGS, count=3, steps=1, vary=VarySettings(remove=1.0))
+    as_it_is, calls = variants_in_place.vary, []
+
+    def second_finds_no_room(nodes, *rest):
+        calls.append(nodes)
+        return (nodes, []) if len(calls) == 2 else as_it_is(nodes, *rest)
+
+    monkeypatch.setattr(variants_in_place, "vary", second_finds_no_room)
+    result = variants(generator, files, tmp_path / "a", settings, prefix="v", device="cpu", callback=events.append)
+    assert result["made"] == ["v-001", "v-003"] == [p.name for p in samples(tmp_path / "a")] == result["samples"]
+    assert [left["variant"] for left in result["skipped"]] == [2]
+    assert "no node could be changed" in result["skipped"][0]["reason"]
+    assert any(e.message.startswith("variant 2 left out: ") for e in events)
+    monkeypatch.setattr(variants_in_place, "vary", lambda nodes, *_: (nodes, []))
+    with pytest.raises(LNSynthError, match="no node could be changed"):
+        variants(generator, files, tmp_path / "b", settings, prefix="v", device="cpu")
+
+
 def test_cancelled_it_leaves_whole_samples_alone(generator, scene, made, tmp_path):
     def stop(event: Event):
         if event.stage == "synthesising" and event.done > 0.6 * event.total:
@@ -304,7 +372,7 @@ def test_cancelled_it_leaves_whole_samples_alone(generator, scene, made, tmp_pat
 
     with pytest.raises(Cancelled):
         variants(generator, scene, tmp_path, SETTINGS, prefix="v", device="cpu", callback=stop)
-    assert {p.name for p in tmp_path.iterdir()} == {"v-001"}
+    assert {p.name for p in tmp_path.iterdir()} == {"v-001", ".v.lock"}
     variants(generator, scene, tmp_path, SETTINGS, prefix="v", device="cpu")
     assert everything(tmp_path) == everything(made[0])
 
@@ -377,5 +445,5 @@ def test_refusals(generator, scene, tmp_path, capsys):
     write(tmp_path / "absent.nii", Volume(np.where(absent == 9, 9, 0), empty.affine))
     assert cli.main([*base, *out, "--present", str(tmp_path / "absent.nii")]) == 2
     said = capsys.readouterr().err
-    assert not (tmp_path / "o").exists() or not list((tmp_path / "o").iterdir())
+    assert not list((tmp_path / "o").glob("[!.]*"))
     assert "absent.nii" in said and "fat" in said
