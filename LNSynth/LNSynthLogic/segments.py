@@ -186,12 +186,12 @@ def snapshot(segmentation, ct, of=None):
     copy.UnRegister(None)
     copy.SetHideFromEditors(True)
     copy.SetName(scene.GenerateUniqueName(_("{name} in the CT").format(name=segmentation.GetName())))
-    scene.AddNode(copy)
-    copy.SetAndObserveTransformNodeID(of.GetTransformNodeID())
     copy.GetSegmentation().DeepCopy(of.GetSegmentation())
-    copy.SetNodeReferenceID(copy.GetReferenceImageGeometryReferenceRole(), ct.GetID())
     for segment_id in node_ids(copy):
         set_in_ct(copy, segment_id, True)
+    scene.AddNode(copy)  # whole: the subject hierarchy, where hidden nodes have no item, complains of later segments
+    copy.SetAndObserveTransformNodeID(of.GetTransformNodeID())
+    copy.SetNodeReferenceID(copy.GetReferenceImageGeometryReferenceRole(), ct.GetID())
     segmentation.SetNodeReferenceID(ORIGINAL, copy.GetID())
     return copy
 
