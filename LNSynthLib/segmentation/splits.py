@@ -165,14 +165,15 @@ def _father(sample: Path, record: dict, fathers: dict[str, Item]) -> Item:
     father, voxels = fathers.get(source.get("case")), source.get("voxels_sha256")
     if father is not None and source.get("sha256", {}).get("ct") == father.sha256:
         return father
-    for item in [father] if father is not None else fathers.values():  # the same CT from another file, as viewers write
+    # The same CT from another file, as viewers write, and perhaps by another name; the namesake is the likeliest.
+    for item in sorted(fathers.values(), key=lambda item: item is not father):
         if voxels is not None and _voxels(item.folder, item.case, item.sha256) == voxels:
             return item
     if father is None:
         raise LNSynthError(f"{sample}: it was made from case {source.get('case')}, which is in none of the data sets, "
                            "so its patient is unknown; give its data set too, or leave the sample out.")
-    raise LNSynthError(f"{sample}: it was made from another CT than that of case {father.case} in {father.folder}; "
-                       "give the data set it was made from, or make it again.")
+    raise LNSynthError(f"{sample}: it was made from another CT than that of case {father.case} in {father.folder}, "
+                       "and from none of the other cases; give the data set it was made from, or make it again.")
 
 
 def in_place(record: dict) -> bool:

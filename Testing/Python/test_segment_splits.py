@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from LNSynthLib.cases.dataset import Case, Dataset
+from LNSynthLib.cases.dataset import Case, Dataset, voxels_sha256
 from LNSynthLib.cases.volume import Volume, write
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.files import sha256
@@ -141,6 +141,22 @@ def test_samples_of_another_case_of_the_same_name_are_refused(data, made):
     """Else the child of a test patient could come in under the name of a training case."""
     sample(made, "a-000", "a", data, ct="0" * 64)
     with pytest.raises(LNSynthError, match="a-000: it was made from another CT than that of case a"):
+        divide([data], [made], BOTH)
+
+
+def test_a_sample_under_the_name_of_another_case_is_known_by_its_voxels(data, made):
+    """As where a viewer calls its files ct.nii: the name is one case's, the CT another's."""
+    def child(case):
+        place = sample(made, "x-000", "a", data, ct="0" * 64)
+        record = json.loads((place / "provenance.json").read_text())
+        record["source"]["voxels_sha256"] = voxels_sha256(Dataset.open(data).load(case).ct)
+        (place / "provenance.json").write_text(json.dumps(record))
+
+    for case in "ba":
+        child(case)
+        assert {item.name: item.case for item in divide([data], [made], BOTH).train}["x-000-synthetic1"] == case
+    child("v")
+    with pytest.raises(LNSynthError, match="x-000-synthetic1 .* shows case v of split val"):
         divide([data], [made], BOTH)
 
 
