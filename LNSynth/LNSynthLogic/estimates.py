@@ -102,13 +102,18 @@ def node_voxels(size_mm: tuple[float, float, float], generator: Generator) -> in
                      for mm, most in zip(size_mm, generator.patch, strict=True))
 
 
-def work(generator: Generator, mode: str, sizes_mm: list[tuple], steps: int, variants: int) -> float:
-    """Voxel-steps of a run. In place at most: nodes that share a patch cost less than is counted here."""
+def work(generator: Generator, mode: str, sizes_mm: list[tuple], steps: int, variants: int,
+         removed_mm: list[tuple] = (), vary: bool = False) -> float:
+    """Voxel-steps of a run. In place at most: nodes that share a patch cost less than is counted here.
+
+    removed_mm: extents of the nodes that are removed first, once for all variants, or in each where nodes vary
+    """
     if mode == "patch":
-        voxels = math.prod(generator.patch)
+        voxels = math.prod(generator.patch) * variants
     else:
-        voxels = sum(node_voxels(size, generator) for size in sizes_mm)
-    return float(voxels * (1 if generator.one_pass else steps) * variants)
+        made, removed = (sum(node_voxels(size, generator) for size in sizes) for sizes in (sizes_mm, removed_mm))
+        voxels = made * variants + removed * (variants if vary else 1)
+    return float(voxels * (1 if generator.one_pass else steps))
 
 
 def work_done(provenance: dict, removal: bool = True) -> float:
@@ -185,17 +190,18 @@ class Stopwatch:
 
 
 def estimate(generator: Generator, mode: str, sizes_mm: list[tuple], steps: int, variants: int, device: str,
-             speeds: Speeds, cores: int | None = None) -> Estimate:
-    """device as the person chose it; cores: of this machine, all of them if None."""
+             speeds: Speeds, cores: int | None = None, removed_mm: list[tuple] = (), vary: bool = False) -> Estimate:
+    """device as the person chose it; cores: of this machine, all of them if None; removed_mm, vary as for `work`."""
     kind = device_kind(device)
-    voxel_steps, speed = work(generator, mode, sizes_mm, steps, variants), speeds.get(generator, kind)
+    voxel_steps = work(generator, mode, sizes_mm, steps, variants, removed_mm, vary)
+    speed = speeds.get(generator, kind)
     measured = speed is not None
     if speed is None and generator.flops_per_voxel:
         cores = min(cores or os.cpu_count() or 1, MOST_CORES) if kind == "cpu" else 1
         speed = generator.flops_per_voxel / (FLOPS.get(kind, FLOPS["cpu"]) * cores)
     voxels = math.prod(generator.patch)
-    if mode != "patch" and sizes_mm:
-        voxels = max(node_voxels(size, generator) for size in sizes_mm)
+    if mode != "patch" and (sizes_mm or removed_mm):
+        voxels = max(node_voxels(size, generator) for size in [*sizes_mm, *removed_mm])
     memory = BASE_GB + MAPS.get(kind, MAPS["cpu"]) * 4 * generator.width * voxels / 1e9
     return Estimate(START_S + voxel_steps * speed if speed is not None else None, measured, memory, kind)
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import anatomy as organs
+from . import shown
 from .grids import affine_of, ct_in, shape_of, to_world
-from .segments import BINARY, is_in_ct, need_labelmap, node_crop, node_ids
+from .segments import BINARY, is_in_ct, need_labelmap, node_crop, node_ids, original_of
 from .terminology import structure
 from .words import _
 
@@ -25,7 +26,7 @@ class Row:
     segment_id: str
     name: str
     color: tuple[float, float, float]     # RGB 0..1
-    in_ct: bool                           # the CT shows it; else it is new
+    in_ct: bool                           # the CT shows it as it is; else it is new
     volume_ml: float | None = None
     short_axis_mm: float | None = None    # as in RECIST 1.1
     nearest: str = ""
@@ -47,27 +48,32 @@ class NodeTable:
     def __init__(self):
         self._sizes: dict[str, tuple] = {}     # segment id -> (place, start, mask, measures)
         self._nearest: dict[str, tuple] = {}   # segment id -> (mask, state of the anatomy, organ and distance)
+        self._shown: tuple = (None, {})        # (state, crops) of the nodes as the CT shows them
 
     def forget(self) -> None:
         self._sizes.clear()
         self._nearest.clear()
+        self._shown = (None, {})
 
     def rows(self, segmentation, ct, anatomy) -> list[Row]:
         """A row for each segment, with the measures that are known: after a change the last ones, until `measure`."""
-        found = []
+        found, original = [], original_of(segmentation)
         place = _place(segmentation, ct) if ct is not None else None
         organs_state = state_of(anatomy, ct) if ct is not None else None
+        compared = original is not None and ct is not None and self._shown[0] == state_of(original, ct)
         for segment_id in node_ids(segmentation):
             segment = segmentation.GetSegmentation().GetSegment(segment_id)
-            measures = {}
+            measures, in_ct = {}, is_in_ct(segmentation, segment_id)
             known = self._sizes.get(segment_id)
             if place is not None and known and known[0][1:] == place[1:]:
                 measures = dict(known[3])
+                if compared:
+                    in_ct = shown.is_among(known[1:3], self._shown[1])  # whoever changed it, and back again
                 organ = self._nearest.get(segment_id)
                 if organ and organ[0] is known[2] and organ[1] == organs_state and organ[2]:
                     measures.update(nearest=organ[2][0], distance_mm=organ[2][1])
             found.append(Row(segment_id, segment.GetName(), tuple(segment.GetColor()),
-                             is_in_ct(segmentation, segment_id), **measures))
+                             in_ct, **measures))
         return found
 
     def measure(self, segmentation, ct, anatomy, budget_s: float = 0.1) -> bool:
@@ -79,7 +85,9 @@ class NodeTable:
                 del known[gone]
         if ids:
             need_labelmap(segmentation)
-        place = _place(segmentation, ct)
+        place, original = _place(segmentation, ct), original_of(segmentation)
+        if original is not None and self._shown[0] != (now := state_of(original, ct)):
+            self._shown = now, shown.crops(original, ct)
         for segment_id in ids:
             if self._size(segmentation, segment_id, ct, place) and time.perf_counter() > end:
                 return False

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import qt
 import slicer
-from LNSynthLogic import anatomy, commands, compare, environment, estimates, node_table, samples, segments
+from LNSynthLogic import anatomy, commands, compare, environment, estimates, node_table, samples, segments, shown
 from LNSynthLogic.background import Background
 from LNSynthLogic.grids import affine_of
 from slicer.i18n import tr as _
@@ -28,7 +28,7 @@ class SynthesisPanel:
         self._said = ""
         self._own_folder = False            # the person wants a folder, even while none is chosen yet
         self._generators = {}               # folder: estimates.Generator or None
-        self._sizes = (None, [])            # (state, extents of the nodes to be made)
+        self._sizes = (None, ([], []))      # (state, extents of the nodes to be made and to be removed)
         self._anatomy_file = (None, None)   # (state, file)
         self._speeds = estimates.Speeds.from_text(slicer.app.userSettings().value(SPEEDS) or "")
         ui = self.ui
@@ -103,11 +103,12 @@ class SynthesisPanel:
         if generator is None:
             return
         try:
-            sizes = self._node_sizes()
+            made, removed = self._node_sizes()
         except LNSynthError as error:  # a transform that warps
             label.text, label.styleSheet = str(error), WARNING
             return
-        found = estimates.estimate(generator, p.mode, sizes, p.steps, p.variants, p.device, self._speeds)
+        found = estimates.estimate(generator, p.mode, made, p.steps, p.variants, p.device, self._speeds,
+                                   removed_mm=removed, vary=p.vary)
         label.text = estimates.words(found)
         label.styleSheet = WARNING if estimates.is_slow(found) else ""
 
@@ -124,20 +125,14 @@ class SynthesisPanel:
                 self._generators[chosen] = None
         return self._generators[chosen]
 
-    def _node_sizes(self) -> list:
-        """Extents (mm) of the nodes to be made, measured again only when one has changed."""
+    def _node_sizes(self) -> tuple[list, list]:
+        """Extents (mm) of the nodes to be made and to be removed, measured again only when one has changed."""
         p = self.host.parameters
-        only_new = p.nodesInCT and p.mode == "in-place" and not (p.remake or p.vary)
-        state = (node_table.state_of(p.nodes, p.ct), p.ct.GetID(), only_new)
+        original = p.originalNodes if p.nodesInCT and p.mode == "in-place" else None
+        state = (node_table.state_of(p.nodes, p.ct), node_table.state_of(original, p.ct), p.ct.GetID(), p.remake,
+                 p.vary)
         if self._sizes[0] != state:
-            spacing, sizes = p.ct.GetSpacing(), []
-            for segment_id in segments.node_ids(p.nodes):
-                if only_new and segments.is_in_ct(p.nodes, segment_id):
-                    continue
-                _start, mask = segments.node_crop(p.nodes, segment_id, p.ct)
-                if mask.size:
-                    sizes.append(tuple(n * mm for n, mm in zip(mask.shape, spacing, strict=True)))
-            self._sizes = (state, sizes)
+            self._sizes = (state, shown.sizes_mm(p.nodes, original, p.ct, p.remake, p.vary))
         return self._sizes[1]
 
     # The job
@@ -244,8 +239,11 @@ class SynthesisPanel:
         self.host.refresh()
 
     def _finished(self, result: dict) -> None:
-        self._said = _("{made} samples made, {unchanged} were there already: {folder}").format(
-            made=len(result["made"]), unchanged=len(result["unchanged"]), folder=result["folder"])
+        said = [_("{made} samples made, {unchanged} were there already: {folder}").format(
+            made=len(result["made"]), unchanged=len(result["unchanged"]), folder=result["folder"])]
+        said += [_("Variant {number} was left out: {reason}").format(number=left["variant"], reason=left["reason"])
+                 for left in result["skipped"]]
+        self._said = "\n".join(said)
 
     def _ended(self, _job) -> None:
         self._remember_speeds()

@@ -79,6 +79,17 @@ def test_work_grows_with_what_is_asked():
     assert estimates.work(DEMO, "patch", [NODE] * 3, 10, 2) == 64 ** 3 * 20
 
 
+def test_removals_are_work_too():
+    one = estimates.work(DEMO, "in-place", [NODE], 25, 1)
+    assert estimates.work(DEMO, "in-place", [NODE], 25, 3, [NODE, NODE]) == (3 + 2) * one, "removed once for all"
+    assert estimates.work(DEMO, "in-place", [NODE], 25, 3, [NODE, NODE], vary=True) == (3 + 6) * one
+    assert estimates.work(DEMO, "patch", [], 25, 1, [NODE]) == estimates.work(DEMO, "patch", [], 25, 1)
+    large = (40.0, 40.0, 40.0)
+    alone, both = (estimates.estimate(DEMO, "in-place", [NODE], 25, 1, "cpu", Speeds(), removed_mm=removed)
+                   for removed in ((), [large]))
+    assert both.memory_gb > alone.memory_gb and both.seconds > alone.seconds
+
+
 def test_devices(monkeypatch):
     assert [estimates.device_kind(d) for d in ("cpu", "cuda:1", "mps")] == ["cpu", "cuda", "mps"]
     monkeypatch.setattr(estimates.shutil, "which", lambda name: "/usr/bin/" + name)
@@ -135,6 +146,28 @@ def test_samples_that_are_made_together_are_measured_together():
     watch.add(1.0, {"what": "insertion", "sampling": {"steps": 2},
                     "condition": {"patches": [at], "removed": [], "removal": None}})
     assert watch.voxel_steps == 2 * 64 * (3 + 1 + 1)
+
+
+def test_what_is_made_and_what_is_removed(scene):
+    """Of three nodes that the CT shows one stays, one is moved, one is deleted; another is new."""
+    import mrml
+    import numpy as np
+    from LNSynthLogic import segments, shown
+    ct = mrml.add_ct(scene, np.zeros((40, 40, 40), np.int16), np.diag([1.0, 1.0, 2.0, 1.0]))
+    array = np.zeros((40, 40, 40), np.uint16)
+    array[2:5, 2:5, 2:5], array[10:14, 10:14, 10:14], array[20:25, 20:25, 20:25] = 1, 2, 3
+    nodes = mrml.add_nodes(scene, ct, array, in_ct=True)
+    stays, moved, deleted = segments.node_ids(nodes)
+    three, four, five, six = ((float(n), float(n), 2.0 * n) for n in (3, 4, 5, 6))
+    assert shown.sizes_mm(nodes, None, ct) == ([three, four, five], [])
+    original = segments.say_in_ct(nodes, ct)
+    assert shown.sizes_mm(nodes, original, ct) == ([], [])
+    segments.set_node(nodes, moved, ct, (11, 10, 10), np.ones((4, 4, 4), bool))
+    segments.remove_node(nodes, deleted)
+    segments.add_node(nodes, ct, (30, 30, 30), np.ones((6, 6, 6), bool))
+    assert shown.sizes_mm(nodes, original, ct) == ([four, six], [four, five])
+    assert shown.sizes_mm(nodes, original, ct, remake=True) == ([three, four, six], [four, five])
+    assert shown.sizes_mm(nodes, original, ct, vary=True) == ([three, four, six], [three, four, five])
 
 
 @pytest.mark.parametrize("mode", ["in-place", "patch"])

@@ -114,6 +114,37 @@ def test_nodes_that_share_a_labelmap(case, monkeypatch):
     assert [a == b for a, b in zip(after, before, strict=True)] == [i != 1 for i in range(len(ids))]
 
 
+def test_the_ct_shows_a_node_as_long_as_it_is_as_it_was(case):
+    """Whatever tool changed it: the Segment Editor leaves the tag as it is."""
+    ct, nodes, _organs = case
+    segments.say_in_ct(nodes, ct)
+    table, first = NodeTable(), segments.node_ids(nodes)[0]
+    segment = nodes.GetSegmentation().GetSegment(first)
+
+    def in_ct():
+        return [row.in_ct for row in whole(table, case)]
+
+    count = len(segments.node_ids(nodes))
+    assert in_ct() == [True] * count
+    image = segment.GetRepresentation("Binary labelmap")
+    voxels = grids.voxels(image)[1]
+    at = tuple(np.argwhere(voxels)[0])
+    was, voxels[at] = voxels[at], 0  # as painted
+    image.Modified()
+    segment.Modified()
+    assert in_ct() == [False] + [True] * (count - 1) and segments.is_in_ct(nodes, first)
+    voxels[at] = was  # as undone
+    image.Modified()
+    segment.Modified()
+    assert in_ct() == [True] * count
+    start, mask = segments.node_crop(nodes, first, ct)
+    segments.remove_node(nodes, first)
+    segments.add_node(nodes, ct, start, mask)  # drawn again, just as it was
+    assert in_ct() == [True] * count
+    segments.say_not_in_ct(nodes)
+    assert in_ct() == [False] * count
+
+
 def test_the_work_is_cut_into_short_pieces(case):
     table, calls, longest = NodeTable(), 0, 0.0
     whole(NodeTable(), case)  # what is imported at the first use
