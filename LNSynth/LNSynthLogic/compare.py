@@ -184,8 +184,11 @@ def flicker(percent: float) -> float:
     return 0.0 if percent > 50 else 100.0
 
 
-def frame(logics, volume) -> None:
-    """Fits every view to a volume, all with the same scale (mm a pixel). logics: vtkMRMLSliceLogic of the views."""
+def frame(logics, volume, most_mm: float = np.inf) -> None:
+    """Fits every view to a volume, all with the same scale (mm a pixel), the widest showing at most `most_mm` mm.
+
+    logics: vtkMRMLSliceLogic of the views
+    """
     scales = []
     for logic in logics:
         node = logic.GetSliceNode()
@@ -193,10 +196,11 @@ def frame(logics, volume) -> None:
         width, height = node.GetDimensions()[:2]
         logic.FitSliceToVolume(volume, width, height)
         scales.append(node.GetFieldOfView()[0] / width)
+    scale = min(max(scales), most_mm / max(logic.GetSliceNode().GetDimensions()[0] for logic in logics))
     for logic in logics:
         node = logic.GetSliceNode()
         width, height = node.GetDimensions()[:2]
-        node.SetFieldOfView(max(scales) * width, max(scales) * height, node.GetFieldOfView()[2])
+        node.SetFieldOfView(scale * width, scale * height, node.GetFieldOfView()[2])
 
 
 def center_of(segmentation, segment_id: str, volume) -> tuple[float, float, float]:

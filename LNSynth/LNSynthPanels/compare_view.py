@@ -3,6 +3,7 @@
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import qt
 import slicer
 import vtk
@@ -14,6 +15,7 @@ from LNSynthLib.runtime.errors import LNSynthError
 
 from .keys import Keys
 
+CLOSE_MM = 240.0   # width of a view around a node: one of 10 mm is seen, and so is what lies around it
 FLICKER_KEY = "S"  # Source and Synthetic; B is Slicer's own for the previous slice
 
 
@@ -204,9 +206,9 @@ class CompareView(VTKObservationMixin):
         if volume is None:
             return
         logics = [logic.GetSliceLogicByLayoutName(name) for name in compare.VIEWS]
-        if None not in logics:
-            compare.frame(logics, volume)
         point = self._look_at or self._first_node(volume)
+        if None not in logics:
+            compare.frame(logics, volume, np.inf if point is None else CLOSE_MM)
         if point is not None:
             node_table.jump(scene, point)
 

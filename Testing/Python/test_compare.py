@@ -190,6 +190,10 @@ def test_what_a_user_does_in_one_view_is_done_in_its_twin(shown, scene):
     compare.frame(logics, ct)
     scales = {logic.GetSliceNode().GetFieldOfView()[0] / 240 for logic in logics}
     assert len(scales) == 1
+    compare.frame(logics, ct, most_mm=60)
+    assert {logic.GetSliceNode().GetFieldOfView()[:2] for logic in logics} == {(60, 45)}
+    compare.frame(logics, ct, most_mm=1e6)
+    assert {logic.GetSliceNode().GetFieldOfView()[0] / 240 for logic in logics} == scales
     a, b = (views.view(side[0]).logic for side in (compare.REAL, compare.SYNTHETIC))
     c, d = (views.view(side[1]).logic for side in (compare.REAL, compare.SYNTHETIC))
     red = scene.GetNodeByID("vtkMRMLSliceNodeRed")
