@@ -21,6 +21,7 @@ class JobsPanel:
         self.host = host
         self.title = ""
         self._runner = self._callbacks = None
+        self._names = str
         self._polling = False
         self._timer = qt.QTimer()
         self._timer.setInterval(POLL_MS)
@@ -48,7 +49,8 @@ class JobsPanel:
         """Whether this job (as `start` returned it) is the one that runs."""
         return runner is not None and runner is self._runner
 
-    def start(self, title: str, arguments, on_result=None, on_sample=None, on_end=None, cleanup=None, on_event=None):
+    def start(self, title: str, arguments, on_result=None, on_sample=None, on_end=None, cleanup=None, on_event=None,
+              names=str):
         """Runs a command (`jobs.library_command(...)`) and returns its Job. LNSynthError while another one runs.
 
         on_result(result)  when it has ended well
@@ -56,17 +58,20 @@ class JobsPanel:
         on_end(job)        when it has ended, however it did
         cleanup()          last of all
         on_event(Event)    everything it tells
+        names(text)        its messages and its error as people read them (`readable.Names`)
         """
         return self.run(title, lambda **told: jobs.Job(arguments, **told), on_result, on_sample, on_end, cleanup,
-                        on_event)
+                        on_event, names)
 
-    def run(self, title: str, make, on_result=None, on_sample=None, on_end=None, cleanup=None, on_event=None):
+    def run(self, title: str, make, on_result=None, on_sample=None, on_end=None, cleanup=None, on_event=None,
+            names=str):
         """As `start`, for what `make(on_event=, on_log=, on_end=, environment=)` returns: a Job or a batch.Run."""
         if self.busy:
             if cleanup:
                 cleanup()
             raise LNSynthError(self.reason)
-        self.title, self._callbacks = title, (on_result, on_sample, on_end, cleanup, on_event)
+        self.title, self._names = title, names
+        self._callbacks = (on_result, on_sample, on_end, cleanup, on_event)
         self._runner = make(on_event=self._event, on_log=self._log, on_end=self._ended,
                             environment=slicer.util.startupEnvironment())
         self._log(f"--- {title}")
@@ -115,8 +120,9 @@ class JobsPanel:
         _on_result, on_sample, _on_end, _cleanup, on_event = self._callbacks
         if on_event:
             self._shielded(on_event, event)
-        if event.message:
-            self._log(f"{event.stage}: {event.message}")
+        message = self._names(event.message)
+        if message:
+            self._log(f"{event.stage}: {message}")
         if event.stage == "sample" and event.result is not None:
             if on_sample:
                 self._shielded(on_sample, event.result)
@@ -126,7 +132,7 @@ class JobsPanel:
         self._count(event.done, event.total)
         count = f" {event.done}/{event.total}" if event.total else ""
         left = _(", {time} left").format(time=duration(event.eta_s)) if event.eta_s and event.done < event.total else ""
-        words = f" - {event.message}" if event.message else ""
+        words = f" - {message}" if message else ""
         self.host.ui.jobLabel.text = f"{self.title}: {event.stage}{count}{left}{words}"
 
     def _count(self, done: int, total: int) -> None:
@@ -144,6 +150,7 @@ class JobsPanel:
         on_result, _on_sample, on_end, cleanup, _on_event = self._callbacks
         self._timer.stop()
         self._runner = self._callbacks = None
+        runner.error = self._names(runner.error)
         words = {jobs.State.DONE: _("{title}: done."), jobs.State.CANCELLED: _("{title}: cancelled."),
                  jobs.State.FAILED: _("{title}: failed.")}[runner.state].format(title=self.title)
         self._log(words if not runner.error else f"{words}\n{runner.error}")

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import qt
 import slicer
-from LNSynthLogic import interactive, node_edits, node_table, segments
+from LNSynthLogic import interactive, node_edits, node_table, readable, segments
 from LNSynthLogic.jobs import library_command
 from slicer.i18n import tr as _
 
@@ -299,12 +299,16 @@ class NodesPanel:
                 node_edits.write_organs(self._anatomy, ct, folder / "anatomy.nii")
                 ids = segments.write_mask(nodes, ct, folder / "nodes.nii")
                 command = library_command("nodes", *arguments(folder, folder / "nodes.nii" if ids else None, ids))
+                names = readable.Names()
+                names.add(self.host.export_ct(), ct)
+                names.add(folder / "anatomy.nii", self._anatomy)
+                names.add(folder / "nodes.nii", nodes, ids)
 
             def on_result(result):
                 if nodes.GetScene() is not None and ct.GetScene() is not None:  # the scene was not closed meanwhile
                     done(result, ids)
 
-            self.host.jobs.start(title, command, on_result=on_result,
+            self.host.jobs.start(title, command, on_result=on_result, names=names,
                                  cleanup=lambda: shutil.rmtree(folder, ignore_errors=True))
         except LNSynthError as error:
             self._say(str(error))

@@ -5,7 +5,18 @@ from pathlib import Path
 
 import qt
 import slicer
-from LNSynthLogic import anatomy, commands, compare, environment, estimates, node_table, samples, segments, shown
+from LNSynthLogic import (
+    anatomy,
+    commands,
+    compare,
+    environment,
+    estimates,
+    node_table,
+    readable,
+    samples,
+    segments,
+    shown,
+)
 from LNSynthLogic.background import Background
 from LNSynthLogic.grids import affine_of
 from slicer.i18n import tr as _
@@ -153,7 +164,8 @@ class SynthesisPanel:
         p = self.host.parameters
         if not p.samplesFolder:
             p.samplesFolder = str(commands.default_samples_folder(slicer.app.defaultScenePath, p.ct.GetName()))
-        command = commands.variants(p, self._export(), commands.sample_prefix(p.ct.GetName()))
+        files, names = self._export()
+        command = commands.variants(p, files, commands.sample_prefix(p.ct.GetName()))
         ct, generator, device = p.ct, self._generator(), estimates.device_kind(p.device)
         watch, self._shown, self._said = estimates.Stopwatch(), None, ""
 
@@ -165,19 +177,22 @@ class SynthesisPanel:
 
         self._job = self.host.jobs.start(
             _("Synthesis"), command, on_sample=lambda result: self._sample(result, ct), on_event=event,
-            on_result=self._finished, on_end=self._ended)
+            on_result=lambda result: self._finished(result, names), on_end=self._ended, names=names)
         self._ready()
 
-    def _export(self) -> commands.Exported:
-        """The files for the job, on the CT's grid. LNSynthError where a transform forbids it."""
-        p, folder = self.host.parameters, self.host.temporary_folder()
-        ct = self.host.export_ct()
-        segments.write_mask(p.nodes, p.ct, folder / "nodes.nii")
-        present = None
-        if p.nodesInCT and p.originalNodes is not None:
-            present = folder / "present.nii"
-            segments.write_mask(p.originalNodes, p.ct, present)
-        return commands.Exported(ct, folder / "nodes.nii", present, self._export_anatomy())
+    def _export(self) -> tuple[commands.Exported, readable.Names]:
+        """The files for the job, on the CT's grid, and what they are called. LNSynthError where a transform forbids it.
+        """
+        p, folder, names = self.host.parameters, self.host.temporary_folder(), readable.Names()
+        files = commands.Exported(
+            self.host.export_ct(), folder / "nodes.nii",
+            folder / "present.nii" if p.nodesInCT and p.originalNodes is not None else None, self._export_anatomy())
+        names.add(files.ct, p.ct)
+        names.add(files.anatomy, p.anatomy)
+        names.add(files.nodes, p.nodes, segments.write_mask(p.nodes, p.ct, files.nodes))
+        if files.present is not None:
+            names.add(files.present, p.originalNodes, segments.write_mask(p.originalNodes, p.ct, files.present))
+        return files, names
 
     def _export_anatomy(self) -> Path | None:
         """The organs as a file, written once for each of their states."""
@@ -238,11 +253,11 @@ class SynthesisPanel:
             self._said = _("{name} is finished.").format(name=name)
         self.host.refresh()
 
-    def _finished(self, result: dict) -> None:
+    def _finished(self, result: dict, names) -> None:
         said = [_("{made} samples made, {unchanged} were there already: {folder}").format(
             made=len(result["made"]), unchanged=len(result["unchanged"]), folder=result["folder"])]
-        said += [_("Variant {number} was left out: {reason}").format(number=left["variant"], reason=left["reason"])
-                 for left in result["skipped"]]
+        said += [_("Variant {number} was left out: {reason}").format(
+            number=left["variant"], reason=names(left["reason"])) for left in result["skipped"]]
         self._said = "\n".join(said)
 
     def _ended(self, _job) -> None:

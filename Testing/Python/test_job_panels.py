@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("PySide6.QtWidgets", reason="PySide6 (Qt) is not installed")
 
 import mrml
+import numpy as np
 import pythonqt
 import slicer_app
 from slices import SliceViews
@@ -192,6 +193,26 @@ def test_samples_arrive_while_the_window_stays_usable(stage, tmp_path):
 
 
 @pytest.mark.slow
+def test_an_error_names_the_node_as_the_table_does(stage, tmp_path):
+    from LNSynthLogic import segments
+
+    p = stage.host.parameters
+    stage.put("all")
+    p.samplesFolder = str(tmp_path)
+    ct, shape = p.ct, p.ct.GetImageData().GetDimensions()
+    for segment_id in segments.node_ids(p.nodes):
+        segments.remove_node(p.nodes, segment_id)
+    segments.add_node(p.nodes, ct, [n // 2 for n in shape], np.ones((3, 3, 3), bool))
+    segments.add_node(p.nodes, ct, (0, 0, shape[2] // 2), np.ones((3, 3, 3), bool), name="In the air")
+    stage.settle()
+    stage.press("generateButton")
+    stage.wait(lambda: not stage.host.jobs.busy)
+    error, = stage.talk.errors
+    assert "of In the air lies in the body" in error and f"{p.nodes.GetName()}: " in error, error
+    assert ".nii" not in error
+    stage.talk.errors.clear()
+
+
 def test_generate_is_cancel_while_it_runs(stage, tmp_path):
     stage.put("all")
     p = stage.host.parameters
@@ -205,7 +226,7 @@ def test_generate_is_cancel_while_it_runs(stage, tmp_path):
     stage.wait(lambda: not stage.host.jobs.busy, 20)
     assert "cancelled" in stage.ui.jobLabel.text and not stage.talk.errors and not runs(pid)
     folder = Path(p.samplesFolder)
-    assert not folder.exists() or not list(folder.iterdir())
+    assert not list(folder.glob("[!.]*"))
 
 
 def test_the_generator_is_the_demo_or_a_folder(stage, tmp_path):
