@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+
+from LNSynthLib.runtime.errors import LNSynthError
+from LNSynthLib.runtime.files import read_json
 
 from . import jobs
 from .environment import Environment
+from .segments import original_ct
 from .words import _
 
 DEFAULT_FOLDER = "LNSynth"  # under the person's documents
@@ -87,9 +92,12 @@ def _synthesis(p, environment: Environment) -> str:
         return _("There is no node that could be varied: draw or add one (section Nodes).")
     if p.vary and p.anatomy is None:
         return _("Nodes are varied at random only with the anatomy, so that none covers an organ (section Anatomy).")
+    if p.nodesInCT and p.originalNodes is not None and original_ct(p.originalNodes) is not p.ct:
+        return _("These nodes were marked as visible in another CT: choose that one, or say it of this CT by clearing "
+                 "and setting the box below the nodes (section Input).")
     if p.generator and (missing := generator_missing(Path(p.generator))):
         return missing
-    return environment.missing_words("synthesis")
+    return environment.missing_words("synthesis") or steps_missing(p.generator, p.steps)
 
 
 def _segmentation(p, environment: Environment) -> str:
@@ -110,7 +118,8 @@ def _batch(p, environment: Environment) -> str:
         return missing
     if p.batchWork == "synthesis" and p.generator and (missing := generator_missing(Path(p.generator))):
         return missing
-    return environment.missing_words(p.batchWork)
+    missing = environment.missing_words(p.batchWork)
+    return missing or (steps_missing(p.generator, p.steps) if p.batchWork == "synthesis" else "")
 
 
 def _ct(p) -> str:
@@ -134,6 +143,34 @@ def generator_missing(path: Path) -> str:
         return _("{folder} holds no generator: choose a folder with model.json and model.safetensors, or a training "
                  "run.").format(folder=path)
     return ""
+
+
+def steps_missing(generator: str, steps: int) -> str:
+    """Why a generator (as in the parameters, empty for the demo weights) cannot take so many sampling steps, or ""."""
+    from LNSynthLib.synthesis.weights import generator_path
+
+    try:
+        path = generator_path(generator or None)
+        folder = generator_folder(path)
+        if folder is None:
+            return generator_missing(path)
+        about = folder / "model.json"
+        most = _timesteps(about, about.stat().st_mtime_ns)
+    except LNSynthError as error:
+        return str(error)
+    if most is None or steps <= most:
+        return ""
+    return _("{steps} steps are more than this generator has: choose 1 to {most}.").format(steps=steps, most=most)
+
+
+@lru_cache(maxsize=8)
+def _timesteps(about: Path, _changed: int) -> int | None:
+    """The length of a generator's noise schedule, None for one that makes its samples in one pass."""
+    try:
+        most = read_json(about)["settings"]["timesteps"]
+    except (KeyError, TypeError):
+        return None
+    return most if isinstance(most, int) else None
 
 
 def segmenter_missing(folder: str) -> str:

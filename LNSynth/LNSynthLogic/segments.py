@@ -173,6 +173,11 @@ def original_of(segmentation):
     return segmentation.GetNodeReference(ORIGINAL) if segmentation is not None else None
 
 
+def original_ct(copy):
+    """The CT that a copy by `snapshot` tells of, or None where it has left the scene."""
+    return copy.GetNodeReference(copy.GetReferenceImageGeometryReferenceRole())
+
+
 def snapshot(segmentation, ct, of=None):
     """A hidden copy of the segmentation that stays as it is: the nodes that the CT shows. Takes an earlier one's place.
 

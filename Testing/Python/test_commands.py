@@ -119,13 +119,56 @@ def test_all_nodes_of_a_ct_may_be_removed_in_place(scene, ready):
     assert "varied" in what_is_missing("synthesis", replace(removed, vary=True, anatomy=empty), READY)
 
 
+def test_nodes_that_another_ct_shows_are_refused(scene, ready):
+    from LNSynthLogic import segments
+
+    other = mrml.add_ct(scene, np.zeros((8, 8, 8), np.int16), name="other")
+    marked = replace(ready, nodesInCT=True, originalNodes=segments.say_in_ct(ready.nodes, ready.ct))
+    assert what_is_missing("synthesis", marked, READY) == ""
+    assert "another CT" in what_is_missing("synthesis", replace(marked, ct=other), READY)
+    assert what_is_missing("synthesis", replace(marked, ct=other, nodesInCT=False), READY) == ""
+    segments.say_not_in_ct(ready.nodes)  # the cure
+    cured = replace(marked, ct=other, originalNodes=segments.say_in_ct(ready.nodes, other))
+    assert what_is_missing("synthesis", cured, READY) == ""
+    scene.RemoveNode(other)
+    assert "another CT" in what_is_missing("synthesis", replace(cured, ct=ready.ct), READY)
+
+
+def test_more_steps_than_a_generator_has_are_refused(ready, tmp_path):
+    def missing(**changes):
+        return what_is_missing("synthesis", replace(ready, **changes), READY)
+
+    assert missing(steps=300) == "" and "301 steps" in missing(steps=301) and "1 to 300" in missing(steps=301)
+    assert "Setup" in what_is_missing("synthesis", replace(ready, steps=301), BARE)
+    (tmp_path / "cts").mkdir()
+    batch = replace(ready, batchInput=str(tmp_path / "cts"), batchOutput=str(tmp_path / "out"), steps=301)
+    assert "301 steps" in what_is_missing("batch", batch, READY)
+    assert what_is_missing("batch", replace(batch, batchWork="anatomy"), READY) == ""
+
+
+@pytest.mark.parametrize("kind, most", [
+    ("brainldm", 1000), ("echo", 1000), ("lnddpm", 300), ("medddpm", 250), ("nasdm", 1000), ("pix2pix", None),
+    ("spade", None)])
+def test_every_kind_of_generator_says_how_many_steps_it_has(ready, tmp_path, kind, most):
+    from LNSynthLib.generators import checkpoint
+    from LNSynthLib.training.settings import load_preset
+
+    settings = load_preset("mini", [], kind).generator
+    generator = checkpoint.create(settings["kind"], {k: v for k, v in settings.items() if k != "kind"})
+    folder = str(checkpoint.save(tmp_path / kind, generator))
+    assert bool(generator.samplers) == (most is not None)
+    refused = what_is_missing("synthesis", replace(ready, generator=folder, steps=(most or 999) + 1), READY)
+    assert f"1 to {most}" in refused if most else refused == ""
+    assert what_is_missing("synthesis", replace(ready, generator=folder, steps=most or 1), READY) == ""
+
+
 def test_a_generator_is_a_folder_of_one_or_a_run(ready, tmp_path):
     from LNSynthLib.synthesis.weights import generator_path
     demo = generator_path()
     run = tmp_path / "run"
     (run / "generator").mkdir(parents=True)
     for name in ("model.json", "model.safetensors"):
-        (run / "generator" / name).touch()
+        (run / "generator" / name).write_text("{}")
     for good in (demo, demo / "model.json", run):
         assert what_is_missing("synthesis", replace(ready, generator=str(good)), READY) == "", good
     for bad in (tmp_path, tmp_path / "gone"):
