@@ -66,7 +66,11 @@ def load_sample_phantom() -> None:
     """Opens the module and has it make the phantom, as its own button does."""
     slicer.util.selectModule("LNSynth")
     widget = slicer.modules.LNSynthWidget
-    widget.ui.samplePhantomButton.click()
+    button = widget.ui.samplePhantomButton
+    if button.enabled:
+        button.click()
+    else:
+        widget.show_error(button.toolTip)
 
 
 class LNSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -76,7 +80,7 @@ class LNSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
         self.scene = slicer.mrmlScene
-        self.logic = self.parameters = None
+        self.logic = self.parameters = self.jobs = self.files = self.node_editor = self._refresh_timer = None
         self.panels, self._choices, self._gui_tags = [], [], []
 
     def setup(self) -> None:
@@ -111,28 +115,36 @@ class LNSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._refresh_timer.connect("timeout()", self.refresh)
 
         self.jobs, self.compare = JobsPanel(self), CompareView(self)
-        self.panels = [self.compare, *(panel(self) for panel in (
-            SetupPanel, InputPanel, AnatomyPanel, NodesPanel, SynthesisPanel, ReviewPanel, SegmentationPanel,
-            BatchPanel))]
+        self.panels = [self.compare]
+        for panel in (SetupPanel, InputPanel, AnatomyPanel, NodesPanel, SynthesisPanel, ReviewPanel, SegmentationPanel,
+                      BatchPanel):
+            self.panels.append(panel(self))
         self.addObserver(self.scene, self.scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(self.scene, self.scene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(self.scene, self.scene.EndImportEvent, self.onSceneEndImport)
         for event in (self.scene.NodeAddedEvent, self.scene.NodeRemovedEvent):
             self.addObserver(self.scene, event, self.refresh_soon)
         self.use_parameters(self.logic.getParameterNode())
+        if self.parent.isEntered:
+            self.enter()  # after a reload; else Slicer enters next
 
     def cleanup(self) -> None:
-        from LNSynthPanels.editor import effects_forgotten
-
-        self._refresh_timer.stop()
-        self.jobs.close()
+        """Also after a setup that failed: what it did not come to is None."""
+        if self._refresh_timer is not None:
+            self._refresh_timer.stop()
+        if self.jobs is not None:
+            self.jobs.close()
         for panel in self.panels:
             panel.close()
-        effects_forgotten(self.onEffectRegistered)
         self.use_parameters(None)
         self.removeObservers()
-        self.node_editor.exit()
-        self.files.close()
+        if self.node_editor is not None:
+            from LNSynthPanels.editor import effects_forgotten
+
+            effects_forgotten(self.onEffectRegistered)
+            self.node_editor.exit()
+        if self.files is not None:
+            self.files.close()
 
     def onReload(self) -> None:
         """Reloads the panels and their logic with the module."""
@@ -239,9 +251,11 @@ class LNSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def temporary_folder(self) -> Path:
         return self.files.folder()
 
-    @staticmethod
-    def show_volume(node) -> None:
-        """The volume alone, whole, in all slice views."""
+    def show_volume(self, node) -> None:
+        """The volume alone, whole, in all slice views of the layout that was there before CTs were compared."""
+        from LNSynthLogic import compare
+
+        compare.close_layout(self.scene)
         slicer.util.setSliceViewerLayers(background=node, foreground=None, label=None, fit=True)
 
     @staticmethod

@@ -3,7 +3,6 @@
 import html
 import shutil
 
-import slicer
 from LNSynthLogic import bridge, environment, inputs
 from slicer.i18n import tr as _
 
@@ -56,7 +55,7 @@ class InputPanel:
         if parameters is None:
             return
         parameters.ct, parameters.nodes, parameters.anatomy = ct, nodes, anatomy
-        slicer.util.setSliceViewerLayers(background=ct, fit=True)
+        self.host.show_volume(ct)
 
     def _show_checks(self, ct, nodes):
         if ct is None:

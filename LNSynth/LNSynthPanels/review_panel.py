@@ -14,6 +14,7 @@ from .review_export import ReviewExport
 
 POLL_MS = 2000  # samples may stream in, and others may be reviewing
 READ_MS = 50
+TYPED_MS = 400  # a path or a name is being typed: it counts once nothing more comes
 
 
 class ReviewPanel:
@@ -32,6 +33,10 @@ class ReviewPanel:
         self._read_timer = qt.QTimer()
         self._read_timer.setInterval(READ_MS)
         self._read_timer.connect("timeout()", self._go_on_reading)
+        self._open_timer = qt.QTimer()
+        self._open_timer.setSingleShot(True)
+        self._open_timer.setInterval(TYPED_MS)
+        self._open_timer.connect("timeout()", self._typed)
         self._timer = qt.QTimer()
         self._timer.setInterval(POLL_MS)
         self._timer.connect("timeout()", self._look_again)
@@ -51,13 +56,16 @@ class ReviewPanel:
         self._export = ReviewExport(host)
 
     def refresh(self) -> None:
-        p = self.host.parameters
         if self._shown and self._shown[1].GetScene() is None:  # the scene was closed, or somebody removed it
             self._shown = None
-        key = (p.samplesFolder, p.reviewer.strip()) if p is not None else ("", "")
+        key = self._chosen()
         if key != self._key:
             self._key = key
-            self._open_queue()
+            if key[0]:
+                self._open_timer.start()
+            else:
+                self._open_timer.stop()
+                self._open_queue()
         self._ready()
         self._watch()
 
@@ -70,12 +78,24 @@ class ReviewPanel:
         self._watch()
 
     def close(self) -> None:
+        self._open_timer.stop()
         self._timer.stop()
         self._read_timer.stop()
         self._reading.clear()
         self._keys.close()
 
     # The queue
+
+    def _chosen(self) -> tuple[str, str]:
+        """Folder and reviewer, empty where none is chosen."""
+        p = self.host.parameters
+        return (p.samplesFolder, p.reviewer.strip()) if p is not None else ("", "")
+
+    def _typed(self) -> None:
+        if self._chosen() == self._key:  # else more was typed, and the next refresh waits for it
+            self._open_queue()
+            self._ready()
+            self._watch()
 
     def _open_queue(self) -> None:
         folder, reviewer = self._key
@@ -94,6 +114,8 @@ class ReviewPanel:
 
     def _look_again(self) -> None:
         """What has changed in the folder since, by a job or by others."""
+        if self._open_timer.active:
+            return
         if self.queue is None:
             if self._key and self._key[0]:
                 self._open_queue()  # the first sample may have come
@@ -133,6 +155,8 @@ class ReviewPanel:
         ui, ready = self.ui, self.host.set_ready
         folder, reviewer = self._key or ("", "")
         none = "" if self.queue is not None else self._said or review_queue.what_is_missing(folder, reviewer or "-")
+        if self._open_timer.active:  # the queue is still that of the folder and the reviewer before
+            none = _("The folder is being read ...")
         seen = "" if self._is_seen() else _("Show a sample first (N).")
         verdict = none or review_queue.what_is_missing(folder, reviewer) or seen
         ready(ui.previousButton, none, _("Shows the sample before this one (P)."))

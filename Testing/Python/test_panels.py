@@ -4,6 +4,7 @@ says what stands in for it): in every state of a scene, as people press its butt
 import argparse
 import inspect
 import time
+import types
 
 import pytest
 
@@ -29,8 +30,9 @@ class Stage:
         from LNSynth import LNSynthWidget
 
         self.scene, self.app, self.talk, self.jobs = scene, app, talk, []
-        self.host = slicer.modules.LNSynthWidget = LNSynthWidget()
+        self.host = slicer.modules.LNSynthWidget = LNSynthWidget(types.SimpleNamespace(isEntered=False))
         self.host.setup()
+        self.host.parent.isEntered = True
         self.host.enter()
         self.ui = self.host.ui
         self.host.jobs.start = self._start
@@ -46,6 +48,10 @@ class Stage:
         while time.monotonic() < end:
             self.app.processEvents()
             time.sleep(0.005)
+
+    def typed(self) -> None:
+        """Lets a folder or a name that was typed for the review count."""
+        self.until(lambda: not self.host._refresh_timer.active and not self.host.panels[6]._open_timer.active)
 
     def until(self, ready, seconds: float = 30) -> None:
         end = time.monotonic() + seconds
@@ -239,7 +245,7 @@ def test_samples_are_reviewed_by_button_and_the_verdicts_are_on_the_disk(stage, 
     ui = stage.ui
     ui.reviewFolderPath.currentPath = str(tmp_path / "samples")
     ui.reviewerLineEdit.text = "anna"
-    stage.settle()
+    stage.typed()
     assert ui.reviewTable.rowCount == 2 and not ui.acceptButton.enabled and "(N)" in ui.acceptButton.toolTip
     stage.press("nextButton")
     stage.until(lambda: ui.acceptButton.enabled)
@@ -373,6 +379,83 @@ def test_nothing_is_left_behind_when_the_module_is_reloaded(stage):
     stage.__init__(stage.scene, stage.app, stage.talk)
     stage.put("ct")
     assert stage.ui.anatomyButton.enabled
+
+
+def test_a_module_that_is_reloaded_while_it_is_open_is_entered(stage):
+    from LNSynth import LNSynthWidget
+
+    stage.close()
+    host = LNSynthWidget(types.SimpleNamespace(isEntered=True))  # Slicer reloads without leaving and entering
+    host.setup()
+    try:
+        assert all(panel._entered for panel in host.panels if hasattr(panel, "_entered"))
+    finally:
+        host.exit()
+        host.cleanup()
+    stage.__init__(stage.scene, stage.app, stage.talk)
+
+
+def test_a_setup_that_failed_is_cleaned_up_as_far_as_it_came(stage, monkeypatch):
+    from LNSynth import LNSynthWidget
+
+    stage.close()
+    LNSynthWidget().cleanup()
+
+    def fail(*_arguments):
+        raise RuntimeError("half way")
+    for broken in ("LNSynthPanels.files.JobFiles", "LNSynthPanels.jobs_panel.JobsPanel",
+                   "LNSynthPanels.nodes_panel.NodesPanel", "LNSynthPanels.batch_panel.BatchPanel"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"{broken}.__init__", fail)
+            host = LNSynthWidget()
+            with pytest.raises(RuntimeError, match="half way"):
+                host.setup()
+            host.cleanup()
+        assert stage.app.callbacks == [] and slicer_app.EffectFactory.instance().callbacks == [], broken
+    stage.__init__(stage.scene, stage.app, stage.talk)
+
+
+def test_sample_data_says_why_there_is_no_phantom_yet(stage, monkeypatch):
+    from LNSynth import load_sample_phantom
+
+    opened = []
+    monkeypatch.setattr(slicer.util, "selectModule", opened.append, raising=False)
+    load_sample_phantom()
+    assert opened == ["LNSynth"] and len(stage.jobs) == 1 and not stage.talk.errors
+    stage.host.set_ready(stage.ui.samplePhantomButton, "Install the packages first.", "")
+    load_sample_phantom()
+    assert len(stage.jobs) == 1 and stage.talk.errors == ["Install the packages first."]
+
+
+def test_the_phantom_is_shown_alone_and_not_as_one_of_two_that_are_compared(stage, monkeypatch):
+    from LNSynthLogic import compare, inputs
+
+    views = SliceViews(stage.scene)
+    stage.app.application_logic = views.application
+    stage.put("all")
+    p, shown = stage.host.parameters, []
+    monkeypatch.setattr(inputs, "load_phantom", lambda *_: (p.ct, p.nodes, p.anatomy))
+    monkeypatch.setattr(slicer.util, "setSliceViewerLayers",
+                        lambda **layers: shown.append((layers["background"], compare.is_open(stage.scene))))
+    compare.open_layout(stage.scene)
+    stage.host.panels[2]._show_phantom(None)
+    assert shown == [(p.ct, False)]
+
+
+def test_a_path_that_is_typed_is_opened_once(stage, tmp_path, monkeypatch):
+    from LNSynthLogic import review_queue
+
+    make_sample(tmp_path / "samples" / "case-001", mrml.phantom().ct, mrml.phantom().nodes)
+    opened, queue = [], review_queue.ReviewQueue
+    monkeypatch.setattr(review_queue, "ReviewQueue", lambda folder, who: opened.append(folder) or queue(folder, who))
+    ui, path = stage.ui, str(tmp_path / "samples")
+    stage.host.panels[6]._open_timer.setInterval(1500)  # whatever else the machine does meanwhile
+    for end in range(len(str(tmp_path)), len(path) + 1):
+        ui.reviewFolderPath.currentPath = path[:end]
+        stage.settle(0.06)
+    assert not opened and not ui.nextButton.enabled and ui.nextButton.toolTip
+    stage.typed()
+    assert [str(folder) for folder in opened] == [path] and ui.nextButton.enabled and ui.reviewTable.rowCount == 1
 
 
 @pytest.mark.slow

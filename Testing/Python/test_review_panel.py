@@ -42,7 +42,7 @@ def prepared(stage, tmp_path):
     stage.ui.reviewSection.setProperty("collapsed", False)
     stage.host.parameters.samplesFolder = str(stage.folder)
     stage.host.parameters.reviewer = "anna"
-    stage.settle()
+    stage.typed()
     return stage
 
 
@@ -168,17 +168,17 @@ def test_another_folder_another_reviewer_another_scene(stage, tmp_path):
     stage.press("acceptButton")
     wait_for(stage, "s-2")
     p.reviewer = ""
-    stage.settle()
+    stage.typed()
     assert "name" in stage.ui.acceptButton.toolTip and not stage.ui.acceptButton.enabled
     p.reviewer = "bob"
-    stage.settle()
+    stage.typed()
     assert rows(stage)[0] == ("s-1", "", "", "anna (accepted)")
     assert stage.ui.acceptButton.enabled and stage.ui.reviewProgress.value == 0
     p.samplesFolder = str(tmp_path / "nowhere")
-    stage.settle()
+    stage.typed()
     assert rows(stage) == [] and "no such folder" in stage.ui.reviewStatus.text
     p.samplesFolder = str(stage.folder)
-    stage.settle()
+    stage.typed()
     assert len(rows(stage)) == 3
     stage.scene.Clear(0)
     stage.settle()
@@ -242,6 +242,7 @@ def test_the_layout_button_slider_and_flicker(stage):
 
 def test_a_segmentation_is_compared_and_followed(stage):
     ui, p = stage.ui, stage.host.parameters
+    ui.segmentationSection.collapsed = False
     assert "prediction" in ui.comparisonLabel.text
     p.prediction = mrml.add_nodes(stage.scene, p.ct, name="prediction")
     p.reference = p.nodes
@@ -344,5 +345,5 @@ def test_keys_judge_while_the_section_is_open(stage, monkeypatch):
     stage.host.enter()
     assert wanted[-1] is True
     stage.host.parameters.samplesFolder = ""
-    stage.settle()
+    stage.typed()
     assert wanted[-1] is False

@@ -256,7 +256,7 @@ def review_accepts_a_sample(stage):
     open_section(widget, "reviewSection")
     widget.parameters.reviewer = "self test"
     settle()
-    wait(lambda: ui.reviewTable.rowCount > 0, "queue of samples")
+    wait(lambda: ui.reviewTable.rowCount > 0 and ui.nextButton.enabled, "queue of samples")
     ui.nextButton.click()
     settle(1.0)
     ui.noteLineEdit.text = "clear margin"
