@@ -198,7 +198,7 @@ def test_nodes_that_stay_are_made_anew_only_when_asked(generator, scene, tmp_pat
     same = replace(scene, nodes=scene.present)
     with pytest.raises(LNSynthError, match="nothing to make.*--remake"):
         variants(generator, same, tmp_path / "s", SETTINGS, prefix="v", device="cpu")
-    assert not list((tmp_path / "s").glob("[!.]*"))
+    assert not list((tmp_path / "s").glob("*"))
     variants(generator, same, tmp_path / "s", replace(SETTINGS, count=1, remake=True), prefix="v", device="cpu")
     condition = record(tmp_path / "s" / "v-001")["condition"]
     assert (condition["made"], condition["kept"], condition["removed"]) == ([1, 2, 3, 4], [], [])
@@ -372,7 +372,7 @@ def test_cancelled_it_leaves_whole_samples_alone(generator, scene, made, tmp_pat
 
     with pytest.raises(Cancelled):
         variants(generator, scene, tmp_path, SETTINGS, prefix="v", device="cpu", callback=stop)
-    assert {p.name for p in tmp_path.iterdir()} == {"v-001", ".v.lock"}
+    assert {p.name for p in tmp_path.iterdir()} == {"v-001"}
     variants(generator, scene, tmp_path, SETTINGS, prefix="v", device="cpu")
     assert everything(tmp_path) == everything(made[0])
 
@@ -445,5 +445,5 @@ def test_refusals(generator, scene, tmp_path, capsys):
     write(tmp_path / "absent.nii", Volume(np.where(absent == 9, 9, 0), empty.affine))
     assert cli.main([*base, *out, "--present", str(tmp_path / "absent.nii")]) == 2
     said = capsys.readouterr().err
-    assert not list((tmp_path / "o").glob("[!.]*"))
+    assert not list((tmp_path / "o").glob("*"))
     assert "absent.nii" in said and "fat" in said

@@ -1,0 +1,46 @@
+"""A lock that processes take in turn: never two at once, though its file comes and goes."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from LNSynthLib.runtime.locks import alone
+
+TURNS = """
+import sys, time
+from pathlib import Path
+from LNSynthLib.runtime.locks import alone
+lock, count = Path(sys.argv[1]), Path(sys.argv[2])
+for _ in range(40):
+    with alone(lock, 30):
+        number = int(count.read_text())
+        time.sleep(0.001)
+        count.write_text(str(number + 1))
+"""
+
+
+def test_many_processes_take_turns(tmp_path, repository):
+    (tmp_path / "count").write_text("0")
+    processes = [subprocess.Popen([sys.executable, "-c", TURNS, str(tmp_path / ".lock"), str(tmp_path / "count")],
+                                  cwd=repository) for _ in range(4)]
+    assert [process.wait(60) for process in processes] == [0] * 4
+    assert (tmp_path / "count").read_text() == "160" and not (tmp_path / ".lock").exists()
+
+
+def test_who_waits_too_long_is_told_and_a_dead_process_holds_nothing(tmp_path, repository):
+    lock = tmp_path / ".lock"
+    code = ("import sys, time; from pathlib import Path; from LNSynthLib.runtime.locks import alone\n"
+            "with alone(Path(sys.argv[1]), 0):\n    print('held', flush=True); time.sleep(60)")
+    with subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE, cwd=repository) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        began = time.monotonic()
+        with pytest.raises(TimeoutError, match="another program"), alone(lock, 0.1):
+            pass
+        assert 0.1 <= time.monotonic() - began < 5 and lock.exists()
+        holder.kill()
+        holder.wait()
+    with alone(lock, 5):
+        assert lock.exists()
+    assert not lock.exists()
