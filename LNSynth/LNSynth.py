@@ -130,14 +130,15 @@ class LNSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def cleanup(self) -> None:
         """Also after a setup that failed: what it did not come to is None."""
-        if self._refresh_timer is not None:
-            self._refresh_timer.stop()
         if self.jobs is not None:
             self.jobs.close()
         for panel in self.panels:
             panel.close()
+        self.panels = []
         self.use_parameters(None)
         self.removeObservers()
+        if self._refresh_timer is not None:
+            self._refresh_timer.stop()  # last: nothing is left that could start it
         if self.node_editor is not None:
             from LNSynthPanels.editor import effects_forgotten
 

@@ -35,6 +35,23 @@ def missing(ct) -> str:
     return "" if ct is not None else _("Choose a CT, or make the sample phantom.")
 
 
+def first_ct(scene):
+    """The first volume of the scene that is an image, and not a synthetic one; None where there is none."""
+    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")):
+        node = scene.GetNthNodeByClass(index, "vtkMRMLScalarVolumeNode")
+        if not (node.IsA("vtkMRMLLabelMapVolumeNode") or node.GetHideFromEditors() or bridge.is_synthetic(node)):
+            return node
+    return None
+
+
+def show_soft_tissue(ct) -> None:
+    """A soft tissue window for a CT on which nobody has set one: Slicer's own, from air to bone, shows no node."""
+    display = ct.GetDisplayNode()
+    if display is not None and display.GetAutoWindowLevel():
+        display.SetAutoWindowLevel(False)
+        display.SetWindowLevel(*SOFT_TISSUE)
+
+
 def checks(ct) -> list[Check]:
     """What is known about a CT volume node, in words. Looks at a fixed number of voxels, spread over the volume."""
     try:
@@ -107,8 +124,7 @@ def load_phantom(scene, folder: Path):
     case = dataset.load(dataset.cases()[0]["id"])
     ct = bridge.add_volume(scene, case.ct, _("PHANTOM CT"))
     ct.SetAttribute(bridge.HEADER, description(dataset.path(dataset.cases()[0]["id"], "ct")))
-    ct.GetDisplayNode().SetAutoWindowLevel(False)
-    ct.GetDisplayNode().SetWindowLevel(*SOFT_TISSUE)
+    show_soft_tissue(ct)
     organs = anatomy.add_anatomy(scene, ct, case.anatomy, _("PHANTOM anatomy"))
     nodes = segments.new_segmentation(scene, ct, _("PHANTOM nodes"))
     segments.add_instances(nodes, ct, case.nodes.array)

@@ -15,6 +15,7 @@ class InputPanel:
     def __init__(self, host):
         self.host, self.ui = host, host.ui
         self._checked = None      # (state of the CT, its checks)
+        self._shown = ""          # id of the CT whose window was seen to
         self._seen = inputs.UNSEEN
         self.ui.samplePhantomButton.connect("clicked()", self.make_phantom)
         self.refresh()
@@ -27,12 +28,21 @@ class InputPanel:
             self.ui.inputChecksLabel.text = ""
         else:
             self._seen = inputs.follow_nodes(parameters, self._seen)
+            if ct is not None and ct.GetID() != self._shown:
+                self._shown = ct.GetID()
+                inputs.show_soft_tissue(ct)
             self._show_checks(ct, parameters.nodes)
         self.ui.inputStatus.text = inputs.missing(ct)
         self.ui.nodesInCTCheckBox.enabled = bool(parameters and parameters.ct and parameters.nodes)
         missing = self.host.jobs.reason or environment.current().missing_words("synthesis")
         self.host.set_ready(self.ui.samplePhantomButton, missing,
                             _("Draws a CT with organs and lymph nodes. It is made up, and needs no download."))
+
+    def enter(self):
+        """With a CT in the scene nobody needs to choose it."""
+        parameters = self.host.parameters
+        if parameters is not None and parameters.ct is None and (ct := inputs.first_ct(self.host.scene)) is not None:
+            parameters.ct = ct
 
     def close(self):
         self.ui.samplePhantomButton.disconnect("clicked()", self.make_phantom)

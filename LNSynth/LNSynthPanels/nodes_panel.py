@@ -332,6 +332,7 @@ class NodesPanel:
         self.session.transform.AddObserver(
             slicer.vtkMRMLTransformableNode.TransformModifiedEvent, lambda _caller, _event: self._warn_timer.start())
         self._say(_("Drag the handles in the views, then apply or cancel."))
+        self._jump()
         self._warn()
         self._ready()
 

@@ -196,3 +196,25 @@ def test_what_the_ct_shows_is_saved_with_the_scene(scene, tmp_path):
     assert np.array_equal(segments.instances(original, ct)[0], before)
     assert len(segments.node_ids(loaded)) == len(segments.node_ids(original)) - 1
     assert all(segments.is_in_ct(loaded, i) for i in segments.node_ids(loaded))
+
+
+def test_the_first_ct_is_an_image_that_a_scanner_made(scene):
+    assert inputs.first_ct(scene) is None
+    volume = mrml.phantom().ct
+    bridge.add_volume(scene, volume, "labels", class_name="vtkMRMLLabelMapVolumeNode")
+    bridge.mark_synthetic(bridge.add_volume(scene, volume, "made"), {})
+    assert inputs.first_ct(scene) is None
+    first = bridge.add_volume(scene, volume, "CT")
+    bridge.add_volume(scene, volume, "another CT")
+    assert inputs.first_ct(scene) is first
+
+
+def test_soft_tissue_is_shown_unless_somebody_has_set_a_window(scene):
+    ct = bridge.add_volume(scene, mrml.phantom().ct, "CT")
+    display = ct.GetDisplayNode()
+    assert display.GetAutoWindowLevel()
+    inputs.show_soft_tissue(ct)
+    assert (display.GetWindow(), display.GetLevel()) == inputs.SOFT_TISSUE
+    display.SetWindowLevel(1500, -500)
+    inputs.show_soft_tissue(ct)
+    assert (display.GetWindow(), display.GetLevel()) == (1500, -500)
