@@ -222,15 +222,16 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(trained, data, samples, tmp_
 
 
 def with_balls(folder, phantoms):
-    """The phantoms with bright balls for nodes: a task that a few hundred steps can learn."""
+    """The phantoms with large balls for nodes, brighter than all else: a task that few steps can learn."""
     made = Dataset.create(folder, kind="phantom")
     for number, entry in enumerate(phantoms.cases()):
         case, rng = phantoms.load(entry["id"]), np.random.default_rng(number)
         inside = np.argwhere(ndimage.binary_erosion(ndimage.binary_closing(case.ct.array > -200), iterations=6))
         index = np.stack(np.meshgrid(*map(np.arange, case.ct.shape), indexing="ij"), -1)
         nodes = np.zeros(case.ct.shape, np.uint16)
+        np.minimum(case.ct.array, 100, out=case.ct.array)  # bone too
         for centre in inside[rng.choice(len(inside), 12, replace=False)]:
-            ball = np.linalg.norm((index - centre) * case.ct.spacing, axis=-1) < rng.uniform(9, 14)
+            ball = np.linalg.norm((index - centre) * case.ct.spacing, axis=-1) < rng.uniform(14, 20)
             nodes[ball] = 1
             case.ct.array[ball] = np.clip(rng.normal(220, 10, ball.sum()), 190, 239)
         made.add(Case(entry["id"], case.ct, Volume(nodes, case.ct.affine), case.anatomy, {"split": entry["split"]}))
@@ -238,18 +239,19 @@ def with_balls(folder, phantoms):
 
 
 @pytest.mark.slow
-def test_it_learns(data, tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the training process's: so short a run ends elsewhere with others
+def test_it_learns(data, tmp_path):
     balls = with_balls(tmp_path / "balls", Dataset.open(data))
-    trainer = TrainerSettings(epochs=8, iterations=30, val_iterations=4, patch=(24, 24, 24), features=(8, 16, 32),
+    trainer = TrainerSettings(epochs=8, iterations=20, val_iterations=4, patch=(24, 24, 24), features=(8, 16, 32),
                               batch=2, batch_dice=True, foreground=0.5, save_every=8, learning_rate=0.05, momentum=0.9,
-                              mirror=False, mirror_prediction=False)
+                              augmentation="none", mirror=False, mirror_prediction=False)
     settings = SegmentSettings(spacing_mm=4.0, margin_mm=40.0, trainer=trainer)
     out = tmp_path / "run"
     record = train_segmenter([balls], [], out, settings, device="cpu")
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    assert log[-1]["train_loss"] < log[0]["train_loss"] - 0.5 and record["trained"]["best_ema_dice"] > 0.3
     case = Dataset.open(balls).load(Dataset.open(balls).cases("val")[0]["id"])
     found, truth = Segmenter.open(out, "cpu").predict(case.ct).instances > 0, case.nodes.array > 0
     dice = 2 * (found & truth).sum() / (found.sum() + truth.sum())
-    assert dice > 0.25  # so short a run ends elsewhere with other rounding
+    print(f"Dice {dice:.3f}, pseudo Dice {record['trained']['best_ema_dice']:.3f}, "
+          f"losses {[round(row['train_loss'], 2) for row in log]}")
+    assert log[-1]["train_loss"] < log[0]["train_loss"] - 0.5 and record["trained"]["best_ema_dice"] > 0.5
+    assert dice > 0.9  # 0.98 on one thread as on two
