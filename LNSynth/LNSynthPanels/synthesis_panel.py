@@ -254,7 +254,7 @@ class SynthesisPanel:
         self.host.refresh()
 
     def _finished(self, result: dict, names) -> None:
-        said = [_("{made} samples made, {unchanged} were there already: {folder}").format(
+        said = [_("Samples made: {made}; there already: {unchanged}; folder: {folder}").format(
             made=len(result["made"]), unchanged=len(result["unchanged"]), folder=result["folder"])]
         said += [_("Variant {number} was left out: {reason}").format(
             number=left["variant"], reason=names(left["reason"])) for left in result["skipped"]]

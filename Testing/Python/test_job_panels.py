@@ -178,7 +178,7 @@ def test_samples_arrive_while_the_window_stays_usable(stage, tmp_path):
     stage.wait(lambda: not stage.host.jobs.busy and p.synthetic is not first, 100)
     stage.settle()
     assert compare.is_open(stage.scene)
-    assert ui.generateButton.text != "Cancel" and ui.synthesisStatus.text.startswith("2 samples made")
+    assert ui.generateButton.text != "Cancel" and ui.synthesisStatus.text.startswith("Samples made: 2;")
     assert len([path for path in (tmp_path / "samples").iterdir() if path.is_dir()]) == 2
     assert "last run" in ui.estimateLabel.text  # the guess was replaced by what was measured
     assert not stage.talk.errors
@@ -188,7 +188,7 @@ def test_samples_arrive_while_the_window_stays_usable(stage, tmp_path):
     stage.press("generateButton")  # the same once more: what is in the scene is shown again, not loaded again
     stage.wait(lambda: not stage.host.jobs.busy, 100)
     stage.settle()
-    assert ui.synthesisStatus.text.startswith("0 samples made, 2 were there already")
+    assert ui.synthesisStatus.text.startswith("Samples made: 0; there already: 2;")
     assert stage.scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == there
 
 
