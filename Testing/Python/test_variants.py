@@ -382,7 +382,8 @@ def test_killed_in_a_child_process_it_goes_on_to_the_same_end(generator, scene, 
                  "4", "--steps", "2", "--count", "2", "--prefix", "v", "--generator", str(generator), "--device", "cpu"]
     for role, path in scene.named().items():
         arguments += [f"--{role}", str(path)]
-    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    threads = json.loads((made[0] / "v-001" / "provenance.json").read_text())["made_on"]["threads"]  # is recorded
+    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": str(threads)}
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment) as process:
         for line in process.stdout:
             if Event.from_json(line).stage == "sample":
