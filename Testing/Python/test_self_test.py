@@ -31,6 +31,8 @@ def self_test(scene, tmp_path, repository, monkeypatch):
         views = slices.SliceViews(scene)  # the layout and slice views of the scene, without their widgets
         views.layout_node.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
 
+        for heavy in ("torch", "monai", "nnunetv2"):  # that other tests have imported, so that a step can look for them
+            monkeypatch.delitem(sys.modules, heavy, raising=False)
         widget = slicer.modules.LNSynthWidget = LNSynthWidget()
         widget.setup()
         widget.enter()
