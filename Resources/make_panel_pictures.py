@@ -74,16 +74,16 @@ def review(stage):
                             drawn.ct.affine)
         make_sample(PLACE / "samples" / f"LNSynthPhantom-{i:03}", ct, drawn.nodes,
                     nodes=[{"id": k, "state": "made"} for k in range(1, 6)], source={"sha256": {"ct": source}})
-    for reviewer, verdicts in (("B. Lee", [("accept", ""), ("reject", "blurred margin")]),
-                               ("A. Rossi", [("accept", ""), ("accept", "small, but seen in coronal"),
+    for reviewer, verdicts in (("reader 2", [("accept", ""), ("reject", "blurred margin")]),
+                               ("reader 1", [("accept", ""), ("accept", "small, but seen in coronal"),
                                              ("reject", "streak"), ("accept", "")])):
         queue = ReviewQueue(PLACE / "samples", reviewer)
         queue.first()
         for verdict, note in verdicts:
             queue.look()
             queue.decide(verdict, note)
-    stage.host.parameters.reviewer = "A. Rossi"
-    stage.settle()
+    stage.host.parameters.reviewer = "reader 1"
+    stage.typed()
     stage.ui.reviewTable.selectRow(4)
     stage.until(lambda: stage.ui.acceptButton.enabled)
 
