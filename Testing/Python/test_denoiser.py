@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from LNSynthLib.generators.denoiser import Denoiser, DenoiserSettings
-from LNSynthLib.generators.local_detail import SpatialTransformer, at_node_positions
+from LNSynthLib.generators.local_detail import MaskEncoder, SpatialTransformer, at_node_positions
 from LNSynthLib.runtime.errors import LNSynthError
 
 
@@ -101,6 +101,21 @@ def test_a_node_of_one_voxel_is_not_lost_at_the_bottom():
     nodes[0, 0, 7, 9, 3] = 1  # between the samples that nearest-neighbour reduction by 8 would take
     at_nodes = at_node_positions(nodes, torch.Size((2, 2, 2)))
     assert at_nodes.sum() == 1 and at_nodes.reshape(2, 2, 2)[0, 1, 0]
+
+
+def test_the_mask_encoder_is_convolutions_with_an_activation_between_them():
+    torch.manual_seed(3)
+    encoder = MaskEncoder(3, 16)
+    assert [c.out_channels for c in encoder.convolutions] == [8, 8, 16]
+    nodes = (torch.rand(2, 1, 16, 16, 16) < 0.3).float()
+    h = nodes
+    for i, c in enumerate(encoder.convolutions):
+        if i:
+            h = h * torch.sigmoid(h)
+        h = torch.nn.functional.conv3d(h, c.weight, c.bias, stride=2, padding=1)
+    tokens = torch.stack([h[..., x, y, z] for x in range(2) for y in range(2) for z in range(2)], dim=1)
+    centred = tokens - tokens.mean(-1, keepdim=True)
+    assert torch.allclose(encoder(nodes), centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt(), atol=1e-5)
 
 
 SMALL = DenoiserSettings(channels=(8, 16, 32), blocks=1, groups=4, heads=2, head_width=8, token_width=8)

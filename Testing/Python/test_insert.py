@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from LNSynthLib.cases.labels import LabelTable
 from LNSynthLib.cases.volume import Volume
@@ -197,6 +198,21 @@ def test_only_some_nodes_are_made_and_the_rest_are_taken_to_be_there():
     other = seen["condition"][0, c].numpy() * seen["keep"][0, 0].numpy() > 0
     assert other.sum() > 80
     assert np.median(seen["known"][0, 0].numpy()[other]) > scale_hu(20, painter.form.window)
+
+
+@pytest.mark.parametrize("spacing_mm", [1.5, 2.0])
+def test_a_generator_is_free_a_voxel_beyond_what_is_painted_and_no_further(spacing_mm):
+    shape, affine = grid((2, 2, 2), extent_mm=(100, 90, 80))
+    ct, at = body(shape, affine)
+    painter = Painter(spacing_mm=spacing_mm)
+    settings = InsertSettings(steps=1, margin_mm=5.0)
+    insert(ct, Volume(ball(at, (3, 2, 1), 6).astype(np.uint8), affine), painter, settings)
+    seen = painter.seen[0]
+    node = np.argwhere(seen["condition"][0, painter.form.anatomy_channels].numpy() > 0)
+    free = seen["keep"][0, 0].numpy() == 0
+    voxels = np.stack(np.meshgrid(*map(np.arange, free.shape), indexing="ij"), -1)
+    away = cKDTree(node).query(voxels.reshape(-1, 3))[0].reshape(free.shape) * spacing_mm
+    assert np.array_equal(free, away <= settings.margin_mm + spacing_mm + 1e-9)
 
 
 @pytest.mark.parametrize("centre,extent", [((44, 0, 0), (110, 100, 80)), ((0, 0, 9), (110, 100, 22))],

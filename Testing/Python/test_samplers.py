@@ -193,3 +193,23 @@ def test_full_length_ddpm_and_ddim_agree_with_monai(name):
 
     ours = samplers.ddpm(denoise, start, times, alpha_bar=alpha_bar, noise=noise)
     torch.testing.assert_close(ours, x[:, 0], rtol=0, atol=1e-9)
+
+
+def test_dpmpp_is_algorithm_2_at_uneven_steps():
+    """As the paper writes it (arXiv 2211.01095, algorithm 2), with exp and r, over uneven steps in lambda: of
+    even ones, r = 1 hides what D divides by."""
+    alpha, sigma = COSINE.sqrt(), (1 - COSINE).sqrt()
+    lam = (alpha / sigma).log()
+    times = [(280, 200), (200, 190), (190, 60), (60, 45), (45, 2)]
+    denoise = posterior_mean(COSINE)
+    x = start = torch.randn(50, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    h_before = before = None
+    for t, t_next in times:
+        h, now = lam[t_next] - lam[t], denoise(x, t)
+        d = now
+        if before is not None:
+            r = h_before / h
+            d = (1 + 1 / (2 * r)) * now - 1 / (2 * r) * before
+        x = sigma[t_next] / sigma[t] * x - alpha[t_next] * (torch.exp(-h) - 1) * d
+        h_before, before = h, now
+    torch.testing.assert_close(samplers.dpmpp_2m(denoise, start, times, alpha_bar=COSINE), x, rtol=0, atol=1e-12)

@@ -15,14 +15,18 @@ from LNSynthLib.cases.dataset import Case, Dataset
 from LNSynthLib.cases.phantom import phantom_dataset
 from LNSynthLib.cases.prepare import PrepareSettings, prepare
 from LNSynthLib.cases.store import PreparedCase
-from LNSynthLib.cases.volume import Volume, read
+from LNSynthLib.cases.volume import Volume, read, write
 from LNSynthLib.cli import main
 from LNSynthLib.conditions.encode import unscale_hu
 from LNSynthLib.generators import checkpoint
 from LNSynthLib.runtime.errors import Cancelled, LNSynthError
+from LNSynthLib.runtime.files import sha256, write_json
 from LNSynthLib.segmentation import model
+from LNSynthLib.segmentation.export import export
+from LNSynthLib.segmentation.model import DATASET
 from LNSynthLib.segmentation.predict import Segmenter
 from LNSynthLib.segmentation.settings import SegmentSettings, TrainerSettings
+from LNSynthLib.segmentation.splits import Division, Item
 from LNSynthLib.segmentation.train import train_segmenter
 from LNSynthLib.synthesis.synthesize import SynthesizeSettings, synthesize
 
@@ -102,6 +106,20 @@ def test_exported_images_are_the_prepared_ones(trained, data):
         volume = read(path)
         assert volume.array.min() >= -120 and volume.array.max() <= 240
         assert volume.spacing == pytest.approx((4, 4, 4))
+
+
+def test_every_image_is_exported_in_whole_hu_within_the_window(data, tmp_path):
+    """Of a full CT with nodes made in place too, whose bone and gas lie beyond it."""
+    case = Dataset.open(data).load(Dataset.open(data).cases("train")[0]["id"])
+    folder = tmp_path / "made"
+    write(folder / "ct.nii.gz", case.ct)
+    write(folder / "nodes.nii.gz", case.nodes)
+    write_json(folder / "provenance.json", {"what": "insertion"})
+    item = Item("made-synthetic1", "synthetic", "train", case.id, case.id, folder, sha256(folder / "ct.nii.gz"))
+    export(Division([item], []), SETTINGS, tmp_path)
+    image = read(tmp_path / DATASET / "imagesTr" / "made-synthetic1_0000.nii.gz").array
+    assert case.ct.array.min() < -900 and case.ct.array.max() > 300
+    assert image.dtype == np.int16 and (image.min(), image.max()) == (-120, 240)
 
 
 def test_each_epoch_is_logged_and_reported(trained):

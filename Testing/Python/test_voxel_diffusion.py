@@ -12,7 +12,8 @@ from LNSynthLib.training.cost import forward_flops, parameters, training_bytes, 
 from LNSynthLib.training.settings import load_preset, make_generator
 
 KINDS = ["medddpm", "nasdm", "echo"]
-NETWORKS = {"medddpm": {"channels": [8, 16], "blocks": 1, "groups": 4, "attention": []}}
+NETWORKS = {"medddpm": {"channels": [8, 16], "blocks": 1, "groups": 4, "attention": []},
+            "lnddpm": {"channels": [8, 16], "blocks": 1, "groups": 4, "heads": 2, "head_width": 8, "token_width": 8}}
 SDM = {"channels": [8, 16], "blocks": 1, "groups": 4, "hidden": 4, "attention": [], "head_width": 8}
 
 
@@ -58,6 +59,20 @@ def test_a_sample_depends_on_its_own_seed_and_condition_alone(kind, sampler):
     alone = generator.sample(c[1:2], seeds=[6], sampler=sampler, steps=4)
     assert torch.allclose(together[1:2], alone, atol=1e-3)
     assert not torch.allclose(together[1:2], generator.sample(c[1:2], seeds=[8], sampler=sampler, steps=4), atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "lnddpm"])
+def test_the_network_tells_each_samples_time_from_every_other(kind):
+    generator, c = awake(kind).eval(), conditions(1)
+    for parameter in generator.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    x, times = torch.randn(1, 1, 8, 8, 8, generator=torch_rng(2)), torch.tensor([1, 2, 25, 49, 50])
+    with torch.no_grad():
+        together = generator.predict(x.expand(5, -1, -1, -1, -1), times, c.expand(5, -1, -1, -1, -1))
+        alone = torch.cat([generator.predict(x, t[None], c) for t in times])
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+    apart = torch.cdist(together.flatten(1), together.flatten(1)) / together.flatten(1).norm(dim=1)
+    assert apart[~torch.eye(5, dtype=torch.bool)].min() > 1e-4  # rounding gives 1e-6
 
 
 @pytest.mark.parametrize("kind", KINDS)
