@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from LNSynthLib.synthesis.composite import blend, feather, replace
+from LNSynthLib.synthesis.composite import blend, feather, grain, replace
 
 WINDOW = (-120.0, 240.0)
 SHAPE = (60, 60, 40)
@@ -53,3 +54,21 @@ def test_replacing_fades_from_the_patch_to_the_ct():
     weight = feather(distances(), 2.0, 6.0)
     assert np.allclose(result, (1 - weight) * native + weight * made)
     assert np.array_equal(result[15:], native[15:]) and np.allclose(result[:10], made[:10])
+
+
+def test_grain_has_the_strength_and_the_spectrum_of_the_noise_and_no_outline():
+    rng = np.random.default_rng(1)
+    shape, spacing = (70, 60, 40), (0.8, 0.8, 1.5)
+    noise = ndimage.gaussian_filter(rng.normal(size=shape), (1.0, 1.0, 0.4))
+    noise *= 14 / noise.std()
+    scene = np.where(np.arange(70)[:, None, None] > 35, 60.0, -100.0) * np.ones(shape)
+    native = (scene + noise).astype(np.float32)
+    known = ndimage.gaussian_filter(scene, 1.5).astype(np.float32)  # a patch holds the scene without its fine part
+    made = np.array([grain(native, known, (40, 40, 24), (-120, 240), spacing, np.random.default_rng(s))
+                     for s in range(4)])
+    assert made.std() == pytest.approx(14, rel=0.2)
+    for axis, lag in ((0, 1), (0, 2), (2, 1)):
+        found, true = ([np.corrcoef(np.moveaxis(a, axis, 0)[lag:].ravel(), np.moveaxis(a, axis, 0)[:-lag].ravel())[0, 1]
+                        for a in arrays] for arrays in (made, [noise]))
+        assert np.mean(found) == pytest.approx(true[0], abs=0.12)
+    assert np.abs(made.mean(axis=(0, 2, 3))).max() < 8, "a plane of the scene's edge shows"
