@@ -45,6 +45,14 @@ def test_schedules_agree_with_monai(name, theirs, timesteps):
     torch.testing.assert_close(ours[:last], monai[:last], rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("name, first, last", [("linear", 1e-4, 0.02), ("scaled_linear", 0.0015, 0.0195)])
+def test_fewer_timesteps_have_larger_betas_so_that_as_much_noise_comes_in(name, first, last):
+    alpha_bar = schedules.SCHEDULES[name](250)
+    betas = 1 - alpha_bar[1:] / alpha_bar[:-1]
+    assert (float(betas[0]), float(betas[-1])) == pytest.approx((4 * first, 4 * last))
+    assert float(alpha_bar[-1].log() / schedules.SCHEDULES[name](1000)[-1].log()) == pytest.approx(1, abs=0.05)
+
+
 def test_diffuse_and_clean_from_noise_are_inverse_and_keep_the_dtype():
     alpha_bar = schedules.cosine(300)
     clean, noise = torch.rand(4, 1, 3, 3, 3) * 2 - 1, torch.randn(4, 1, 3, 3, 3)
@@ -73,6 +81,10 @@ def test_spaced_visits_distinct_even_times(timesteps, share):
     well_formed(times, steps, timesteps)
     gaps = [t - t_next for t, t_next in times]
     assert max(gaps) - min(gaps) <= 1
+
+
+def test_spaced_rounds_half_up():
+    assert schedules.spaced(10, 4) == [(10, 8), (8, 5), (5, 3), (3, 0)]
 
 
 @settings(max_examples=50, deadline=None)
