@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from ..runtime.errors import LNSynthError
 from ..runtime.files import read_json, write_json
+from .dataset import Dataset
 from .volume import Box
 
 CHUNK, BLOCK = 64, 16  # voxels a side: larger blocks read more around a crop, smaller ones cost more each
@@ -131,12 +132,25 @@ def write_prepared(folder: Path, ct: np.ndarray, anatomy: np.ndarray, nodes: np.
 def list_prepared(folder: Path, split: str | None = None) -> list[PreparedCase]:
     """The prepared cases in a folder (DATASET/prepared/NAME), ordered by id; of one split where one is named.
 
-    Raises LNSynthError when there is none.
+    Split and patient are those that DATASET/dataset.json tells now, whatever they were when the cases were prepared;
+    cases that have left the data set are not listed. Raises LNSynthError when there is none, where there is no
+    dataset.json, and for a case whose CT has been replaced since.
     """
     folder = Path(folder)
-    cases = [PreparedCase.open(path.parent) for path in sorted(folder.glob("[!.]*/case.json"))]
+    found = [PreparedCase.open(path.parent) for path in sorted(folder.glob("[!.]*/case.json"))]
+    dataset = Dataset.open(folder.parents[1]) if found else None
+    entries = {entry["id"]: entry for entry in dataset.cases()} if dataset else {}
+    cases = [_current(case, entries[case.id]) for case in found if case.id in entries]
     chosen = sorted((c for c in cases if split in (None, c.split)), key=lambda c: c.id)
     if not chosen:
         of = f" of split {split}" if split and cases else ""
         raise LNSynthError(f"{folder}: there is no prepared case{of} here; run `lnsynth prepare` first.")
     return chosen
+
+
+def _current(case: PreparedCase, entry: dict) -> PreparedCase:
+    before, now = case.info.get("sha256", {}).get("ct"), entry["sha256"].get("ct")
+    if before and now and before != now:
+        raise LNSynthError(f"{case.folder}: it was prepared from another CT than the data set now has for case "
+                           f"{case.id}; run `lnsynth prepare` again.")
+    return replace(case, info={**case.info, "split": entry["split"], "patient": entry["patient"]})

@@ -6,13 +6,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import yaml
+from made_prepared import enlist
 from scipy import ndimage
 
 from LNSynthLib.cases.labels import BODY, LabelTable
 from LNSynthLib.cases.nodes import records
 from LNSynthLib.cases.store import PreparedCase, write_prepared
 from LNSynthLib.cases.volume import read
-from LNSynthLib.conditions.encode import scale_hu
+from LNSynthLib.conditions.encode import scale_hu, unscale_hu
 from LNSynthLib.evaluation.generation import evaluate_samples, write_images
 from LNSynthLib.evaluation.segmentation import score_case
 from LNSynthLib.experiment import run as runner
@@ -110,7 +111,8 @@ def _data(out, plan, number, cell):
                                  for name, facts in chosen.items()]})
     for settings in preparations(plan.prepare):
         for name, facts in chosen.items():
-            write_case(_dataset(out, cell), settings, name, *facts[1:])
+            case = write_case(_dataset(out, cell), settings, name, *facts[1:])
+            enlist(_dataset(out, cell), name, facts[2], facts[3], unscale_hu(case.ct(), WINDOW), kind, case.affine)
 
 
 def write_case(dataset, settings, name, kind, patient, split, shape=(30, 28, 26)):
@@ -128,7 +130,8 @@ def write_case(dataset, settings, name, kind, patient, split, shape=(30, 28, 26)
                                                 "window": list(WINDOW)}, "key": f"key-{name}", "sha256": {},
             "spacing_mm": [SPACING] * 3, "affine": affine.tolist(), "nodes": records(nodes, affine),
             "organ_hu": [None] * TABLE.channels, "node_hu": 60.0}
-    write_prepared(dataset / "prepared" / settings.name / name, scan(anatomy, nodes, random), anatomy, nodes, info)
+    return write_prepared(dataset / "prepared" / settings.name / name, scan(anatomy, nodes, random), anatomy, nodes,
+                          info)
 
 
 def scan(anatomy, nodes, random):

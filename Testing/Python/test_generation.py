@@ -7,13 +7,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from made_prepared import enlist
 from scipy import ndimage
 
 from LNSynthLib import cli
 from LNSynthLib.cases.labels import LabelTable
 from LNSynthLib.cases.nodes import records
 from LNSynthLib.cases.store import PreparedCase, write_prepared
-from LNSynthLib.conditions.encode import scale_hu
+from LNSynthLib.conditions.encode import scale_hu, unscale_hu
 from LNSynthLib.evaluation import distribution, images
 from LNSynthLib.evaluation.features import VARIABLE, FeatureNet, lpips, pooled
 from LNSynthLib.evaluation.generation import FACTS, METRICS, evaluate_samples, table
@@ -53,7 +54,9 @@ def write_case(data, n, split="train", shape=(40, 38, 36)):
     info = {"id": f"case{n}", "patient": f"patient{n}", "split": split, "kind": "phantom", "window": list(WINDOW),
             "labels": "abdomen17", "settings": settings, "key": f"key{n}", "sha256": {}, "spacing_mm": [2.0] * 3,
             "affine": affine.tolist(), "nodes": records(nodes, affine), "organ_hu": [None] * 17, "node_hu": 50.0}
-    case = write_prepared(data / "prepared" / "p" / info["id"], scan(anatomy, nodes, [n, 2]), anatomy, nodes, info)
+    scaled = scan(anatomy, nodes, [n, 2])
+    enlist(data, info["id"], info["patient"], split, unscale_hu(scaled, WINDOW), affine=affine)
+    case = write_prepared(data / "prepared" / "p" / info["id"], scaled, anatomy, nodes, info)
     write_json(data / "prepared" / "p" / "prepare.json", {"settings": settings})
     return case
 

@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+from made_prepared import enlist
 
 from LNSynthLib.cases.store import BLOCK, CHUNK, PreparedCase, list_prepared, write_prepared
 from LNSynthLib.runtime.errors import LNSynthError
@@ -74,14 +75,16 @@ def test_a_small_volume_is_stored_too(tmp_path):
 
 
 def test_cases_are_listed_by_id_and_split(tmp_path):
+    made = tmp_path / "prepared" / "default"
     for id, split in (("c", "val"), ("a", "train"), ("b", "train")):
-        write_prepared(tmp_path / id, CT[:4, :4, :4], ANATOMY[:4, :4, :4], NODES[:4, :4, :4], info(id, split))
-    (tmp_path / ".half-made").mkdir()
-    (tmp_path / ".half-made" / "case.json").write_text("{")
-    assert [c.id for c in list_prepared(tmp_path)] == ["a", "b", "c"]
-    assert [c.id for c in list_prepared(tmp_path, "train")] == ["a", "b"]
+        write_prepared(made / id, CT[:4, :4, :4], ANATOMY[:4, :4, :4], NODES[:4, :4, :4], info(id, split))
+        enlist(tmp_path, id, id, split, CT[:4, :4, :4])
+    (made / ".half-made").mkdir()
+    (made / ".half-made" / "case.json").write_text("{")
+    assert [c.id for c in list_prepared(made)] == ["a", "b", "c"]
+    assert [c.id for c in list_prepared(made, "train")] == ["a", "b"]
     with pytest.raises(LNSynthError, match="no prepared case of split test here; run `lnsynth prepare`"):
-        list_prepared(tmp_path, "test")
+        list_prepared(made, "test")
 
 
 def test_what_is_no_prepared_case_is_refused(tmp_path):

@@ -5,12 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from made_prepared import enlist
 
+from LNSynthLib.cases.dataset import Dataset
 from LNSynthLib.cases.labels import LabelTable
 from LNSynthLib.cases.store import list_prepared, write_prepared
 from LNSynthLib.conditions.encode import scale_hu
 from LNSynthLib.generators.protocol import DataForm
 from LNSynthLib.runtime.errors import LNSynthError
+from LNSynthLib.runtime.files import read_json, write_json
 from LNSynthLib.training import data
 from LNSynthLib.training.settings import AugmentSettings, TrainSettings
 
@@ -31,6 +34,7 @@ def write_case(folder, number, split="train", kind="phantom", shape=(28, 26, 24)
         nodes[tuple(slice(*side) for side in box)] = id
     hu = np.array([label.hu for label in table.labels])[anatomy] + 10 * random.standard_normal(shape)
     place = folder / "prepared" / "default" / f"case{number}"
+    enlist(folder, f"case{number}", f"p{number}", split, hu)
     return write_prepared(place, scale_hu(hu, WINDOW), anatomy, nodes, {
         "id": f"case{number}", "patient": f"p{number}", "split": split, "kind": kind, "spacing_mm": [1.0, 1.0, 1.0],
         "affine": np.eye(4).tolist(), "window": list(WINDOW), "labels": "abdomen14", "key": f"key{number}",
@@ -169,3 +173,27 @@ def test_cases_in_another_form_are_refused(dataset, wrong, named):
 def test_one_case_id_in_two_data_sets_is_refused(dataset):
     with pytest.raises(LNSynthError, match="case0 is in two"):
         data.collect([dataset, dataset], "default", FORM, "train")
+
+
+def test_the_manifest_says_what_is_trained_on(tmp_path):
+    """A case that moved to test without being prepared again is not drawn; one that left the data set neither."""
+    for number in range(3):
+        write_case(tmp_path, number)
+    moved = Dataset.open(tmp_path)
+    moved.entry("case1").update(split="test", patient="another")
+    moved.manifest["cases"] = [e for e in moved.manifest["cases"] if e["id"] != "case2"]
+    moved.save()
+    assert [case.id for case in data.collect([tmp_path], "default", FORM, "train")] == ["case0"]
+    [tested] = data.collect([tmp_path], "default", FORM, "test")
+    assert (tested.id, tested.split, tested.info["patient"]) == ("case1", "test", "another")
+
+
+def test_prepared_cases_without_a_manifest_or_of_another_ct_are_refused(tmp_path):
+    write_case(tmp_path, 0)
+    case_file = tmp_path / "prepared" / "default" / "case0" / "case.json"
+    write_json(case_file, {**read_json(case_file), "sha256": {"ct": "0" * 64}})
+    with pytest.raises(LNSynthError, match="prepared from another CT .* case case0; run `lnsynth prepare` again"):
+        data.collect([tmp_path], "default", FORM, "train")
+    (tmp_path / "dataset.json").unlink()
+    with pytest.raises(LNSynthError, match="there is no data set here"):
+        data.collect([tmp_path], "default", FORM, "train")
