@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from ..runtime.errors import LNSynthError
-from ..runtime.files import read_json, sha256, sha256_array, write_json
+from ..runtime.files import atomic_path, read_json, sha256, sha256_array, sha256_once, write_json
+from ..runtime.locks import turn
 from .volume import Volume, canonical, read, write
 
 SPLITS = ("train", "val", "test")
@@ -36,10 +40,14 @@ class Case:
 
 
 class Dataset:
-    """The folder and its manifest. `create` makes one, `open` finds one, `add` writes a case, `load` reads one."""
+    """The folder and its manifest. `create` makes one, `open` finds one, `add` writes a case, `load` reads one.
+
+    Several processes may add to one data set at once: see `changing`.
+    """
 
     def __init__(self, folder: Path, manifest: dict):
         self.folder, self.manifest = Path(folder), manifest
+        self._known, self._mine = copy.deepcopy(manifest), False  # as it is on the disk; whether we have the lock
 
     @classmethod
     def create(cls, folder: Path, name: str = "", kind: str = "real", note: str = "") -> Dataset:
@@ -47,11 +55,32 @@ class Dataset:
         folder = Path(folder)
         if kind not in KINDS:
             raise ValueError(f"kind is one of {KINDS}, not {kind!r}")
-        if (folder / "dataset.json").exists():
-            raise LNSynthError(f"{folder}: there already is a data set here; choose another folder or remove this one.")
-        dataset = cls(folder, {"format": FORMAT, "name": name or folder.name, "kind": kind, "note": note, "cases": []})
-        dataset.save()
+        folder.mkdir(parents=True, exist_ok=True)
+        with turn(folder / "dataset.json"):
+            if (folder / "dataset.json").exists():
+                raise LNSynthError(f"{folder}: there already is a data set here; choose another folder or remove this "
+                                   "one.")
+            return cls._new(folder, name, kind, note)
+
+    @classmethod
+    def open_or_create(cls, folder: Path, name: str = "", kind: str = "real", note: str = "") -> Dataset:
+        """The data set in a folder, a new one where there is none. Raises LNSynthError where it is of another kind."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with turn(folder / "dataset.json"):
+            if not (folder / "dataset.json").exists():
+                return cls._new(folder, name, kind, note)
+        dataset = cls.open(folder)
+        if dataset.kind != kind:
+            raise LNSynthError(f"{folder}: this data set holds {dataset.kind} cases; choose another folder for {kind} "
+                               "ones.")
         return dataset
+
+    @classmethod
+    def _new(cls, folder: Path, name: str, kind: str, note: str) -> Dataset:
+        manifest = {"format": FORMAT, "name": name or folder.name, "kind": kind, "note": note, "cases": []}
+        write_json(folder / "dataset.json", manifest)
+        return cls(folder, manifest)
 
     @classmethod
     def open(cls, folder: Path) -> Dataset:
@@ -75,8 +104,31 @@ class Dataset:
         """real, phantom (everything is made up) or pseudo (a real CT with painted nodes)."""
         return self.manifest["kind"]
 
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """While this block changes the manifest, no other process does; it is read again before and written after.
+
+        What others added, changed or took out since stays so, except for entries that were changed here before.
+        """
+        if self._mine:
+            yield
+            return
+        path = self.folder / "dataset.json"
+        with turn(path):
+            if path.exists():
+                self.manifest = _merged(self._known, self.manifest, Dataset.open(self.folder).manifest)
+            self._mine = True
+            try:
+                yield
+                write_json(path, self.manifest)
+                self._known = copy.deepcopy(self.manifest)
+            finally:
+                self._mine = False
+
     def save(self) -> None:
-        write_json(self.folder / "dataset.json", self.manifest)
+        """Writes what was changed in `manifest`; see `changing`."""
+        with self.changing():
+            pass
 
     def cases(self, split: str | None = None) -> list[dict]:
         """Manifest entries in order of id, of one split where one is named.
@@ -117,34 +169,82 @@ class Dataset:
             raise LNSynthError(f"Case {case.id}: the split is one of {', '.join(SPLITS)}, not {entry['split']!r}.")
         entry |= {"id": case.id, "files": {}, "sha256": {}}
         marking = "" if self.kind == "real" else f"SYNTHETIC ({self.kind}), not a patient's image"
-        self._write(entry, "ct", case.ct, _ct_type(case.ct.array), marking)
-        if case.nodes is not None:
-            self._write(entry, "nodes", case.nodes, np.uint16, marking)
-        if case.anatomy is not None:
-            self._write(entry, "anatomy", case.anatomy, np.uint8)
-        else:
-            entry["anatomy_version"] = None
-        self.manifest["cases"] = [e for e in self.manifest["cases"] if e["id"] != case.id] + [entry]
-        self.save()
+        with ExitStack() as written:  # whole beside, and then in their places while nobody else changes the manifest
+            self._write(entry, "ct", case.ct, written, _ct_type(case.ct.array), marking)
+            if case.nodes is not None:
+                self._write(entry, "nodes", case.nodes, written, np.uint16, marking)
+            if case.anatomy is not None:
+                self._write(entry, "anatomy", case.anatomy, written, np.uint8)
+            else:
+                entry["anatomy_version"] = None
+            with self.changing():
+                written.close()
+                self.manifest["cases"] = [e for e in self.manifest["cases"] if e["id"] != case.id] + [entry]
         return entry
 
     def attach_anatomy(self, id: str, anatomy: Volume, version: int = 2) -> None:
         """Give an existing case its anatomy mask (TotalSegmentator `total` ids of that version)."""
-        entry = self.entry(id)
-        self._write(entry, "anatomy", anatomy, np.uint8)
-        entry["anatomy_version"] = version
-        self.save()
+        new = {"id": self.entry(id)["id"], "files": {}, "sha256": {}}
+        with ExitStack() as written:
+            self._write(new, "anatomy", anatomy, written, np.uint8)
+            with self.changing():
+                written.close()
+                entry = self.entry(id)
+                entry["files"] |= new["files"]
+                entry["sha256"] |= new["sha256"]
+                entry["anatomy_version"] = version
+
+    def accept_changes(self, id: str) -> list[str]:
+        """Records the case's files as they are now, one that a person corrected, say; returns the roles that changed.
+        """
+        with self.changing():
+            entry = self.entry(id)
+            now = {role: sha256(path) for role in ROLES if (path := self.path(id, role)) and path.is_file()}
+            changed = [role for role in now if entry["sha256"].get(role) != now[role]]
+            entry["sha256"] |= now
+        return changed
+
+    def checked_path(self, id: str, role: str) -> Path | None:
+        """`path`, of a file that is as the manifest records it; raises LNSynthError where it is not.
+
+        A file is read for this once a process, and again when its time of change or size is another. One whose hash
+        is not recorded is taken as it is.
+        """
+        path = self.path(id, role)
+        if path is None or not path.is_file():
+            return path
+        recorded = self.entry(id).get("sha256", {}).get(role)
+        if recorded and sha256_once(path) != recorded:
+            entry = Dataset.open(self.folder).entry(id)  # another process may have replaced the case since
+            if sha256_once(path) != entry.get("sha256", {}).get(role):
+                raise LNSynthError(
+                    f"{path}: the file is damaged, or was changed after it was added (its SHA-256 is not that in "
+                    "dataset.json); copy or add it again or, if you corrected it, run `lnsynth prepare "
+                    "--accept-changes`.")
+        return path
 
     def load(self, id: str) -> Case:
-        """Read a case whole. Raises LNSynthError where a file is gone or damaged."""
-        volumes = {role: read(path) if (path := self.path(id, role)) else None for role in ROLES}
+        """Read a case whole. Raises LNSynthError where a file is gone, damaged or not that of the manifest."""
+        volumes = {role: read(path) if (path := self.checked_path(id, role)) else None for role in ROLES}
         return Case(id=id, entry=self.entry(id), **volumes)
 
-    def _write(self, entry: dict, role: str, volume: Volume, dtype, description: str = "") -> None:
+    def _write(self, entry: dict, role: str, volume: Volume, written: ExitStack, dtype, description: str = "") -> None:
+        """A file of the case, in its place when `written` closes, and gone when that ends in an error."""
         inside = f"cases/{entry['id']}/{role}.nii.gz"
-        write(self.folder / inside, volume, description, dtype)
+        beside = written.enter_context(atomic_path(self.folder / inside))
+        write(beside, volume, description, dtype)
         entry["files"][role] = inside
-        entry["sha256"][role] = sha256(self.folder / inside)
+        entry["sha256"][role] = sha256(beside)
+
+
+def _merged(known: dict, ours: dict, theirs: dict) -> dict:
+    """A manifest that two programs changed, each from what it had known: ours where we changed it, else theirs."""
+    before, mine, now = ({entry["id"]: entry for entry in manifest["cases"]} for manifest in (known, ours, theirs))
+    changed = {id for id in before | mine if before.get(id) != mine.get(id)}
+    cases = {id: entry for id, entry in now.items() if id not in changed or id in mine}
+    cases |= {id: entry for id, entry in mine.items() if id in changed}
+    about = {key: value for key, value in ours.items() if key not in known or known[key] != value}
+    return {**theirs, **about, "cases": list(cases.values())}
 
 
 def voxels_sha256(ct: Volume) -> str:

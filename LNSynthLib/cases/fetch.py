@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +10,10 @@ from pathlib import Path
 
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, Progress, ignore
+from ..runtime.temporary import scratch
 from .dataset import Dataset
 from .dicom import find_seg
-from .importers import Item, open_or_create, read_item
+from .importers import Item, read_item
 from .splits import PAPER, split_by_patient
 
 
@@ -88,14 +88,14 @@ def fetch_collection(
     if not listed:
         raise LNSynthError(f"{name}: its index lists no {region} patient with a CT and a SEG; update idc-index.")
     splits = split_by_patient({s.patient: name for s in listed}, shares, seed)
-    dataset = open_or_create(out, name, f"{collection.cite}; {collection.licence}; {region}")
+    dataset = Dataset.open_or_create(out, name, note=f"{collection.cite}; {collection.licence}; {region}")
     there = {entry["id"] for entry in dataset.cases()}
     wanted = [s for s in listed[:limit] if s.patient not in there]
     refused = {}
     with Progress("fetching", len(wanted), callback) as progress:
         for study in wanted:
-            with tempfile.TemporaryDirectory(prefix=".download.", dir=dataset.folder) as folder:
-                ct, seg = _arrived(study, Path(folder), download or idc_download)  # a broken network ends it all
+            with scratch(dataset.folder) as folder:
+                ct, seg = _arrived(study, folder, download or idc_download)  # a broken network ends it all
                 try:
                     # A collection of lymph nodes: every segment is a node, however it is called.
                     case = read_item(Item(study.patient, ct, find_seg(seg)), all_segments=True)

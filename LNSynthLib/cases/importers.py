@@ -61,7 +61,7 @@ def import_folder(
     items = pair_by_table(table, images, nodes, anatomy) if table else pair_by_stem(images, nodes, anatomy)
     source = source or Path(images).resolve().name
     splits = _splits(items, source, shares, seed)
-    dataset = open_or_create(out, name)
+    dataset = Dataset.open_or_create(out, name)
     refused = {}
     with Progress("importing", len(items), callback) as progress:
         for item in items:
@@ -81,16 +81,6 @@ def import_folder(
     if refused:
         ids, first = ", ".join(refused), next(iter(refused.values()))
         raise LNSynthError(f"{len(refused)} of {len(items)} cases were refused ({ids}), the first because {first}")
-    return dataset
-
-
-def open_or_create(out: Path, name: str = "", note: str = "") -> Dataset:
-    """The data set of real cases in a folder, new where there is none."""
-    if not (Path(out) / "dataset.json").exists():
-        return Dataset.create(out, name, "real", note)
-    dataset = Dataset.open(out)
-    if dataset.kind != "real":
-        raise LNSynthError(f"{out}: this data set holds {dataset.kind} cases; import real ones into another folder.")
     return dataset
 
 

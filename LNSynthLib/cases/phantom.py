@@ -16,7 +16,6 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from ..runtime import seeds
-from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
 from .dataset import Case, Dataset
 from .phantom_body import Habitus, draw_frame
@@ -125,14 +124,7 @@ def phantom_dataset(
     Raises LNSynthError where the folder holds another kind of data set.
     """
     note = "Procedural phantoms drawn by LNSynth: no patient's image. SYNTHETIC."
-    if (Path(folder) / "dataset.json").exists():
-        dataset = Dataset.open(folder)
-        if dataset.kind != "phantom":
-            raise LNSynthError(
-                f"{folder}: this data set holds {dataset.kind} cases; choose another folder for phantoms."
-            )
-    else:
-        dataset = Dataset.create(folder, kind="phantom", note=note)
+    dataset = Dataset.open_or_create(folder, kind="phantom", note=note)
     made = {e["id"] for e in dataset.cases()}
     numbers = [i for i in range(cases) if _case_id(seed, i) not in made]
     orders = [(seeds.derive(seed, "phantom case", i), spacing, nodes) for i in numbers]

@@ -25,7 +25,7 @@ import numpy as np
 
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
-from ..runtime.files import atomic_folder, read_json, sha256, write_json
+from ..runtime.files import atomic_folder, read_json, sha256_once, write_json
 from .body import LOWEST_HU, label_map, node_hu, organ_hu
 from .checks import check_ct, check_labels, check_nodes, check_pair
 from .dataset import ROLES, Case, Dataset
@@ -157,7 +157,7 @@ def prepare_case(dataset: Dataset, id: str, settings: PrepareSettings) -> tuple[
     """(prepared case, True when it had to be made). Raises LNSynthError for a case that cannot be prepared."""
     folder = dataset.folder / "prepared" / settings.name / id
     table = LabelTable.load(settings.labels)
-    hashes = {role: sha256(path) for role in ROLES if (path := dataset.path(id, role))}
+    hashes = {role: sha256_once(path) for role in ROLES if (path := dataset.checked_path(id, role))}
     entry = dataset.entry(id)
     about = {"kind": dataset.kind} | {k: entry[k] for k in ("id", "patient", "split", "source", "anatomy_version")}
     inputs = {"version": VERSION, "settings": asdict(settings), "table": asdict(table), "sha256": hashes} | about

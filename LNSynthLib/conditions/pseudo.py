@@ -202,7 +202,8 @@ def pseudo_dataset(
     check_ct(image, str(ct))
     check_pair(image, raw, str(anatomy))
     check_labels(raw, str(anatomy))
-    dataset = _open(folder)
+    note = "Real CTs with SYNTHETIC lymph nodes painted into their fat: practice pairs, never ground truth."
+    dataset = Dataset.open_or_create(folder, kind="pseudo", note=note)
     table, prior = LabelTable.load(TABLE), ShapePrior.load()
     labels = label_map(image.array, raw.array, image.spacing, table, version=version)
     look = measure_look(image.array, labels, image.spacing, table)
@@ -251,16 +252,6 @@ def place(
     ids = np.zeros(int(instances.max()) + 1, np.uint16)
     ids[[record["id"] for record in kept]] = np.arange(1, len(kept) + 1)
     return ids[instances], [{**record, "id": int(ids[record["id"]])} for record in kept]
-
-
-def _open(folder: Path) -> Dataset:
-    if not (Path(folder) / "dataset.json").exists():
-        note = "Real CTs with SYNTHETIC lymph nodes painted into their fat: practice pairs, never ground truth."
-        return Dataset.create(folder, kind="pseudo", note=note)
-    dataset = Dataset.open(folder)
-    if dataset.kind != "pseudo":
-        raise LNSynthError(f"{folder}: this data set holds {dataset.kind} cases; choose another folder for these.")
-    return dataset
 
 
 def _even_tissue(labels, table, muscle, spacing) -> np.ndarray:

@@ -81,9 +81,9 @@ def obtain(source: DataSource, root: Path, folder: Path, prepared: Preparation, 
         dataset = phantom_dataset(folder, sum(source.phantoms.values()), source.seed, source.spacing_mm, source.nodes,
                                   callback=callback)
         splits = [split for split in SPLITS for _ in range(source.phantoms.get(split, 0))]
-        for entry, split in zip(dataset.cases(), splits, strict=True):
-            entry["split"] = split
-        dataset.save()
+        with dataset.changing():
+            for entry, split in zip(dataset.cases(), splits, strict=True):
+                entry["split"] = split
     else:
         for painted in source.painted:
             dataset = pseudo_dataset(folder, root / painted.ct, root / painted.anatomy, painted.variants, source.seed,

@@ -1,78 +1,233 @@
 """Files that are either whole or absent: written beside, synced, then renamed into place."""
 
+import errno
+import functools
 import hashlib
 import json
 import os
 import shutil
-import tempfile
+import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from . import temporary
 from .errors import LNSynthError
+
+FULL = "the disk is full; free some space, or choose another place"
+LEAST_FREE = 1 << 16  # bytes: a disk with less is full, whatever a library said when it could not write
+WHY = {errno.ENOSPC: FULL, errno.EDQUOT: "your quota on that disk is used up; free some space, or choose another place",
+       errno.EFBIG: "files of that size are not allowed there; choose another place",
+       errno.EROFS: "that disk can only be read; choose another place",
+       errno.EACCES: "you may not write there; choose another place, or ask for the right to",
+       errno.EPERM: "you may not write there; choose another place, or ask for the right to",
+       errno.ENAMETOOLONG: "its name is too long; choose a shorter one",
+       errno.ENOTDIR: "a part of its path is a file and not a folder; choose another place",
+       errno.EISDIR: "there is a folder of that name; choose another name"}
+
+
+def why_not_written(error: BaseException, folder: str | Path) -> str:
+    """What a failed write into a folder failed of, and the cure; empty where the error is about something else."""
+    if isinstance(error, OSError):
+        named = error.filename if isinstance(error.filename, str | os.PathLike) else None
+        ours = named is None or Path(os.path.abspath(named)).is_relative_to(os.path.abspath(folder))
+        return WHY.get(error.errno, "") if ours else ""  # or else an input cannot be read
+    if not isinstance(error, Exception) or isinstance(error, LNSynthError):
+        return ""
+    if any(said in str(error) for said in ("No space left on device", "os error 28")):
+        return FULL
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return ""
+    return FULL if free < LEAST_FREE else ""  # SimpleITK, blosc2 and torch say only that they failed
+
+
+def _unwritten(path: str | Path, why: str) -> LNSynthError:
+    return LNSynthError(f"{path}: it cannot be written: {why}.")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Within the block, what keeps `path` from being written becomes an LNSynthError that says so."""
+    try:
+        yield
+    except Exception as error:
+        if why := why_not_written(error, path.parent):
+            raise _unwritten(path, why) from error
+        raise
+
+
+def check_output(path: str | Path) -> None:
+    """Raises LNSynthError where it can be seen before any work that `path`, a file or folder, cannot be written."""
+    path = Path(path)
+    place = Path(os.path.abspath(path))
+    for part in place.parts[1:]:
+        if len(os.fsencode(part)) > 255:
+            raise _unwritten(path, f"{part[:20]}... is a name of more than 255 bytes; choose a shorter one")
+    try:
+        while not place.exists():
+            if place.is_symlink():
+                raise _unwritten(path, f"{place} is a link that leads nowhere; remove it, or choose another place")
+            place = place.parent
+        if not place.is_dir() and place != Path(os.path.abspath(path)):
+            raise _unwritten(path, f"{place} is a file and not a folder; choose another place")
+        folder = place if place.is_dir() else place.parent
+        if not os.access(folder, os.W_OK | os.X_OK):
+            only = os.statvfs(folder).f_flag & os.ST_RDONLY if hasattr(os, "ST_RDONLY") else False
+            raise _unwritten(path, WHY[errno.EROFS if only else errno.EACCES])
+        if shutil.disk_usage(folder).free < LEAST_FREE:
+            raise _unwritten(path, FULL)
+    except OSError as error:
+        raise _unwritten(path, WHY.get(error.errno, f"{error.strerror}; choose another place")) from None
 
 
 def _sync(path: Path) -> None:
-    """Forces a file, or the entries of a folder, to the disk (a folder cannot be opened so on Windows)."""
+    """Forces a file, or the entries of a folder, to the disk, as far as the system can (a folder cannot on Windows).
+
+    Raises OSError where the disk had no room for what was written, which some file systems tell only now.
+    """
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:
         return
     try:
         os.fsync(handle)
-    except OSError:
-        pass
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
     finally:
         os.close(handle)
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A path beside `path` to write to, with the same suffixes; renamed to `path` on success, removed on failure."""
+    """A path beside `path` to write to, with the same suffixes; renamed to `path` on success, removed on failure.
+
+    A new file gets the rights that the umask gives; one that takes another's place, that one's. Raises LNSynthError
+    where the file cannot be written (disk full, no right to, name too long).
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    suffixes = "".join(path.suffixes[-2:])
-    handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=suffixes, dir=path.parent)
-    os.close(handle)
-    beside = Path(name)
-    try:
-        yield beside
-        os.chmod(beside, 0o644)
-        _sync(beside)
-        os.replace(beside, path)
-        _sync(path.parent)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    with _writing(path):
+        _check_name(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a folder", str(path))
+        temporary.sweep_once(path.parent)
+        beside = temporary.new_file(path)
+        rights = stat.S_IMODE(os.stat(beside).st_mode)
+        try:
+            yield beside
+            if path.is_file() and not path.is_symlink():
+                rights = stat.S_IMODE(os.stat(path).st_mode)
+            if stat.S_IMODE(os.stat(beside).st_mode) != rights:  # some writers keep their files to their owner
+                os.chmod(beside, rights)
+            _sync(beside)
+            os.replace(beside, path)
+            _sync(path.parent)
+        except BaseException as error:
+            why = why_not_written(error, path.parent)  # asked before there is room again
+            beside.unlink(missing_ok=True)
+            if why:
+                raise _unwritten(path, why) from error
+            raise
 
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """A folder beside `path` to fill; takes the place of `path` on success, removed on failure."""
+    """A folder beside `path` to fill; takes the place of `path` on success, removed on failure.
+
+    Rights and errors as for `atomic_path`.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside, old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)), None
-    try:
-        yield beside
-        os.chmod(beside, 0o755)
-        for file in beside.rglob("*"):
-            os.chmod(file, 0o755 if file.is_dir() else 0o644)  # some writers keep their files to their owner
-            _sync(file)
-        if path.exists():
+    with _writing(path):
+        _check_name(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_dir():
+            raise _unwritten(path, "there is a file of that name; choose another name")
+        temporary.sweep_once(path.parent)
+        beside = temporary.new_folder(path)
+        rights = stat.S_IMODE(os.stat(beside).st_mode)
+        try:
+            yield beside
+            for entry in beside.rglob("*"):
+                about = entry.lstat()
+                if stat.S_ISDIR(about.st_mode):
+                    os.chmod(entry, rights)
+                elif stat.S_ISREG(about.st_mode) and about.st_nlink == 1:  # other names of a file are not ours
+                    os.chmod(entry, rights & 0o666)
+                    _sync(entry)
+            if path.is_dir() and not path.is_symlink():
+                os.chmod(beside, stat.S_IMODE(os.stat(path).st_mode))
+            _sync(beside)
+            _replace_folder(beside, path)
+            _sync(path.parent)
+        except BaseException as error:
+            why = why_not_written(error, path.parent)
+            _remove(beside)
+            if why:
+                raise _unwritten(path, why) from error
+            raise
+        _remove(beside)
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    """Gives `new` the name `path`. What had it has the name `new` afterwards, or is gone."""
+    for _ in range(100):  # others may be at the same
+        if os.path.lexists(path):
+            if _exchanged(new, path):
+                return
             # A folder cannot replace a full one in a single step: the old one moves aside first and goes last.
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent)) / path.name
-            os.replace(path, old)
-        os.replace(beside, path)
-        _sync(path.parent)
-    except BaseException:
-        if old is not None and old.exists() and not path.exists():
-            os.replace(old, path)
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
-    finally:
-        if old is not None:
-            shutil.rmtree(old.parent, ignore_errors=True)
+            aside = temporary.new_folder(path.with_name(temporary.ASIDE))
+            try:
+                os.replace(path, aside / path.name)
+                os.replace(new, path)
+                return
+            except FileNotFoundError:
+                continue
+            except BaseException as error:
+                if os.path.lexists(aside / path.name) and not os.path.lexists(path):
+                    os.replace(aside / path.name, path)
+                if not (isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST)):
+                    raise
+            finally:
+                _remove(aside)
+        else:
+            try:
+                os.replace(new, path)
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+    raise _unwritten(path, "another program writes the same; let one of them end first")
+
+
+def _exchanged(a: Path, b: Path) -> bool:
+    """Whether the two have swapped names, in one step: Linux can, on most of its file systems."""
+    if not sys.platform.startswith("linux"):
+        return False
+    import ctypes
+
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError):
+        return False
+    return rename(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _check_name(path: Path) -> None:
+    if len(os.fsencode(path.name)) > 255:
+        raise OSError(errno.ENAMETOOLONG, "name too long", str(path))
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -105,6 +260,17 @@ def sha256(path: str | Path) -> str:
     """Hex digest of a file's bytes."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_once(path: str | Path) -> str:
+    """`sha256`, read once a process while the file stays the same by its number, size and time of change."""
+    about = os.stat(path)
+    return _sha256_known(os.fspath(path), about.st_ino, about.st_size, about.st_mtime_ns)
+
+
+@functools.lru_cache(1 << 16)
+def _sha256_known(path: str, *_about: int) -> str:
+    return sha256(path)
 
 
 def sha256_array(array) -> str:

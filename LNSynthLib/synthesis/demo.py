@@ -77,7 +77,7 @@ def _dataset(folder: Path, ct: Path | None, anatomy: Path | None, seed: int, cal
     volume = read(ct)
     check_ct(volume, str(ct))
     home = folder / "ct"
-    dataset = Dataset.open(home) if (home / "dataset.json").exists() else Dataset.create(home, kind="real")
+    dataset = Dataset.open_or_create(home)
     dataset.add(Case("ct", volume, None, read(anatomy) if anatomy is not None else None, {"source": Path(ct).name}))
     return dataset, "ct"
 
@@ -162,14 +162,14 @@ def _in_place(dataset: Dataset, case: PreparedCase, form, generator: Path, out: 
                         NEW_NODE_MM)
     if not records[0]["placed"]:
         raise LNSynthError(f"There was no room for a new node in place ({records[0]['reason']}); try another --seed.")
-    path = dataset.path(case.id, "ct")
+    path = dataset.checked_path(case.id, "ct")
     source, new = read(path), np.where(more == records[0]["id"], 1, 0).astype(np.uint8)
     # The node's border from its coarse grid, smoothed on its way to the CT's.
     share = resample_to(Volume(new.astype(np.float32), case.affine), source.affine, source.shape, order=1).array
     mask = Volume((share >= 0.5).astype(np.uint8), source.affine)
     folder = out / "in-place"
     write(folder / "node.nii.gz", mask, "lymph node to insert")
-    organs = dataset.path(case.id, "anatomy")
+    organs = dataset.checked_path(case.id, "anatomy")
     record = insert_file(generator, path, folder / "node.nii.gz", folder / "ct.nii.gz",
                          InsertSettings(seed=seed, steps=steps), anatomy=organs, device=device, callback=callback)
     views = {name: canonical(v) for name, v in

@@ -79,7 +79,7 @@ def _data_set(args, table, callback) -> dict:
                 callback(Event("anatomy", progress.done, progress.total, message=event.message))
 
         for id in missing:
-            path = dataset.path(id, "ct")
+            path = dataset.checked_path(id, "ct")
             dataset.attach_anatomy(id, segment(read(path), table, args.fast, args.device, str(path), told))
             progress.step(message=id)
     print(f"{dataset.folder}: {len(missing)} cases labelled, {len(dataset.cases()) - len(missing)} had labels")

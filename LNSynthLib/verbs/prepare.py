@@ -16,6 +16,9 @@ def add_arguments(parser):
                         help="label table: a name in Resources/labels or a YAML file (default abdomen14, the paper's)")
     parser.add_argument("--allow-no-nodes", action="store_true", help="prepare cases without nodes too, whole")
     parser.add_argument("--allow-no-anatomy", action="store_true", help="prepare cases without an anatomy mask too")
+    parser.add_argument("--accept-changes", action="store_true",
+                        help="take files of the data set that were changed since they were added (a mask that you "
+                             "corrected) as they are, and record them; else such a case is refused")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default 0: this one)")
 
 
@@ -28,6 +31,11 @@ def run(args, callback):
     settings = PrepareSettings(
         spacing_mm=args.spacing, margin_mm=args.margin, window=tuple(args.window), labels=args.labels, name=args.name,
         allow_no_nodes=args.allow_no_nodes, allow_no_anatomy=args.allow_no_anatomy)
-    result = prepare(Dataset.open(Path(args.dataset)), settings, args.workers, callback)
+    dataset = Dataset.open(Path(args.dataset))
+    if args.accept_changes:
+        for id in [entry["id"] for entry in dataset.cases()]:
+            if changed := dataset.accept_changes(id):
+                print(f"{id}: {' and '.join(changed)} recorded as now")
+    result = prepare(dataset, settings, args.workers, callback)
     print(f"{result['folder']}: {len(result['prepared'])} cases prepared, {len(result['unchanged'])} unchanged")
     return result

@@ -1,6 +1,8 @@
 """A data set on disk: one manifest, files beside it, hashes that fit."""
 
 import json
+import subprocess
+import sys
 
 import nibabel
 import numpy as np
@@ -118,3 +120,62 @@ def test_a_case_whose_file_is_gone_is_refused(tmp_path):
     dataset.path("a1", "nodes").unlink()
     with pytest.raises(LNSynthError, match="nodes.nii.gz: there is no such file"):
         dataset.load("a1")
+
+
+ADDER = """
+import sys
+import numpy as np
+from pathlib import Path
+from LNSynthLib.cases.dataset import Case, Dataset
+from LNSynthLib.cases.volume import Volume
+dataset = Dataset.open_or_create(Path(sys.argv[1]))
+sys.stdin.readline()
+for n in range(int(sys.argv[3])):
+    dataset.add(Case(f"{sys.argv[2]}{n}", Volume(np.full((4, 4, 4), n, np.int16), np.eye(4))))
+"""
+
+
+def test_several_programs_add_to_one_data_set_and_lose_nothing(tmp_path, repository):
+    adders = [subprocess.Popen([sys.executable, "-c", ADDER, str(tmp_path / "d"), who, "8"], stdin=subprocess.PIPE,
+                               cwd=repository) for who in "abc"]
+    for adder in adders:  # all have opened it before any adds
+        adder.stdin.write(b"go\n")
+        adder.stdin.close()
+    assert [adder.wait(60) for adder in adders] == [0, 0, 0]
+    dataset = Dataset.open(tmp_path / "d")
+    assert [e["id"] for e in dataset.cases()] == [f"{who}{n}" for who in "abc" for n in range(8)]
+    assert all(dataset.load(e["id"]).ct.array[0, 0, 0] == int(e["id"][1]) for e in dataset.cases())
+    assert [path.name for path in (tmp_path / "d").rglob(".*")] == []
+
+
+def test_what_others_changed_meanwhile_stays(tmp_path):
+    first = Dataset.create(tmp_path)
+    for id in ("a", "b", "c"):
+        first.add(case(id))
+    second = Dataset.open(tmp_path)
+    first.entry("a")["split"] = "test"
+    first.manifest["cases"] = [e for e in first.manifest["cases"] if e["id"] != "b"]
+    first.save()
+    second.entry("c")["split"] = "val"
+    second.manifest["note"] = "mine"
+    second.save()
+    second.attach_anatomy("a", case().anatomy, 1)
+    found = Dataset.open(tmp_path)
+    assert {e["id"]: e["split"] for e in found.cases()} == {"a": "test", "c": "val"}
+    assert found.manifest["note"] == "mine" and found.entry("a")["anatomy_version"] == 1
+    assert found.manifest == second.manifest
+
+
+def test_a_file_that_is_not_the_one_of_the_manifest_is_refused(tmp_path):
+    dataset = Dataset.create(tmp_path)
+    dataset.add(case("a"))
+    other = Dataset.open(tmp_path)
+    dataset.add(case("b"))
+    dataset.path("a", "nodes").write_bytes(dataset.path("b", "anatomy").read_bytes())
+    with pytest.raises(LNSynthError, match=r"a.nodes.nii.gz: the file is damaged, or was changed after it was added"):
+        dataset.load("a")
+    assert dataset.accept_changes("a") == ["nodes"]
+    dataset.load("a")
+    other.load("a")  # opened before: what another program recorded since holds
+    dataset.entry("b")["sha256"] = {}  # as a manifest by hand, without hashes
+    dataset.load("b")

@@ -152,7 +152,7 @@ def test_wrong_tables_are_refused(folders, tmp_path, lines, why):
 def test_real_cases_stay_among_themselves(folders):
     images, nodes, _, out = folders
     Dataset.create(out, kind="phantom")
-    with pytest.raises(LNSynthError, match="holds phantom cases; import real ones into another folder"):
+    with pytest.raises(LNSynthError, match="holds phantom cases; choose another folder for real ones"):
         import_folder(images, nodes, out)
 
 

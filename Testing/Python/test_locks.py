@@ -1,12 +1,15 @@
 """A lock that processes take in turn: never two at once, though its file comes and goes."""
 
+import os
+import stat
 import subprocess
 import sys
 import time
 
 import pytest
 
-from LNSynthLib.runtime.locks import alone
+from LNSynthLib.runtime.errors import LNSynthError
+from LNSynthLib.runtime.locks import alone, turn
 
 TURNS = """
 import sys, time
@@ -44,3 +47,35 @@ def test_who_waits_too_long_is_told_and_a_dead_process_holds_nothing(tmp_path, r
     with alone(lock, 5):
         assert lock.exists()
     assert not lock.exists()
+
+
+def test_a_lock_follows_no_link_and_has_the_rights_of_the_umask(tmp_path):
+    (tmp_path / "victim").write_text("precious")
+    os.chmod(tmp_path / "victim", 0o600)
+    (tmp_path / ".table.lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(LNSynthError, match="the lock cannot be made .* no link"), turn(tmp_path / "table"):
+        pass
+    assert stat.S_IMODE(os.stat(tmp_path / "victim").st_mode) == 0o600
+    (tmp_path / ".table.lock").unlink()
+    before = os.umask(0o077)
+    try:
+        with turn(tmp_path / "table"):
+            assert stat.S_IMODE(os.stat(tmp_path / ".table.lock").st_mode) == 0o600
+    finally:
+        os.umask(before)
+
+
+def test_a_lock_that_is_another_users_is_taken_in_turn(tmp_path):
+    lock = tmp_path / ".table.lock"
+    lock.write_text("")
+    os.chmod(lock, 0o444)
+    with turn(tmp_path / "table"):
+        waits = []
+        with pytest.raises(LNSynthError, match="table: another program keeps it"), turn(
+                tmp_path / "table", 0.05, waiting=lambda: waits.append(1)):
+            pass
+        assert waits == [1]
+    assert not lock.exists()
+    lock.mkdir()
+    with pytest.raises(LNSynthError, match="cannot be made"), turn(tmp_path / "table"):
+        pass

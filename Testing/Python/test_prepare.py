@@ -154,6 +154,9 @@ def test_only_what_changed_is_made_again(dataset, drawn):
     nodes = drawn[1].nodes.array.copy()
     nodes[nodes == 1] = 0
     volume.write(dataset.path("p1", "nodes"), Volume(nodes, drawn[1].nodes.affine))  # as an annotator's editor does
+    with pytest.raises(LNSynthError, match="p1.nodes.nii.gz: the file is damaged, or was changed .* --accept-changes"):
+        prepare(dataset, COARSE)
+    assert dataset.accept_changes("p1") == ["nodes"] and dataset.accept_changes("p0") == []
     outcome = prepare(dataset, COARSE)
     assert (outcome["prepared"], outcome["unchanged"]) == (["p1"], ["p0"])
     assert len(prepared(dataset, id="p1").info["nodes"]) == 3
@@ -300,8 +303,10 @@ def test_masks_beside_their_ct_and_empty_ones_are_refused(tmp_path, drawn):
     shifted[2, 3] += 1
     dataset.add(Case("p0", drawn[0].ct, Volume(drawn[0].nodes.array, shifted), drawn[0].anatomy))
     dataset.add(Case("p1", drawn[0].ct, Volume(drawn[0].nodes.array * 0, drawn[0].nodes.affine), drawn[0].anatomy))
+    entries = {id: dataset.entry(id) for id in ("p0", "p1")}
     for id, why in (("p0", "does not lie on the CT's grid"), ("p1", "the node mask is empty")):
-        only = Dataset(dataset.folder, {**dataset.manifest, "cases": [dataset.entry(id)]})
+        only = Dataset.open(dataset.folder)
+        only.manifest["cases"] = [entries[id]]
         only.save()
         with pytest.raises(LNSynthError, match=f"{id}.nodes.nii.gz: .*{why}"):
             prepare(only, COARSE)
