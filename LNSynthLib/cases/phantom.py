@@ -6,17 +6,17 @@ It is drawn, not measured: no patient's image is in it. Demo, tests and benchmar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from ..runtime import seeds
+from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
+from ..runtime.processes import WorkerDied, each
 from .dataset import Case, Dataset
 from .phantom_body import Habitus, draw_frame
 from .phantom_gut import draw_colon, draw_small_bowel
@@ -127,9 +127,13 @@ def phantom_dataset(
     dataset = Dataset.open_or_create(folder, kind="phantom", note=note)
     made = {e["id"] for e in dataset.cases()}
     numbers = [i for i in range(cases) if _case_id(seed, i) not in made]
-    orders = [(seeds.derive(seed, "phantom case", i), spacing, nodes) for i in numbers]
-    with Progress("drawing phantoms", len(numbers), callback) as progress, _mapping(workers) as run:
-        for i, drawn in zip(numbers, run(_draw, orders), strict=True):
+    orders = [(i, seeds.derive(seed, "phantom case", i), spacing, nodes) for i in numbers]
+    with Progress("drawing phantoms", len(numbers), callback) as progress, closing(
+            each(_draw, orders, workers)) as made:
+        for (i, *_), drawn in made:
+            if isinstance(drawn, WorkerDied):
+                raise LNSynthError(f"{folder}: {drawn} while it drew {_case_id(seed, i)}, probably for want of memory; "
+                                   "use fewer workers or a coarser --spacing.")
             split = {8: "val", 9: "test"}.get(i % 10, "train")
             entry = {
                 "split": split,
@@ -148,17 +152,7 @@ def _case_id(seed: int, number: int) -> str:
 
 
 def _draw(order: tuple) -> Phantom:
-    return phantom(*order)
-
-
-@contextmanager
-def _mapping(workers: int):
-    """map, in this process or over worker processes."""
-    if workers < 1:
-        yield map
-        return
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        yield pool.map
+    return phantom(*order[1:])
 
 
 def draw_hu(rng: np.random.Generator, phase: str) -> dict[str, float]:

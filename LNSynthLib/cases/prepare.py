@@ -8,15 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import os
+import math
 import shutil
-import signal
-import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,8 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from ..runtime.errors import LNSynthError
-from ..runtime.events import Callback, Progress, ignore
+from ..runtime.events import Callback, Event, Progress, ignore
 from ..runtime.files import atomic_folder, read_json, sha256_once, write_json
+from ..runtime.locks import turn
+from ..runtime.processes import WorkerDied, each
+from ..runtime.temporary import sweep
 from .body import LOWEST_HU, label_map, node_hu, organ_hu
 from .checks import check_ct, check_labels, check_nodes, check_pair
 from .dataset import ROLES, Case, Dataset
@@ -37,6 +35,7 @@ from .volume import Volume, bounding_box, canonical, crop, grow, isotropic_grid,
 
 VERSION = 2  # raise it when the same inputs and settings give other arrays: prepared cases are then made again
 AIR_FILL_HU = -1000.0
+LESS_MEMORY = "use fewer workers, a larger --spacing or a smaller --margin, or a machine with more memory"
 SPARE_SLICES = 8  # read beyond the slab, so that its outermost slices are interpolated and smoothed like all others
 
 
@@ -66,72 +65,54 @@ def prepare(dataset: Dataset, settings: PrepareSettings, workers: int = 0, callb
     entries = dataset.cases()
     if not entries:
         raise LNSynthError(f"{dataset.folder}: the data set has no case; add some with `lnsynth import`.")
-    _remove_others(folder, {e["id"] for e in entries})
     jobs = [(dataset.folder, e["id"], settings) for e in entries]
     outcome = {"prepared": [], "unchanged": [], "failed": {}}
-    with Progress("preparing", len(jobs), callback) as progress, closing(_run(jobs, workers)) as ended:
-        for id, state, message in ended:
-            if state == "failed":
-                outcome["failed"][id] = message
-            else:
-                outcome[state].append(id)
-            progress.step(message=f"{id}: {message}")
-    about = {"dataset": dataset.name, "kind": dataset.kind, "settings": asdict(settings)}
-    write_json(folder / "prepare.json", about | outcome)
+    folder.parent.mkdir(exist_ok=True)
+    told = Event("preparing", message=f"waiting until another program has prepared {settings.name} of this data set")
+    with turn(folder, math.inf, waiting=lambda: callback(told)):
+        sweep(folder)
+        _remove_others(folder, {e["id"] for e in entries})
+        try:
+            with Progress("preparing", len(jobs), callback) as progress, closing(each(_job, jobs, workers)) as ended:
+                for job, result in ended:
+                    id, (state, message) = job[1], _died(job, result) if isinstance(result, WorkerDied) else result
+                    if state == "failed":
+                        outcome["failed"][id] = message
+                    else:
+                        outcome[state].append(id)
+                    progress.step(message=f"{id}: {message}")
+        finally:
+            sweep(folder)  # what a worker that had to be killed left
+        outcome["prepared"].sort()
+        outcome["unchanged"].sort()
+        about = {"dataset": dataset.name, "kind": dataset.kind, "settings": asdict(settings)}
+        write_json(folder / "prepare.json", about | outcome)
     if outcome["failed"]:
         count, first = len(outcome["failed"]), next(iter(outcome["failed"].values()))
         raise LNSynthError(f"{count} of {len(jobs)} cases could not be prepared, the first because {first}")
     return {"folder": str(folder), "prepared": outcome["prepared"], "unchanged": outcome["unchanged"]}
 
 
-def _run(jobs: list, workers: int) -> Iterator[tuple[str, str, str]]:
-    """(id, prepared | unchanged | failed, message) of each job as it ends; all processes end with this generator."""
-    if workers <= 0:
-        yield from map(_job, jobs)
-        return
-    others = set(multiprocessing.active_children())
-    # spawn: the libraries' threads do not survive a fork
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_obey_parent)
-    try:
-        for done in as_completed([pool.submit(_job, job) for job in jobs]):
-            yield done.result()
-    except BaseException as error:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
-            process.join()
-        if isinstance(error, BrokenProcessPool):
-            raise LNSynthError("A worker process died, probably for want of memory; use fewer workers.") from None
-        raise
-    pool.shutdown()
-
-
-def _job(job: tuple[Path, str, PrepareSettings]) -> tuple[str, str, str]:
+def _job(job: tuple[Path, str, PrepareSettings]) -> tuple[str, str]:
+    """(prepared | unchanged | failed, message)"""
     folder, id, settings = job
     try:
         case, made = prepare_case(Dataset.open(folder), id, settings)
     except LNSynthError as error:
-        return id, "failed", str(error)
+        return "failed", str(error)
+    except MemoryError:
+        return "failed", f"{folder}: there is not enough memory to prepare case {id}; {LESS_MEMORY}."
     except Exception as error:  # whatever the libraries raise over one odd file must not cost the other cases
         about = f"{type(error).__name__}: {error}".rstrip(": ")
-        return id, "failed", f"{folder}: case {id} failed ({about}); check its files, or take it out of the data set."
-    except SystemExit:  # told to stop, and the half-made folder is gone: the pool must not hand out another job
-        os._exit(1)
+        return "failed", f"{folder}: case {id} failed ({about}); check its files, or take it out of the data set."
     if not made:
-        return id, "unchanged", "unchanged"
-    return id, "prepared", f"{len(case.info['nodes'])} nodes, {' x '.join(map(str, case.shape))} voxels"
+        return "unchanged", "unchanged"
+    return "prepared", f"{len(case.info['nodes'])} nodes, {' x '.join(map(str, case.shape))} voxels"
 
 
-def _obey_parent() -> None:
-    """Ctrl-C is the parent's to handle; its SIGTERM becomes an exception here, so that half-made folders go."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _leave)
-
-
-def _leave(*_) -> None:
-    # Once: a pool that has lost one process terminates the others again, in the middle of their clearing up.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.exit(1)
+def _died(job: tuple[Path, str, PrepareSettings], death: WorkerDied) -> tuple[str, str]:
+    folder, id, _ = job
+    return "failed", f"{folder}: {death} while it prepared case {id}, probably for want of memory; {LESS_MEMORY}."
 
 
 def _remove_others(folder: Path, ids: set[str]) -> None:

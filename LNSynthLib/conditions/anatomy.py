@@ -10,7 +10,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +17,11 @@ import numpy as np
 from ..cases.checks import check_ct, check_labels, check_pair
 from ..cases.labels import LAST_ID, LabelTable
 from ..cases.volume import Volume, read, write
-from ..runtime.cancel import run_child
+from ..runtime.cancel import end_with_application, run_child
 from ..runtime.devices import pick
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, ignore
+from ..runtime.temporary import scratch
 
 ROUGH_MODEL = 298  # the 6 mm model with which TotalSegmentator finds the region of a roi_subset
 BAR = re.compile(r"\| (\d+)/(\d+) \[")  # nnU-Net's progress bar: its tiles are the only progress there is
@@ -86,10 +86,10 @@ def segment(ct: Volume, table: LabelTable, fast: bool = False, device: str = "au
     """
     check_ct(ct, name)
     check_weights(fast)
-    with tempfile.TemporaryDirectory(prefix="lnsynth_anatomy_") as folder:
-        image, result = Path(folder) / "ct.nii.gz", Path(folder) / "labels.nii.gz"
+    with scratch() as folder:
+        image, result = folder / "ct.nii.gz", folder / "labels.nii.gz"
         write(image, ct)
-        _run(arguments(image, result, table, fast, device_name(device)), callback)
+        _run(arguments(image, result, table, fast, device_name(device)), callback, folder)
         if not result.is_file():
             raise LNSynthError(f"{name}: TotalSegmentator ended without labels; run it by hand to see why")
         labels = read(result)
@@ -113,10 +113,11 @@ def load(path: Path, ct: Volume | None = None, version: int = 2, table: LabelTab
     return Volume(table.to_totalsegmentator(table.from_totalsegmentator(labels.array, version)), labels.affine)
 
 
-def _run(keywords: dict, callback: Callback) -> None:
-    """One TotalSegmentator call in a child process; its lines become messages, its failure an LNSynthError."""
-    package = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+def _run(keywords: dict, callback: Callback, temporary: Path) -> None:
+    """One TotalSegmentator call in a child process; its lines become messages, its failure an LNSynthError.
+
+    temporary: folder for what it writes besides, and would leave behind when it is killed
+    """
     lines: list[str] = []
 
     def on_line(line: str) -> None:
@@ -128,7 +129,7 @@ def _run(keywords: dict, callback: Callback) -> None:
             callback(Event("anatomy", message=line.strip()))
 
     status = run_child([sys.executable, "-m", "LNSynthLib.conditions.anatomy", json.dumps(keywords)], on_line,
-                       {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"})
+                       {"PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary)})
     if status:
         last = lines[-1] if lines else "it printed nothing"
         raise LNSynthError(f"TotalSegmentator failed (exit status {status}): {last}")
@@ -143,4 +144,5 @@ def _child(keywords: dict) -> None:
 
 
 if __name__ == "__main__":
+    end_with_application()
     _child(json.loads(sys.argv[1]))

@@ -115,11 +115,9 @@ def _difference(theirs, ours, what: str) -> str:
 
 def _run(out: Path, device: torch.device, callback: Callback) -> None:
     """`work` in a child process: nnU-Net wants its folders in the environment, seeds the whole process and prints."""
-    package = str(Path(__file__).resolve().parents[2])
     environment = {f"nnUNet_{name}": str((out / f"nnUNet_{name}").resolve())
                    for name in ("raw", "preprocessed", "results")}
-    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
-                    "PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "passive",
+    environment |= {"PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "passive",
                     "OMP_NUM_THREADS": str(torch.get_num_threads())}
     if device.type == "cuda" and device.index is not None:  # nnU-Net takes the first it sees
         seen = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ..runtime.cancel import cancellable, end_with_parent
+from ..runtime.cancel import cancellable, end_with_application, forks_end_with_this
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, json_lines
 from ..runtime.files import read_json, write_text
@@ -47,7 +47,8 @@ def work(run: Path, device: str, callback: Callback) -> None:
 
 
 if __name__ == "__main__":
-    end_with_parent()
+    end_with_application()
+    forks_end_with_this()
     report = json_lines(sys.stdout)
     try:
         with cancellable():

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
-from ..runtime.cancel import kill_tree
+from ..runtime.cancel import child_environment, kill_tree
 from ..runtime.errors import Cancelled, LNSynthError
 from ..runtime.events import Callback, Event
 
@@ -21,29 +19,24 @@ def run_shares(arguments: list[str], workers: int, callback: Callback) -> list[d
     Their progress is reported as one. Whatever ends this early ends all of them; the first failure raises LNSynthError.
     """
     events: queue.Queue = queue.Queue()
-    processes = [_start(arguments, rank, workers) for rank in range(workers)]
-    readers = [threading.Thread(target=_read, args=(rank, process, events), daemon=True)
-               for rank, process in enumerate(processes)]
+    processes, readers = [], []
     try:
-        for reader in readers:
-            reader.start()
+        for rank in range(workers):
+            processes.append(_start(arguments, rank, workers))
+            readers.append(threading.Thread(target=_read, args=(rank, processes[-1], events), daemon=True))
+            readers[-1].start()
         return _gather(events, workers, callback)
     finally:
-        for process in processes:
-            if process.poll() is None:
-                kill_tree(process.pid)
+        kill_tree(*(process.pid for process in processes if process.poll() is None))
         for reader in readers:
             reader.join(timeout=5)
 
 
 def _start(arguments, rank, workers) -> subprocess.Popen:
-    package = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "RANK": str(rank), "WORLD_SIZE": str(workers), "LOCAL_RANK": str(rank),
-                   "PYTHONPATH": path}
+    share = {"RANK": str(rank), "WORLD_SIZE": str(workers), "LOCAL_RANK": str(rank)}
     return subprocess.Popen([sys.executable, "-m", "LNSynthLib", "--events", "json", *arguments],
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True,
-                            encoding="utf-8", errors="replace", env=environment)
+                            encoding="utf-8", errors="replace", env=child_environment(share))
 
 
 def _read(rank: int, process: subprocess.Popen, events: queue.Queue) -> None:
