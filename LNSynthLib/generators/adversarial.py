@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ..runtime.seeds import torch_rng
-from .protocol import DataForm, StepCallback, check_numbers, check_patch, evaluating
+from .protocol import Batch, DataForm, StepCallback, Streams, check_numbers, check_patch, draw, evaluating
 
 Uniform = Callable[[tuple[int, ...]], torch.Tensor]  # shape (B, ...) -> numbers in [0, 1) on the CPU
 
@@ -39,18 +39,19 @@ class Adversarial(nn.Module):
     def turns(self, progress: float) -> tuple[str, ...]:
         return ("discriminator", "generator")
 
-    def forward(self, batch: dict[str, torch.Tensor], rng: torch.Generator,
-                player: str = "generator") -> dict[str, torch.Tensor]:
-        """`loss`, under the name that wrappers for many GPUs intercept."""
-        return self.loss(batch, rng, player)
+    def begin(self, turns: tuple[str, ...], samples) -> None:
+        """See `Generator.begin`: there is one stage."""
 
-    def loss(self, batch: dict[str, torch.Tensor], rng: torch.Generator,
-             player: str = "generator") -> dict[str, torch.Tensor]:
+    def forward(self, batch: Batch, streams: Streams, player: str = "generator") -> dict[str, torch.Tensor]:
+        """`loss`, under the name that wrappers for many GPUs intercept."""
+        return self.loss(batch, streams, player)
+
+    def loss(self, batch: Batch, streams: Streams, player: str = "generator") -> dict[str, torch.Tensor]:
         """See `Generator.loss`."""
         condition, image = batch["condition"], batch["image"]
 
         def uniform(shape: tuple[int, ...]) -> torch.Tensor:
-            return torch.rand(shape, generator=rng)
+            return draw(torch.rand, shape, streams)
 
         if player == "discriminator":
             with torch.no_grad(), aside(self.generator):
@@ -73,8 +74,7 @@ class Adversarial(nn.Module):
         check_patch(condition, seeds, self.stride)
         streams = [torch_rng(seed, "sampler") for seed in seeds]
         with evaluating(self):
-            made = self.generate(condition, lambda shape: torch.stack([torch.rand(shape[1:], generator=s)
-                                                                       for s in streams]))
+            made = self.generate(condition, lambda shape: draw(torch.rand, shape, streams))
         check_numbers(made)
         if known is not None:
             made = torch.where(keep > 0, known, made)

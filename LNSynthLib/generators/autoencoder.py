@@ -1,14 +1,16 @@
 """The first stage of latent diffusion: an autoencoder with a Gaussian code, its losses, and the scale of its codes."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
-import torch.distributed as dist
 from monai.networks.nets import AutoencoderKL, PatchDiscriminator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..runtime.errors import LNSynthError
+from .protocol import Streams, draw
 
 
 @dataclass(frozen=True)
@@ -49,18 +51,18 @@ class Autoencoder(nn.Module):
         mean, deviation = self.network.encode(image)
         return mean.float(), deviation.float()
 
-    def code(self, image: Tensor, rng: torch.Generator) -> Tensor:
+    def code(self, image: Tensor, streams: Streams) -> Tensor:
         """One draw of the code."""
-        return draw(*self.encode(image), rng)
+        return gaussian(*self.encode(image), streams)
 
     def decode(self, code: Tensor) -> Tensor:
         """The volume, not clipped."""
         return self.network.decode(code)
 
 
-def draw(mean: Tensor, deviation: Tensor, rng: torch.Generator) -> Tensor:
-    """mean + deviation * eps, eps from the CPU generator whatever the device."""
-    return mean + deviation * torch.randn(mean.shape, generator=rng).to(mean)
+def gaussian(mean: Tensor, deviation: Tensor, streams: Streams) -> Tensor:
+    """mean + deviation * eps, both (B, ...), eps from each sample's stream."""
+    return mean + deviation * draw(torch.randn, mean.shape, streams).to(mean)
 
 
 def divergence(mean: Tensor, deviation: Tensor) -> Tensor:
@@ -71,9 +73,21 @@ def divergence(mean: Tensor, deviation: Tensor) -> Tensor:
 
 
 def discriminator(settings: AutoencoderSettings) -> PatchDiscriminator:
-    """Tells real from decoded volumes patch by patch; the last of what it returns are the patches' logits."""
-    return PatchDiscriminator(3, settings.discriminator_channels, in_channels=1,
-                              num_layers_d=settings.discriminator_layers)
+    """Tells real from decoded volumes patch by patch; the last of what it returns are the patches' logits.
+
+    Its norms are over instances, as batch norms are with a batch of one: what it says of a volume does not depend on
+    the others in the batch. The running statistics of batch norms, which earlier versions stored, are left unread.
+    """
+    network = PatchDiscriminator(3, settings.discriminator_channels, in_channels=1, norm=("INSTANCE", {"affine": True}),
+                                 num_layers_d=settings.discriminator_layers)
+    network.register_load_state_dict_pre_hook(_without_running_statistics)
+    return network
+
+
+def _without_running_statistics(network: nn.Module, state: dict[str, Tensor], prefix: str, *_) -> None:
+    for name in [name for name in state if name.startswith(prefix) and name.endswith(
+            ("running_mean", "running_var", "num_batches_tracked"))]:
+        del state[name]
 
 
 def verdict(discriminator: nn.Module, image: Tensor, real: bool) -> Tensor:
@@ -87,9 +101,9 @@ def verdict(discriminator: nn.Module, image: Tensor, real: bool) -> Tensor:
 class LatentScale(nn.Module):
     """Brings codes to unit standard deviation (Rombach et al. 2022, arXiv 2112.10752, appendix G).
 
-    The factor is one over the standard deviation of all the elements of the first `samples` codes that it is shown
-    while training, of all processes together; from then on it is fixed. Theirs is that of the first batch, which may be
-    an unlucky one. It lives in buffers, so that checkpoints carry it; before any code was seen it is 1.
+    The factor is one over the standard deviation of all the elements of the first `samples` codes that `measure` is
+    given; theirs is that of the first batch, which may be an unlucky one. It lives in buffers, so that checkpoints
+    carry it; before any code was seen it is 1.
     """
 
     def __init__(self, samples: int = 64):
@@ -100,16 +114,12 @@ class LatentScale(nn.Module):
         self.register_buffer("square", torch.ones(()))  # mean square
 
     @torch.no_grad()
-    def observe(self, codes: Tensor) -> None:
-        """Takes codes (B, C, ...) into account while fewer than `samples` were seen."""
-        sums = len(codes) * torch.stack([codes.new_ones(()), codes.mean(), codes.square().mean()])
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(sums)
-        new = sums[0] * (self.seen < self.samples)  # no branch: on the meta device there is no value to ask
-        self.seen += new
-        share = new / self.seen.clamp(min=1)
-        self.mean.lerp_(sums[1] / sums[0], share)
-        self.square.lerp_(sums[2] / sums[0], share)
+    def measure(self, codes: Iterable[Tensor]) -> None:
+        """Measures anew on the first `samples` of these codes, (1, C, ...) each and of one size."""
+        moments = [(code.mean(), code.square().mean()) for code in islice(codes, self.samples)]
+        self.seen.fill_(len(moments))
+        self.mean.copy_(torch.stack([mean for mean, _ in moments]).mean())
+        self.square.copy_(torch.stack([square for _, square in moments]).mean())
 
     @property
     def deviation(self) -> Tensor:

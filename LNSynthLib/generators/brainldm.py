@@ -1,6 +1,7 @@
 """BrainLDM (Pinaya et al. 2022, arXiv 2209.07162) as LN-DDPM's paper compares with it: diffusion in the latents of an
 autoencoder, conditioned on the node mask alone, by cross-attention to a trainable encoder's tokens."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,10 +11,19 @@ from torch.nn import functional as F
 
 from ..diffusion.samplers import SAMPLERS
 from ..runtime.errors import LNSynthError
-from .autoencoder import Autoencoder, AutoencoderSettings, LatentScale, discriminator, divergence, draw, verdict
+from .autoencoder import Autoencoder, AutoencoderSettings, LatentScale, discriminator, divergence, gaussian, verdict
 from .denoising import Denoising, DiffusionSettings
 from .latent_denoiser import LatentDenoiser, LatentDenoiserSettings
-from .protocol import DataForm, StepCallback, check_form, check_numbers, check_patch, evaluating
+from .protocol import (
+    Batch,
+    DataForm,
+    StepCallback,
+    Streams,
+    check_form,
+    check_numbers,
+    check_patch,
+    evaluating,
+)
 
 # Latents have unit standard deviation but, unlike voxels, no range. None is as far out as this, so that clipping here
 # changes no sensible estimate, yet keeps one at the noisiest times, where errors grow many times over, in bounds.
@@ -77,33 +87,36 @@ class BrainLDM(nn.Module):
         return ("discriminator", "autoencoder") if progress >= share * self.settings.adversarial_start else (
             "autoencoder",)
 
-    def forward(self, batch: dict[str, Tensor], rng: torch.Generator, player: str = "denoiser") -> dict[str, Tensor]:
-        """`loss`, under the name that wrappers for many GPUs intercept."""
-        return self.loss(batch, rng, player)
+    def begin(self, turns: tuple[str, ...], samples: Iterable[tuple[Batch, Streams]]) -> None:
+        """See `Generator.begin`: the scale of latents is measured once they no longer change, before one is noised."""
+        if turns == ("denoiser",):
+            with torch.no_grad():
+                self.scale.measure(self.autoencoder.code(batch["image"], streams) for batch, streams in samples)
 
-    def loss(self, batch: dict[str, Tensor], rng: torch.Generator, player: str = "denoiser") -> dict[str, Tensor]:
+    def forward(self, batch: Batch, streams: Streams, player: str = "denoiser") -> dict[str, Tensor]:
+        """`loss`, under the name that wrappers for many GPUs intercept."""
+        return self.loss(batch, streams, player)
+
+    def loss(self, batch: Batch, streams: Streams, player: str = "denoiser") -> dict[str, Tensor]:
         """See `Generator.loss`."""
         image = batch["image"]
         if player == "autoencoder":
-            return self._reconstruct(image, rng)
+            return self._reconstruct(image, streams)
         if player == "discriminator":
             self.opposed.fill_(1)
             with torch.no_grad():
-                decoded = self.autoencoder.decode(self.autoencoder.code(image, rng))
+                decoded = self.autoencoder.decode(self.autoencoder.code(image, streams))
             verdicts = verdict(self.discriminator, decoded, False), verdict(self.discriminator, image, True)
             return {"loss": sum(verdicts) / 2}
         with torch.no_grad():
-            code = self.autoencoder.code(image, rng)
-            if self.training:
-                self.scale.observe(code)
-            latents = code / self.scale.deviation
+            latents = self.autoencoder.code(image, streams) / self.scale.deviation
         nodes = self.form.nodes(batch["condition"])
-        return self.process.loss(lambda x, t: self.predict(x, t, nodes), latents, rng)
+        return self.process.loss(lambda x, t: self.predict(x, t, nodes), latents, streams)
 
-    def _reconstruct(self, image: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+    def _reconstruct(self, image: Tensor, streams: Streams) -> dict[str, Tensor]:
         """L1 + KL + adversarial (paper, section 2; the authors' training code for how each is reduced)."""
         mean, deviation = self.autoencoder.encode(image)
-        decoded = self.autoencoder.decode(draw(mean, deviation, rng))
+        decoded = self.autoencoder.decode(gaussian(mean, deviation, streams))
         terms = {"l1": F.l1_loss(decoded.float(), image), "kl": divergence(mean, deviation),
                  "adversarial": self.opposed * verdict(self.discriminator, decoded, True)}
         weights = self.settings.autoencoder

@@ -12,7 +12,7 @@ from ..diffusion.samplers import SAMPLERS, ddpm_learned
 from ..diffusion.schedules import SCHEDULES, clean_from_noise, diffuse, log_snr_uniform, spaced
 from ..runtime.errors import LNSynthError
 from ..runtime.seeds import torch_rng
-from .protocol import StepCallback, check_numbers
+from .protocol import StepCallback, Streams, check_numbers, draw
 
 Network = Callable[[Tensor, Tensor], Tensor]  # (x_t (B, C, ...), t (B,)) -> what `prediction` says, like x_t
 
@@ -61,11 +61,11 @@ class Denoising:
         """x_t as a network is to see it: standardised for "preconditioned", as it is otherwise."""
         return self._gaussian(x, t, expected)[2] if self.settings.prediction == "preconditioned" else x
 
-    def loss(self, network: Network, clean: Tensor, rng: torch.Generator,
+    def loss(self, network: Network, clean: Tensor, streams: Streams,
              expected: Tensor | float = 0.0) -> dict[str, Tensor]:
         """Ho et al. 2020, algorithm 1, with the norm of the settings (LN-DDPM's is L1). clean: x_0, (B, C, ...)."""
-        t = torch.randint(1, self.settings.timesteps + 1, (len(clean),), generator=rng)
-        noise = torch.randn(clean.shape, generator=rng).to(clean)
+        t = torch.stack([torch.randint(1, self.settings.timesteps + 1, (), generator=stream) for stream in streams])
+        noise = draw(torch.randn, clean.shape, streams).to(clean)
         x, target = diffuse(clean, noise, t, self.alpha_bar), noise
         if self.settings.prediction == "velocity":
             target = diffuse(noise, -clean, t, self.alpha_bar)
@@ -115,7 +115,7 @@ class Denoising:
         streams = [torch_rng(seed, "sampler") for seed in seeds]
 
         def noise() -> Tensor:
-            return torch.stack([torch.randn(shape[1:], generator=s) for s in streams]).to(like)
+            return draw(torch.randn, shape, streams).to(like)
 
         def denoise(x: Tensor, t: int) -> tuple[Tensor, Tensor | float]:
             output = network(x, torch.full((len(x),), t, device=x.device))

@@ -1,6 +1,6 @@
 """What every generator promises to the training loop and to synthesis."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -11,6 +11,10 @@ from torch import nn
 from ..runtime.errors import LNSynthError
 
 StepCallback = Callable[[int, int], None]  # (done, total) after each sampling step
+Batch = dict[str, torch.Tensor]
+# One CPU random generator a sample, from which all random numbers of that sample are drawn: they do not depend on what
+# else is in its batch, nor on the process or device that computes it.
+Streams = Sequence[torch.Generator]
 
 
 @dataclass(frozen=True)
@@ -64,11 +68,18 @@ class Generator(Protocol):
         """The players that take an optimiser step, one after the other on the same batch, at this share (0 to 1) of
         the training's steps."""
 
-    def loss(self, batch: dict[str, torch.Tensor], rng: torch.Generator, player: str = ...) -> dict[str, torch.Tensor]:
-        """Scalars to log, "loss" being the one for that player to minimise.
+    def begin(self, turns: tuple[str, ...], samples: Iterable[tuple[Batch, Streams]]) -> None:
+        """Called before the first step at which these players, and not those before, take turns.
 
-        batch  "image" (B, 1, X, Y, Z) in [-1, 1] and "condition" (B, form.condition_channels, X, Y, Z)
-        rng    CPU generator from which every random number is drawn; it starts alike for every player of a step
+        samples  training samples without end, batches of one with their streams, the same in every process
+        """
+
+    def loss(self, batch: Batch, streams: Streams, player: str = ...) -> dict[str, torch.Tensor]:
+        """Scalars to log, "loss" being the one for that player to minimise: means over the batch of what depends on
+        each sample alone.
+
+        batch    "image" (B, 1, X, Y, Z) in [-1, 1] and "condition" (B, form.condition_channels, X, Y, Z)
+        streams  one for each of the B samples; they start alike for every player of a step
         """
 
     def sample(self, condition: torch.Tensor, *, seeds: list[int], steps: int | None = None, sampler: str = "dpmpp",
@@ -80,6 +91,13 @@ class Generator(Protocol):
         known      (B, 1, X, Y, Z) real volume in [-1, 1], for synthesis in place
         keep       (B, 1, X, Y, Z) in {0, 1}: 1 where `known` is kept (as noised real voxels at every step)
         """
+
+
+def draw(random: Callable[..., torch.Tensor], shape: Sequence[int], streams: Streams) -> torch.Tensor:
+    """Random numbers (B, ...) on the CPU, each sample's from its own stream. random: torch.randn or torch.rand."""
+    if len(streams) != shape[0]:
+        raise ValueError(f"{len(streams)} random streams are not one for each of {shape[0]} samples")
+    return torch.stack([random(tuple(shape[1:]), generator=stream) for stream in streams])
 
 
 def check_form(form: DataForm, stride: int) -> None:
@@ -107,10 +125,11 @@ def check_numbers(volume: torch.Tensor) -> None:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Within the block the module is in eval mode; after it, in the mode it was in."""
-    training = module.training
+    """Within the block the module is in eval mode; after it, each part of it in the mode it was in."""
+    modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
         yield
     finally:
-        module.train(training)
+        for part, training in modes:
+            part.training = training

@@ -6,7 +6,7 @@ import torch
 
 from .denoising import Denoising
 from .learned_variance import LearnedVariance, LearnedVarianceSettings, hu_levels
-from .protocol import DataForm, check_form
+from .protocol import Batch, DataForm, Streams, check_form, draw
 from .sdm_network import SDMNetwork, SDMNetworkSettings
 from .voxel_diffusion import VoxelDiffusion
 
@@ -34,15 +34,14 @@ class SemanticDiffusion(VoxelDiffusion):
     def stride(self) -> int:
         return self.denoiser.stride
 
-    def loss(self, batch: dict[str, torch.Tensor], rng: torch.Generator,
-             player: str = "denoiser") -> dict[str, torch.Tensor]:
+    def loss(self, batch: Batch, streams: Streams, player: str = "denoiser") -> dict[str, torch.Tensor]:
         """See `Generator.loss`; a share `drop` of the samples is trained without layout."""
         condition, image = batch["condition"], batch["image"]
-        kept = (torch.rand(len(image), generator=rng) >= self.settings.drop).to(condition)
+        kept = (draw(torch.rand, image.shape[:1], streams) >= self.settings.drop).to(condition)
         layout = kept.reshape(-1, 1, 1, 1, 1) * self.layout(condition)
         expected = self.expected(condition)
         return self.process.loss(lambda x, t: self.denoiser(self.process.scaled(x, t, expected), t, layout), image,
-                                 rng, expected)
+                                 streams, expected)
 
     def predict(self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """The denoiser's output in sampling: guided, at twice the cost, where the settings say so."""

@@ -5,7 +5,7 @@ from torch import nn
 
 from ..diffusion.samplers import SAMPLERS
 from .denoising import Denoising, DiffusionSettings
-from .protocol import DataForm, StepCallback, check_patch, evaluating
+from .protocol import Batch, DataForm, StepCallback, Streams, check_patch, evaluating
 
 
 class VoxelDiffusion(nn.Module):
@@ -36,16 +36,17 @@ class VoxelDiffusion(nn.Module):
         """What x_0 is expected to be: the expected HU where the form has them, else the window's middle."""
         return condition[:, -1:] if self.form.expected_hu else 0.0
 
-    def forward(self, batch: dict[str, torch.Tensor], rng: torch.Generator,
-                player: str = "denoiser") -> dict[str, torch.Tensor]:
-        """`loss`, under the name that wrappers for many GPUs intercept."""
-        return self.loss(batch, rng, player)
+    def begin(self, turns: tuple[str, ...], samples) -> None:
+        """See `Generator.begin`: there is one stage."""
 
-    def loss(self, batch: dict[str, torch.Tensor], rng: torch.Generator,
-             player: str = "denoiser") -> dict[str, torch.Tensor]:
+    def forward(self, batch: Batch, streams: Streams, player: str = "denoiser") -> dict[str, torch.Tensor]:
+        """`loss`, under the name that wrappers for many GPUs intercept."""
+        return self.loss(batch, streams, player)
+
+    def loss(self, batch: Batch, streams: Streams, player: str = "denoiser") -> dict[str, torch.Tensor]:
         """See `Generator.loss`."""
         condition = batch["condition"]
-        return self.process.loss(lambda x, t: self.predict(x, t, condition), batch["image"], rng,
+        return self.process.loss(lambda x, t: self.predict(x, t, condition), batch["image"], streams,
                                  self.expected(condition))
 
     @torch.no_grad()

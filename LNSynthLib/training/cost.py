@@ -70,7 +70,7 @@ def training_bytes(generator: torch.nn.Module, patch: tuple[int, int, int], micr
 def _loss(generator: torch.nn.Module, patch: tuple[int, int, int], player: str, samples: int = 1) -> torch.Tensor:
     batch = {"image": torch.empty(samples, 1, *patch, device="meta"),
              "condition": torch.empty(samples, generator.form.condition_channels, *patch, device="meta")}
-    return generator.loss(batch, torch_rng(0), player)["loss"]
+    return generator.loss(batch, [torch_rng(0) for _ in range(samples)], player)["loss"]
 
 
 class _Answers(TorchDispatchMode):

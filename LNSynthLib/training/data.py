@@ -145,16 +145,21 @@ class Patches(Dataset):
         return patch(case, start, self.form, self.settings.augment, random)
 
 
-def micro_batches(settings: TrainSettings, first_step: int, process: int = 0,
-                  processes: int = 1) -> Iterator[list[int]]:
-    """Sample numbers of each forward pass of one process, from `first_step` on.
+def places(settings: TrainSettings, process: int = 0, processes: int = 1) -> list[range]:
+    """The places in a step's batch of the samples of each forward pass of one process.
 
     The micro-batches of a step go round the processes, so that together they see what one alone would.
     """
+    return [range(start, start + settings.micro_batch)
+            for start in range(process * settings.micro_batch, settings.batch, processes * settings.micro_batch)]
+
+
+def micro_batches(settings: TrainSettings, first_step: int, process: int = 0,
+                  processes: int = 1) -> Iterator[list[int]]:
+    """Sample numbers of each forward pass of one process, from `first_step` on."""
     for step in range(first_step, settings.steps):
-        for start in range(process * settings.micro_batch, settings.batch, processes * settings.micro_batch):
-            first = step * settings.batch + start
-            yield list(range(first, first + settings.micro_batch))
+        for part in places(settings, process, processes):
+            yield [step * settings.batch + place for place in part]
 
 
 def loader(patches: Patches, first_step: int, process: int, processes: int, pin: bool) -> DataLoader:

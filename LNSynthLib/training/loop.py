@@ -9,12 +9,14 @@ RUN/samples/        montages
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from itertools import count
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch.nn.utils.parametrize import ParametrizationList
 
 from .. import __version__
 from ..generators import checkpoint as generators
@@ -23,7 +25,7 @@ from ..runtime.events import Callback, Event, Progress, duration, ignore
 from ..runtime.files import read_json, write_json
 from ..runtime.seeds import derive, torch_rng
 from . import checkpoints
-from .data import Patches, collect, loader
+from .data import Patches, collect, loader, places
 from .ema import MovingAverage
 from .log import Log
 from .log import read as read_log
@@ -32,6 +34,9 @@ from .montage import write_montage
 from .settings import FREE, Preset, make_generator
 
 MESSAGE_EVERY_S = 10
+# How random numbers are drawn, kept in settings.json and raised when equal settings give other results: 1 (or nothing)
+# noised a micro-batch from one stream and measured BrainLDM's latents in passing; 2 has a stream for each sample.
+DRAWS = 2
 
 
 def train(preset: Preset, data: Sequence[str | Path], out: str | Path, *, resume: bool = False, device: str = "auto",
@@ -63,7 +68,10 @@ def train(preset: Preset, data: Sequence[str | Path], out: str | Path, *, resume
     cases = collect(data, settings.prepared, generator.form, "train")
     patches = Patches(cases, generator.form, settings)
     if accelerator.is_main_process:
-        _claim(out, preset, data, cases, resume, one_stage=generator.turns(0.0) == generator.turns(1.0))
+        draws = _claim(out, preset, data, cases, resume, one_stage=generator.turns(0.0) == generator.turns(1.0))
+        if draws != DRAWS:
+            callback(Event("training", message="this run was begun by an older version of LNSynth, which drew random "
+                           "numbers otherwise: it goes on, but not as it would have there"))
     accelerator.wait_for_everyone()
 
     adams = {name: torch.optim.Adam(network.parameters(), lr=settings.learning_rate, betas=settings.betas)
@@ -104,6 +112,9 @@ def train(preset: Preset, data: Sequence[str | Path], out: str | Path, *, resume
                 # Networks that stand still from here on are to be shipped as the others see them, not as an average.
                 stage = step
                 ema.restart()
+                with accelerator.autocast():
+                    generator.begin(generator.turns(step / settings.steps),
+                                    _one_by_one(patches, step * settings.batch, accelerator.device))
             values = _step(accelerator, model, adams, generator.turns(step / settings.steps), batches, settings, step)
             ema.update(step - stage)
             done, elapsed = step + 1, time.monotonic() - began
@@ -145,6 +156,13 @@ def _stage_begins(generator, step: int, steps: int) -> bool:
     return step > 0 and generator.turns(step / steps) != generator.turns((step - 1) / steps)
 
 
+def _one_by_one(patches: Patches, first: int, device: torch.device) -> Iterator[tuple[dict, list[torch.Generator]]]:
+    """Training samples from number `first` on, in batches of one, each with its stream."""
+    for number in count(first):
+        batch = {name: tensor[None].to(device) for name, tensor in patches[number].items()}
+        yield batch, [torch_rng(patches.settings.seed, "begin", number)]
+
+
 def _accelerator(precision: str, device: str) -> Accelerator:
     """fp32, or bf16 autocast where it is asked for or, with "auto", where a GPU has it."""
     has_bf16 = device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
@@ -183,12 +201,13 @@ def _turn(accelerator, model, adam, player: str, batch: list[dict], settings, st
     for group in adam.param_groups:
         group["lr"] = settings.rate(step) * settings.rate_factors.get(player, 1.0)
     sums: dict[str, torch.Tensor] = {}
-    for i, part in enumerate(batch):
+    held = places(settings, accelerator.process_index, accelerator.num_processes)
+    for i, (part, samples) in enumerate(zip(batch, held, strict=True)):
         part = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in part.items()}
-        place = i * accelerator.num_processes + accelerator.process_index
-        noise = torch_rng(settings.seed, "noise", step, place)
+        streams = [torch_rng(settings.seed, "noise", step, place) for place in samples]
+        _iterate_spectral_norms(model, i == 0)
         with accelerator.no_sync(model) if i < len(batch) - 1 else nullcontext():
-            losses = model(part, noise, player)
+            losses = model(part, streams, player)
             accelerator.backward(losses["loss"] / len(batch))
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach().float() / len(batch)
@@ -197,6 +216,14 @@ def _turn(accelerator, model, adam, player: str, batch: list[dict], settings, st
     adam.step()
     means = accelerator.reduce(torch.stack(list(sums.values())), "mean")
     return dict(zip(sums, means.tolist(), strict=True))
+
+
+def _iterate_spectral_norms(model: torch.nn.Module, on: bool) -> None:
+    """Whether spectral norms take a step of their power iteration with each forward pass. With the first one of a
+    turn alone, all its samples see the same weights, however many passes they are shared out over."""
+    for module in model.modules():
+        if isinstance(module, ParametrizationList):
+            module.train(on)
 
 
 def _exported(out: Path) -> int | None:
@@ -212,25 +239,27 @@ def _any(accelerator, condition: bool) -> bool:
     return bool(accelerator.reduce(torch.tensor(float(condition), device=accelerator.device), "sum").item())
 
 
-def _claim(out: Path, preset: Preset, data: Sequence[str | Path], cases: list, resume: bool, one_stage: bool) -> None:
-    """Makes the run's folder its own, or makes sure that the run in it is the one to resume.
+def _claim(out: Path, preset: Preset, data: Sequence[str | Path], cases: list, resume: bool, one_stage: bool) -> int:
+    """Makes the run's folder its own, or makes sure that the run in it is the one to resume; returns its `DRAWS`.
 
     one_stage: whose turn it is does not depend on how far the training is, so that it may be lengthened
     """
-    path = out / "settings.json"
+    path, draws = out / "settings.json", DRAWS
     ours = {"preset": preset.plain(), "cases": [[case.id, case.info.get("key")] for case in cases]}
     if path.exists():
         if not resume:
             raise LNSynthError(f"{out} already holds a training run; add --resume to go on with it, or choose another "
                                "folder.")
         theirs = read_json(path)
+        draws = theirs.get("draws", 1)
         if (different := _difference(theirs, ours, one_stage)):
             raise LNSynthError(f"{out} holds a run with another {different}; resume it with its own settings and data, "
                                "or choose another folder.")
     elif out.exists() and any(out.iterdir()):
         raise LNSynthError(f"{out} is not empty and holds no training run; choose another folder.")
-    write_json(path, {**ours, "data": [str(Path(folder).resolve()) for folder in data],
+    write_json(path, {**ours, "draws": DRAWS, "data": [str(Path(folder).resolve()) for folder in data],
                       "versions": {"lnsynth": __version__, "torch": torch.__version__}})
+    return draws
 
 
 def _difference(theirs: dict, ours: dict, one_stage: bool) -> str:

@@ -78,8 +78,8 @@ class TrainSettings:
 
 
 # What may change from one session of a run to the next without changing what is learned from which sample.
-FREE = ("steps", "precision", "workers", "checkpoint_every", "sample_every", "sample_cases", "sample_steps",
-        "tensorboard", "max_minutes")
+FREE = ("steps", "micro_batch", "precision", "workers", "checkpoint_every", "sample_every", "sample_cases",
+        "sample_steps", "tensorboard", "max_minutes")
 
 
 @dataclass(frozen=True)

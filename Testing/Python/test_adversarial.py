@@ -11,6 +11,7 @@ import torch
 import yaml
 from made_prepared import write_case
 from safetensors.torch import load_file
+from streams import streams
 from torch.utils.flop_counter import FlopCounterMode
 
 from LNSynthLib.generators import checkpoint as generators
@@ -88,7 +89,7 @@ def test_a_turn_reaches_no_weight_of_the_other_network(kind, player, other):
     for p in generator.players[other].parameters():
         p.grad = torch.full_like(p, 7.0)
     optimizer = torch.optim.Adam(generator.players[player].parameters(), 1e-2)
-    generator.loss(batch(), torch.Generator().manual_seed(0), player)["loss"].backward()
+    generator.loss(batch(), streams(1), player)["loss"].backward()
     before = {name: value.clone() for name, value in generator.players[player].named_parameters()}
     optimizer.step()
     # Spectral norm's vectors are among the state that stays.
@@ -104,7 +105,7 @@ def test_the_generators_turn_computes_no_weight_gradient_of_the_discriminator(ki
     generator, reached = tiny(kind), []
     for name, p in generator.named_parameters():
         p.register_hook(lambda gradient, name=name: reached.append(name))
-    generator.loss(batch(), torch.Generator().manual_seed(0), "generator")["loss"].backward()
+    generator.loss(batch(), streams(1), "generator")["loss"].backward()
     assert reached and all(name.startswith("generator.") for name in reached)
     # And it is not paid for: the backward pass through the discriminator costs less than two forward passes.
     with torch.no_grad(), FlopCounterMode(display=False) as forward:

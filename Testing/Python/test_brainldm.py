@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from streams import streams
+from torch.distributed.checkpoint.state_dict import set_model_state_dict
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
@@ -13,6 +15,7 @@ from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.seeds import torch_rng
 from LNSynthLib.runtime.settings import build
 from LNSynthLib.training import cost
+from LNSynthLib.training.checkpoints import WHOLE
 from LNSynthLib.training.settings import load_preset, make_generator
 
 SETTINGS = {
@@ -49,6 +52,13 @@ def batch(samples=2):
             "condition": condition(samples)}
 
 
+def singles(samples):
+    """The samples of a batch one by one, each with its stream, as the training loop tells of a stage's beginning."""
+    whole = batch(samples)
+    return [({name: tensor[i:i + 1] for name, tensor in whole.items()}, streams(samples)[i:i + 1])
+            for i in range(samples)]
+
+
 def test_it_is_a_generator():
     generator = tiny()
     assert isinstance(generator, Generator) and generator.stride == 4
@@ -78,11 +88,11 @@ def test_the_verdict_is_least_squares():
 
 def test_the_loss_is_its_weighted_terms_and_has_an_adversary_only_once_that_has_learned():
     generator = tiny(autoencoder={**SETTINGS["autoencoder"], "kl_weight": 0.01, "adversarial_weight": 0.5})
-    before = generator.loss(batch(), torch_rng(1), "autoencoder")
+    before = generator.loss(batch(), streams(2), "autoencoder")
     assert before["adversarial"] == 0
     torch.testing.assert_close(before["loss"], before["l1"] + 0.01 * before["kl"])
-    generator.loss(batch(), torch_rng(1), "discriminator")
-    after = generator.loss(batch(), torch_rng(1), "autoencoder")
+    generator.loss(batch(), streams(2), "discriminator")
+    after = generator.loss(batch(), streams(2), "autoencoder")
     assert after["adversarial"] > 0 and after["l1"] == before["l1"]
     torch.testing.assert_close(after["loss"], before["loss"] + 0.5 * after["adversarial"])
 
@@ -91,7 +101,7 @@ def test_the_loss_is_its_weighted_terms_and_has_an_adversary_only_once_that_has_
 def test_each_turn_trains_its_own_network(player):
     """The autoencoder's loss reaches through the discriminator, which the training loop knows; no other reaches out."""
     generator = tiny()
-    generator.loss(batch(), torch_rng(1), player)["loss"].backward()
+    generator.loss(batch(), streams(2), player)["loss"].backward()
     reached = {name for name, network in generator.players.items()
                if any(weight.grad is not None for weight in network.parameters())}
     assert reached - {"discriminator"} == {player} - {"discriminator"} and player in reached
@@ -103,18 +113,19 @@ def test_scaled_latents_have_unit_standard_deviation():
     scale = LatentScale(samples=40)
     codes = 3 + torch.randn(60, 3, 4, 4, 4) * torch.linspace(0.2, 2, 60)[:, None, None, None, None]
     assert scale.deviation == 1
-    for part in codes.split(2):
-        scale.observe(part)
+    scale.measure(codes.split(1))
     assert scale.seen == 40
     assert (codes[:40] / scale.deviation).std().item() == pytest.approx(1, abs=1e-3)
 
 
-def test_the_scale_is_measured_while_training_and_survives_a_checkpoint(tmp_path):
-    generator = tiny().eval()
-    generator.loss(batch(), torch_rng(1))
-    assert generator.scale.seen == 0
-    generator.train().loss(batch(), torch_rng(1))
-    code = generator.autoencoder.code(batch()["image"], torch_rng(1))
+def test_the_scale_is_measured_before_the_denoisers_stage_and_survives_a_checkpoint(tmp_path):
+    generator = tiny()
+    for player in generator.players:
+        generator.loss(batch(), streams(2), player)
+    generator.begin(("discriminator", "autoencoder"), singles(4))
+    assert generator.scale.seen == 0  # latents still change
+    generator.begin(("denoiser",), singles(4))
+    code = torch.cat([generator.autoencoder.code(one["image"], stream) for one, stream in singles(4)])
     assert (code / generator.scale.deviation).std().item() == pytest.approx(1, abs=1e-3)
     loaded, _ = checkpoint.load(checkpoint.save(tmp_path / "g", generator))
     assert loaded.scale.deviation == generator.scale.deviation and loaded.settings == generator.settings
@@ -124,7 +135,7 @@ def test_the_scale_is_measured_while_training_and_survives_a_checkpoint(tmp_path
 def test_an_untrained_denoiser_loses_the_variance_of_the_noise():
     # Its last convolution starts at zero and theirs is the squared error: E N(0, 1)^2 = 1.
     generator = checkpoint.create("brainldm", SETTINGS)
-    assert generator.loss(batch(8), torch_rng(1))["loss"].item() == pytest.approx(1, abs=0.03)
+    assert generator.loss(batch(8), streams(8))["loss"].item() == pytest.approx(1, abs=0.03)
 
 
 def test_the_denoiser_responds_to_the_node_mask_and_to_nothing_else_of_the_condition():
@@ -137,7 +148,7 @@ def test_the_denoiser_responds_to_the_node_mask_and_to_nothing_else_of_the_condi
     other = c.clone()
     other[:, :3] = c[:, :3].flip(1)
     assert torch.equal(output(c), output(other))
-    loss = [generator.eval().loss({"image": batch(1)["image"], "condition": c}, torch_rng(1))["loss"]
+    loss = [generator.eval().loss({"image": batch(1)["image"], "condition": c}, streams(1))["loss"]
             for c in (c, other)]
     assert loss[0] == loss[1]
     assert not torch.allclose(output(c), output(torch.cat([c[:, :3], torch.zeros_like(c[:, 3:])], dim=1)), atol=1e-4)
@@ -167,7 +178,7 @@ def perfect(generator, latents):
 @pytest.mark.parametrize("sampler, steps", [("dpmpp", 10), ("ddim", 10), ("ddpm", 50)])
 def test_sampling_with_a_perfect_denoiser_decodes_the_truth(sampler, steps):
     generator = tiny()
-    generator.train().loss(batch(), torch_rng(1))
+    generator.begin(("denoiser",), singles(4))
     code = generator.autoencoder.encode(batch(1)["image"])[0].detach()
     perfect(generator, code / generator.scale.deviation)
     result = generator.sample(condition(), seeds=[1], sampler=sampler, steps=steps)
@@ -260,3 +271,19 @@ def test_wrong_settings_are_refused():
         tiny(autoencoder_share=1.0)
     with pytest.raises(LNSynthError, match="multiples of 4"):
         tiny().sample(torch.zeros(1, 4, 16, 16, 18), seeds=[1])
+
+
+def test_weights_of_a_version_whose_adversary_had_batch_norms_are_read(tmp_path):
+    generator = tiny()
+    norms = [name.removesuffix(".weight") for name in generator.state_dict()
+             if name.startswith("discriminator.") and name.endswith(".adn.N.weight")]
+    assert norms
+    old = generator.state_dict()
+    for norm in norms:
+        width = old[f"{norm}.weight"].shape
+        old |= {f"{norm}.running_mean": torch.zeros(width), f"{norm}.running_var": torch.ones(width),
+                f"{norm}.num_batches_tracked": torch.tensor(7)}
+    loaded, _ = checkpoint.load(checkpoint.save(tmp_path / "g", generator, weights=old))
+    for fresh in (loaded, tiny()):
+        set_model_state_dict(fresh, old, options=WHOLE)  # as a resumed run
+        assert all(torch.equal(value, old[name]) for name, value in fresh.state_dict().items())

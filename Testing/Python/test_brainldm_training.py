@@ -85,7 +85,7 @@ def test_what_ships_is_the_autoencoder_in_whose_latents_the_denoiser_learned(who
             assert torch.equal(weights[name], averaged[name]), name
     assert any(not torch.equal(weights[name], averaged[name]) for name in weights if name.startswith("denoiser."))
     generator, _ = generators.load(whole_run)
-    assert generator.scale.seen == 8 and generator.scale.deviation != 1  # of four steps of batch 2
+    assert generator.scale.seen == 64 and generator.scale.deviation != 1
 
 
 def test_training_learns(dataset, tmp_path):

@@ -1,6 +1,7 @@
 """Echo from noise: its layout is the whole condition, and it is trained and sampled without guidance."""
 
 import torch
+from streams import streams
 
 from LNSynthLib.generators import checkpoint
 from LNSynthLib.runtime.seeds import torch_rng
@@ -19,7 +20,7 @@ def test_the_denoiser_is_given_all_of_the_condition_once():
     calls = []
     generator.denoiser.forward = lambda x, t, layout: (calls.append(layout), torch.zeros(len(x), 2, *x.shape[2:]))[1]
     condition = torch.rand(4, 4, 8, 8, 8, generator=torch_rng(0))
-    generator.loss({"image": torch.zeros(4, 1, 8, 8, 8), "condition": condition}, torch_rng(1))
+    generator.loss({"image": torch.zeros(4, 1, 8, 8, 8), "condition": condition}, streams(4))
     generator.predict(torch.randn(4, 1, 8, 8, 8), torch.full((4,), 5), condition)
     assert len(calls) == 2 and all(torch.equal(layout, condition) for layout in calls)
 
@@ -29,7 +30,7 @@ def test_without_a_learned_variance_the_network_has_one_output_and_the_loss_one_
         generator = tiny(learned_variance=learned)
         batch = {"image": torch.zeros(1, 1, 8, 8, 8), "condition": torch.zeros(1, 4, 8, 8, 8)}
         assert generator.denoiser.conv_out.out_channels == outputs
-        assert set(generator.loss(batch, torch_rng(1))) == logged
+        assert set(generator.loss(batch, streams(1))) == logged
 
 
 def test_the_papers_settings():

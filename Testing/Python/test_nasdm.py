@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from scipy import ndimage
+from streams import streams
 
 from LNSynthLib.generators import checkpoint
 from LNSynthLib.generators.nasdm import edges
@@ -90,7 +91,7 @@ def test_the_layout_of_a_share_of_the_samples_is_left_out(drop):
     seen = []
     generator.denoiser.forward = lambda x, t, layout: (seen.append(layout), torch.zeros(len(x), 2, *x.shape[2:]))[1]
     c = c.expand(500, -1, -1, -1, -1)
-    generator.loss({"image": torch.zeros(500, 1, 8, 8, 8), "condition": c}, torch_rng(3))
+    generator.loss({"image": torch.zeros(500, 1, 8, 8, 8), "condition": c}, streams(500))
     empty = ~seen[0].flatten(1).any(1)
     assert empty.float().mean() == pytest.approx(drop, abs=0.05)
     assert torch.equal(seen[0][~empty], generator.layout(c)[~empty])

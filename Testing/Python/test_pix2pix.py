@@ -4,10 +4,12 @@ import math
 
 import pytest
 import torch
+from streams import streams
 from torch import nn
 
 from LNSynthLib.generators import checkpoint
 from LNSynthLib.generators.pix2pix import UNet, UNetSettings
+from LNSynthLib.generators.protocol import draw
 from LNSynthLib.runtime.errors import LNSynthError
 
 SETTINGS = {"form": {"anatomy_channels": 3, "patch": [16, 16, 16]},
@@ -83,10 +85,10 @@ def test_losses_are_the_papers():
     generator = tiny().eval()
     batch = {"condition": condition(2), "image": torch.rand(2, 1, 16, 16, 16) * 2 - 1}
     with torch.no_grad():
-        ours = generator.loss(batch, torch.Generator().manual_seed(1), "generator")
-        theirs = generator.loss(batch, torch.Generator().manual_seed(1), "discriminator")
-        stream = torch.Generator().manual_seed(1)  # both saw the fakes of one stream
-        fake = generator.generate(batch["condition"], lambda shape: torch.rand(shape, generator=stream))
+        ours = generator.loss(batch, streams(2), "generator")
+        theirs = generator.loss(batch, streams(2), "discriminator")
+        seen = streams(2)  # both saw the fakes of these
+        fake = generator.generate(batch["condition"], lambda shape: draw(torch.rand, shape, seen))
         of_fake, of_real = (torch.sigmoid(generator.discriminator(torch.cat([batch["condition"], x], 1))[0][-1])
                             for x in (fake, batch["image"]))
     l1 = (fake - batch["image"]).abs().mean()
@@ -98,7 +100,7 @@ def test_an_undecided_discriminator_loses_log_2():
     generator = tiny()
     nn.init.zeros_(generator.discriminator.scales[0].layers[-1].weight)
     batch = {"condition": condition(), "image": torch.zeros(1, 1, 16, 16, 16)}
-    losses = generator.loss(batch, torch.Generator().manual_seed(0), "discriminator")
+    losses = generator.loss(batch, streams(1), "discriminator")
     assert losses["loss"].item() == pytest.approx(math.log(2), rel=1e-6)
 
 

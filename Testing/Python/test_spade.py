@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from streams import streams
 from torch import nn
 from torch.nn import functional as F
 
@@ -104,8 +105,8 @@ def test_losses_are_hinge_and_feature_matching():
     with torch.no_grad():
         fake = generator.generate(condition, None)
         judged = [generator.discriminator(torch.cat([condition, x], 1)) for x in (fake, image)]
-        ours = generator.loss(batch, torch.Generator(), "generator")
-        theirs = generator.loss(batch, torch.Generator(), "discriminator")
+        ours = generator.loss(batch, streams(1), "generator")
+        theirs = generator.loss(batch, streams(1), "discriminator")
     logits = [[scale[-1] for scale in scales] for scales in judged]
     adversarial = -sum(x.mean() for x in logits[0]) / 2
     matching = sum((a - b).abs().mean() for f, r in zip(*judged, strict=True)

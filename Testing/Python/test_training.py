@@ -86,6 +86,20 @@ def test_two_sessions_equal_one(dataset, whole_run, tmp_path):
     same_run(run, whole_run)
 
 
+def test_a_run_begun_by_an_older_version_goes_on_and_says_so(dataset, whole_run, tmp_path):
+    run, messages = tmp_path / "run", []
+    train(tiny(steps=3), [dataset], run, device="cpu")
+    settings = json.loads((run / "settings.json").read_text())
+    del settings["draws"]
+    write_json(run / "settings.json", settings)
+    for steps, said in ((5, True), (7, False)):
+        messages.clear()
+        train(tiny(steps=steps), [dataset], run, resume=True, device="cpu",
+              callback=lambda event: messages.append(event.message))
+        assert any("begun by an older version" in message for message in messages) == said
+    same_run(run, whole_run)  # of micro-batches of one sample both versions make the same
+
+
 def test_a_generator_that_a_kill_left_behind_its_checkpoint_is_made_again(dataset, whole_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole_run, run)
@@ -160,7 +174,7 @@ def test_accumulated_gradients_are_those_of_the_batch(dataset, tmp_path):
     generator = make_generator(tiny())
     for place in range(2):
         batch = {name: value[None] for name, value in patches[place].items()}
-        (generator(batch, torch_rng(settings.seed, "noise", 0, place))["loss"] / 2).backward()
+        (generator(batch, [torch_rng(settings.seed, "noise", 0, place)])["loss"] / 2).backward()
     for name, parameter in generator.named_parameters():
         if parameter.grad is not None:
             torch.testing.assert_close(moments[f"{name}/exp_avg"], 0.1 * parameter.grad, rtol=1e-4, atol=1e-8)

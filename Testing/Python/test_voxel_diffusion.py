@@ -3,6 +3,7 @@ they learn to draw what their condition says."""
 
 import pytest
 import torch
+from streams import streams
 
 from LNSynthLib.generators import checkpoint
 from LNSynthLib.generators.protocol import Generator
@@ -132,7 +133,7 @@ def test_a_short_training_learns_to_draw_nodes(kind, prediction):
     def loss(seed):
         c = conditions(4, seed)
         image = c[:, 3:4] - 0.5 + 0.05 * torch.randn(4, 1, 8, 8, 8, generator=torch_rng(seed, "grain"))
-        return generator.loss({"image": image, "condition": c}, torch_rng(seed, "noise"))["loss"]
+        return generator.loss({"image": image, "condition": c}, streams(4, seed))["loss"]
 
     def mean():
         with torch.no_grad():
