@@ -132,6 +132,37 @@ def test_tiles_at_once_change_the_last_bits_alone(tmp_path, folder):
     assert seen[-1].done == seen[-1].total == 6
 
 
+def test_the_network_sees_hu_within_the_window_and_no_scanners_padding(threshold):
+    # A plan whose own limits are wide, so that the window alone can clip.
+    normalisation = threshold.predictor.plans_manager.plans["foreground_intensity_properties_per_channel"]["0"]
+    normalisation |= {"percentile_00_5": -5000.0, "percentile_99_5": 5000.0}
+    seen = []
+
+    class Looking(Threshold):
+        def forward(self, x):
+            seen.append(x * 40.0 + 80.0)
+            return super().forward(x)
+
+    threshold.predictor.network = Looking()
+    volume = scene(shape=(30, 22, 26))
+    volume.affine[:3, :3] *= 0.8  # interpolated, so that padding could reach its neighbours
+    found = []
+    for padding in (-1024, -3024):
+        volume.array[:9] = padding
+        found.append(threshold.predict(volume).probability)
+    shown = torch.cat(seen)
+    assert float(shown.min()) == pytest.approx(-120, abs=1e-3) and float(shown.max()) == pytest.approx(240, abs=1e-3)
+    np.testing.assert_array_equal(*found)
+
+
+def test_a_faint_node_in_one_thick_slice_is_found_there_at_its_size(threshold):
+    affine = np.diag([SPACING, SPACING, 3 * SPACING, 1.0])  # the network's voxels have their centres at the slices'
+    volume = balls((20, 20, 7), affine, [(20, 20, 18)], radius=7.0, inside=85.0)
+    found = threshold.predict(volume).instances
+    assert found[..., [0, 1, 2, 4, 5, 6]].sum() == 0
+    assert (found[..., 3] > 0).sum() == pytest.approx((volume.array[..., 3] > THRESHOLD).sum(), rel=0.1)
+
+
 def test_it_needs_no_environment_and_leaves_none(folder):
     Segmenter.open(folder, "cpu").predict(scene())
     assert not [name for name in os.environ if name.startswith("nnUNet")]

@@ -31,7 +31,7 @@ from LNSynthLib.segmentation.train import train_segmenter
 from LNSynthLib.synthesis.synthesize import SynthesizeSettings, synthesize
 
 TINY = TrainerSettings(epochs=2, iterations=2, val_iterations=1, patch=(16, 16, 16), features=(4, 8, 8), batch=2,
-                       convolutions=1, batch_dice=True, foreground=0.5, save_every=1)
+                       convolutions=1, batch_dice=True, foreground=0.5, momentum=0.9, save_every=1)
 SETTINGS = SegmentSettings(strategy="both", multiple=1, spacing_mm=4.0, margin_mm=40.0, labels="abdomen17", seed=5,
                            trainer=TINY)
 
@@ -85,6 +85,11 @@ def test_a_run_tells_what_it_was_trained_on(trained, data):
     assert plan["normalization_schemes"] == ["CTNormalization"] and plan["batch_dice"] is True
     split = json.loads((out / "nnUNet_preprocessed" / model.DATASET / "splits_final.json").read_text())
     assert split == [{side: [item["name"] for item in record["data"][side]] for side in ("train", "val")}]
+
+
+def test_the_optimiser_has_the_settings_own_momentum(trained):
+    state = model.load(model.model_folder(trained[0]) / "fold_0" / "checkpoint_final.pth")
+    assert [group["momentum"] for group in state["optimizer_state"]["param_groups"]] == [TINY.momentum] == [0.9]
 
 
 def test_test_cases_are_not_in_a_run_at_all(trained, data):

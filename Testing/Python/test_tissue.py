@@ -107,4 +107,6 @@ def test_node_contrast_is_to_free_tissue_alone():
     assert -90 <= first["around_hu"] < -80 and second["id"] == 5 and second["contrast"] > 150
     alone = node_contrast(hu, np.where(nodes == 3, nodes, 0), np.full_like(anatomy, LIVER), TABLE, (1.0, 1.0, 1.0))
     assert alone == [{"id": 3, "hu": 40.0, "around_hu": None, "contrast": None}]
+    few = TissueSettings(least_shell=10**6)
+    assert {c["contrast"] for c in node_contrast(hu, nodes, anatomy, TABLE, (1.0, 1.0, 1.0), few)} == {None}
     assert node_contrast(hu, np.zeros_like(nodes), anatomy, TABLE, (1.0, 1.0, 1.0)) == []
