@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -11,15 +10,20 @@ from pathlib import Path
 
 import numpy as np
 
+from ..runtime.content import NONE, check
 from ..runtime.errors import LNSynthError
 from ..runtime.files import atomic_path, read_json, sha256, sha256_array, sha256_once, write_json
 from ..runtime.locks import turn
+from ..runtime.names import check_id, check_name, inside
 from .volume import Volume, canonical, read, write
 
 SPLITS = ("train", "val", "test")
 KINDS = ("real", "phantom", "pseudo")
 FORMAT = 1
 ROLES = ("ct", "nodes", "anatomy")
+ENTRY = {"id": check_name, "patient": str, "split": set(SPLITS), "source": str, "anatomy_version": {1, 2, None},
+         "files": {"ct": str, "nodes?": (str, NONE), "anatomy?": (str, NONE)}, "sha256": {"ct": str}}
+MANIFEST = {"name": str, "kind": set(KINDS), "cases": [ENTRY]}
 
 
 @dataclass(eq=False)
@@ -93,6 +97,7 @@ class Dataset:
         manifest = read_json(folder / "dataset.json")
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or "cases" not in manifest:
             raise LNSynthError(f"{folder}: its dataset.json is no manifest of format {FORMAT}; make it again.")
+        _check_manifest(folder, manifest)
         return cls(folder, manifest)
 
     @property
@@ -152,8 +157,8 @@ class Dataset:
 
     def path(self, id: str, role: str) -> Path | None:
         """Where the case's ct, nodes or anatomy lies, None where it has none."""
-        inside = self.entry(id)["files"].get(role)
-        return self.folder / inside if inside else None
+        relative = self.entry(id)["files"].get(role)
+        return self.folder / relative if relative else None
 
     def add(self, case: Case) -> dict:
         """Write a case's files and its manifest entry, which is returned; a case of the same id is replaced.
@@ -162,8 +167,7 @@ class Dataset:
         manifest should keep; files and hashes are filled in here. The CT is stored as int16 where it holds whole HU,
         else float32; nodes as uint16, anatomy as uint8.
         """
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", case.id):
-            raise LNSynthError(f"Case id {case.id!r} cannot name a folder; use letters, digits, dots and dashes.")
+        check_id(case.id, self.folder)
         entry = {"patient": case.id, "split": "train", "source": "", "anatomy_version": 2, **case.entry}
         if entry["split"] not in SPLITS:
             raise LNSynthError(f"Case {case.id}: the split is one of {', '.join(SPLITS)}, not {entry['split']!r}.")
@@ -230,11 +234,25 @@ class Dataset:
 
     def _write(self, entry: dict, role: str, volume: Volume, written: ExitStack, dtype, description: str = "") -> None:
         """A file of the case, in its place when `written` closes, and gone when that ends in an error."""
-        inside = f"cases/{entry['id']}/{role}.nii.gz"
-        beside = written.enter_context(atomic_path(self.folder / inside))
+        relative = f"cases/{entry['id']}/{role}.nii.gz"
+        path = inside(self.folder, relative, self.folder / "dataset.json")
+        beside = written.enter_context(atomic_path(path))
         write(beside, volume, description, dtype)
-        entry["files"][role] = inside
+        entry["files"][role] = relative
         entry["sha256"][role] = sha256(beside)
+
+
+def _check_manifest(folder: Path, manifest: dict) -> None:
+    """Raises LNSynthError where an entry is not what `Dataset.cases` describes, or a path leads out of the folder."""
+    where, ids = folder / "dataset.json", set()
+    check(manifest, MANIFEST, where)
+    for entry in manifest["cases"]:
+        if entry["id"] in ids:
+            raise LNSynthError(f"{where}: the id {entry['id']!r} appears twice; give each case its own.")
+        ids.add(entry["id"])
+        for role, path in entry["files"].items():
+            if path is not None:
+                inside(folder, path, where, f"the {role} of case {entry['id']}")
 
 
 def _merged(known: dict, ours: dict, theirs: dict) -> dict:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -22,6 +21,7 @@ from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, Progress, ignore
 from ..runtime.files import atomic_folder, read_json, sha256_once, write_json
 from ..runtime.locks import turn
+from ..runtime.names import inside, problem, remove_ours
 from ..runtime.processes import WorkerDied, each
 from ..runtime.temporary import sweep
 from .body import LOWEST_HU, label_map, node_hu, organ_hu
@@ -30,7 +30,7 @@ from .dataset import ROLES, Case, Dataset
 from .labels import LabelTable
 from .nodes import records
 from .pictures import PLANES, montage, view, write_png
-from .store import PreparedCase, write_prepared
+from .store import FILES, PreparedCase, write_prepared
 from .volume import Volume, bounding_box, canonical, crop, grow, isotropic_grid, resample_to
 
 VERSION = 2  # raise it when the same inputs and settings give other arrays: prepared cases are then made again
@@ -118,8 +118,9 @@ def _died(job: tuple[Path, str, PrepareSettings], death: WorkerDied) -> tuple[st
 def _remove_others(folder: Path, ids: set[str]) -> None:
     """Prepared cases whose source left the data set go too: they would be trained on."""
     for made in folder.glob("[!.]*/case.json"):
-        if made.parent.name not in ids:
-            shutil.rmtree(made.parent)
+        if made.parent.name not in ids and not remove_ours(made.parent, FILES):
+            raise LNSynthError(f"{made.parent}: the data set has no such case any more, and the folder holds other "
+                               "files than a prepared case's; move it away.")
 
 
 def _check(settings: PrepareSettings) -> None:
@@ -128,7 +129,7 @@ def _check(settings: PrepareSettings) -> None:
         (settings.spacing_mm <= 0, f"spacing_mm is {settings.spacing_mm}; give a positive voxel side in mm"),
         (settings.margin_mm < 0, f"margin_mm is {settings.margin_mm}; give 0 or more mm"),
         (low >= high, f"the window runs from {low} to {high}; give the lower HU first"),
-        (Path(settings.name).name != settings.name, f"the name {settings.name!r} is no folder name; give a plain word"),
+        (problem(settings.name), f"the name {settings.name!r} cannot name a folder; give a plain word"),
     ):
         if wrong:
             raise LNSynthError(f"Prepare settings: {what}.")
@@ -136,14 +137,14 @@ def _check(settings: PrepareSettings) -> None:
 
 def prepare_case(dataset: Dataset, id: str, settings: PrepareSettings) -> tuple[PreparedCase, bool]:
     """(prepared case, True when it had to be made). Raises LNSynthError for a case that cannot be prepared."""
-    folder = dataset.folder / "prepared" / settings.name / id
+    folder = inside(dataset.folder, f"prepared/{settings.name}/{id}", dataset.folder / "dataset.json")
     table = LabelTable.load(settings.labels)
     hashes = {role: sha256_once(path) for role in ROLES if (path := dataset.checked_path(id, role))}
     entry = dataset.entry(id)
     about = {"kind": dataset.kind} | {k: entry[k] for k in ("id", "patient", "split", "source", "anatomy_version")}
     inputs = {"version": VERSION, "settings": asdict(settings), "table": asdict(table), "sha256": hashes} | about
     key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-    if (folder / "case.json").is_file() and read_json(folder / "case.json").get("key") == key:
+    if _key(folder) == key:
         return PreparedCase.open(folder), False
 
     began = time.monotonic()
@@ -155,6 +156,14 @@ def prepare_case(dataset: Dataset, id: str, settings: PrepareSettings) -> tuple[
         write_prepared(beside, **arrays, info=info)
         write_png(beside / "report.png", report(hu, arrays["anatomy"], arrays["nodes"], info, table))
     return PreparedCase.open(folder), True
+
+
+def _key(folder: Path) -> str | None:
+    """Of the prepared case in the folder; None where there is none, or it does not tell: it is then prepared again."""
+    try:
+        return read_json(folder / "case.json")["key"]
+    except (LNSynthError, KeyError, TypeError):
+        return None
 
 
 def checked(case: Case, where: dict[str, str], settings: PrepareSettings, table: LabelTable) -> Case:

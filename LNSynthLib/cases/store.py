@@ -7,15 +7,23 @@ from pathlib import Path
 
 import numpy as np
 
+from ..runtime.content import NONE, NUMBER, check
 from ..runtime.errors import LNSynthError
 from ..runtime.files import read_json, write_json
+from ..runtime.names import check_name
 from .dataset import Dataset
 from .volume import Box
 
 CHUNK, BLOCK = 64, 16  # voxels a side: larger blocks read more around a crop, smaller ones cost more each
 ARRAYS = {"ct": np.float16, "anatomy": np.uint8, "nodes": np.uint16}
 OUTSIDE = {"ct": -1.0, "anatomy": 0, "nodes": 0}  # what a box finds beyond the volume: air, no node
+FILES = (*(f"{name}.b2nd" for name in ARRAYS), "case.json", "report.png")  # all that a prepared case's folder holds
 FORMAT = 1
+INFO = {"format": int, "id": check_name, "patient?": str, "split": str, "kind": str, "shape": [int],
+        "spacing_mm": [NUMBER], "affine": [[NUMBER]], "window?": [NUMBER], "labels?": str, "settings?": dict,
+        "sha256?": {str: str}, "key?": str, "organ_hu?": [(*NUMBER, NONE)], "node_hu?": (*NUMBER, NONE),
+        "nodes?": [{"id": int, "bbox?": [[int]], "centroid?": [NUMBER], "volume_ml?": NUMBER,
+                    "short_axis_mm?": NUMBER}]}
 
 
 @dataclass(frozen=True)
@@ -39,11 +47,13 @@ class PreparedCase:
         if not (folder / "case.json").is_file():
             raise LNSynthError(f"{folder}: there is no prepared case here (no case.json); run `lnsynth prepare` first.")
         info = read_json(folder / "case.json")
+        if not isinstance(info, dict):
+            raise LNSynthError(f"{folder / 'case.json'}: it does not describe a case; run `lnsynth prepare` again.")
         missing = [f"{name}.b2nd" for name in ARRAYS if not (folder / f"{name}.b2nd").is_file()]
         if missing or info.get("format") != FORMAT:
             what = f"{', '.join(missing)} missing" if missing else f"format {info.get('format')}, not {FORMAT}"
             raise LNSynthError(f"{folder}: the prepared case cannot be used ({what}); run `lnsynth prepare` again.")
-        return cls(folder, info)
+        return cls(folder, check(info, INFO, folder / "case.json"))
 
     @property
     def id(self) -> str:

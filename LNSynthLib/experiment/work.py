@@ -157,7 +157,7 @@ def filtering(cell: Cell, inputs: Folders, folder: Path, context: Context, callb
     judge, made = Segmenter.open(inputs["segmenter"] / "run", context.device), inputs["pairs"] / "samples"
     found = filter_samples(made, judge, cell.settings["threshold"], callback=callback)
     dropped = {entry["sample"] for entry in found["dropped"]}
-    with atomic_folder(folder / "kept") as beside:
+    with atomic_folder(folder / "kept", also=["*/*"]) as beside:  # other samples, where another threshold kept them
         for sample in samples(made):
             if sample.name not in dropped:
                 shutil.copytree(sample, beside / sample.name, copy_function=os.link)

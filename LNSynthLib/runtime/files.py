@@ -8,13 +8,14 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from . import temporary
 from .errors import LNSynthError
+from .names import check_replaceable
 
 FULL = "the disk is full; free some space, or choose another place"
 LEAST_FREE = 1 << 16  # bytes: a disk with less is full, whatever a library said when it could not write
@@ -136,10 +137,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
+def atomic_folder(path: str | Path, also: Iterable[str] = ()) -> Iterator[Path]:
     """A folder beside `path` to fill; takes the place of `path` on success, removed on failure.
 
-    Rights and errors as for `atomic_path`.
+    Rights and errors as for `atomic_path`; LNSynthError, too, where the folder at `path` holds files that the new one
+    does not, other than those of the patterns `also` (`names.check_replaceable`).
     """
     path = Path(path)
     with _writing(path):
@@ -159,6 +161,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
                 elif stat.S_ISREG(about.st_mode) and about.st_nlink == 1:  # other names of a file are not ours
                     os.chmod(entry, rights & 0o666)
                     _sync(entry)
+            if path.is_dir():
+                check_replaceable(path, beside, also)
             if path.is_dir() and not path.is_symlink():
                 os.chmod(beside, stat.S_IMODE(os.stat(path).st_mode))
             _sync(beside)
@@ -252,7 +256,9 @@ def read_json(path: str | Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LNSynthError(f"{path} does not exist; check the path.") from None
-    except (ValueError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise LNSynthError(f"{path} cannot be read ({error.strerror}); check that it is a file you may read.") from None
+    except (ValueError, UnicodeDecodeError, RecursionError) as error:
         raise LNSynthError(f"{path} is not valid JSON ({error}); restore it or make it again.") from None
 
 

@@ -214,12 +214,13 @@ def test_a_bad_case_does_not_stop_the_others(dataset):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_unforeseen_error_costs_its_case_alone(dataset, workers):
-    del dataset.entry("p0")["patient"]
-    dataset.save()
-    with pytest.raises(LNSynthError, match=r"1 of 2 cases could .*case p0 failed \(KeyError: 'patient'\); check"):
+    path = dataset.path("p0", "nodes")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(LNSynthError, match=r"1 of 2 cases could .*case p0 failed \(IsADirectoryError: .*; check"):
         prepare(dataset, COARSE, workers)
     assert [c.id for c in list_prepared(dataset.folder / "prepared/default")] == ["p1"]
-    assert "KeyError" in read_json(dataset.folder / "prepared/default/prepare.json")["failed"]["p0"]
+    assert "IsADirectoryError" in read_json(dataset.folder / "prepared/default/prepare.json")["failed"]["p0"]
 
 
 def test_cancelling_within_a_case_ends_the_preparation(dataset, monkeypatch):
@@ -336,7 +337,7 @@ def test_nodes_too_small_for_the_grid_are_told(tmp_path, drawn):
 
 @pytest.mark.parametrize("change, why", [
     ({"spacing_mm": 0.0}, "spacing_mm is 0.0"), ({"margin_mm": -1.0}, "margin_mm is -1"),
-    ({"window": (240.0, -120.0)}, "window runs from 240"), ({"name": "../x"}, "no folder name"),
+    ({"window": (240.0, -120.0)}, "window runs from 240"), ({"name": "../x"}, "cannot name a folder"),
     ({"labels": "abdomen99"}, "no label table named abdomen99"),
 ])
 def test_senseless_settings_are_refused_before_any_work(dataset, change, why):

@@ -89,7 +89,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 
 def test_a_folder_is_replaced_whole(tmp_path):
     for text in ("old", "new"):
-        with atomic_folder(tmp_path / "model") as beside:
+        with atomic_folder(tmp_path / "model", also=["old.txt"]) as beside:
             (beside / f"{text}.txt").write_text(text)
     with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "model") as beside:
         (beside / "half.txt").write_text("half")
@@ -110,7 +110,7 @@ def test_an_interrupted_replacement_brings_the_old_folder_back(tmp_path, monkeyp
         rename(source, target)
 
     monkeypatch.setattr(os, "replace", interrupted)
-    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "model") as beside:
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "model", also=["old.txt"]) as beside:
         (beside / "new.txt").write_text("new")
     assert os.listdir(tmp_path) == ["model"] and os.listdir(tmp_path / "model") == ["old.txt"]
 

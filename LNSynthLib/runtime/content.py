@@ -1,0 +1,67 @@
+"""What a JSON file must hold: checked once, where it is read, so that a wrong type is one sentence and no traceback.
+
+A shape is a type, a tuple of types (one of them), a set (one of its values), [shape] for a list, {name: shape} for a
+mapping that has at least these names ("name?" may be missing), {str: shape} for a mapping of any names, or a function
+that takes (value, where).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .errors import LNSynthError
+
+NONE = type(None)
+NUMBER = (int, float)
+WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "a mapping",
+         list: "a list", NONE: "null"}
+
+
+def check(value: Any, shape: Any, where: object, at: str = "") -> Any:
+    """The value itself. Raises LNSynthError, naming `where` and the place in it, unless it has the shape.
+
+    Numbers must be finite; true and false are no numbers.
+    """
+    if isinstance(shape, dict):
+        _typed(value, (dict,), where, at)
+        for name, inner in shape.items():
+            if name is str:
+                for key in value:
+                    check(value[key], inner, where, _join(at, key))
+            elif name.rstrip("?") in value:
+                check(value[name.rstrip("?")], inner, where, _join(at, name.rstrip("?")))
+            elif not name.endswith("?"):
+                raise LNSynthError(f"{where}: {_join(at, name)} is missing; restore the file from a copy.")
+    elif isinstance(shape, list):
+        _typed(value, (list,), where, at)
+        for number, entry in enumerate(value):
+            check(entry, shape[0], where, f"{at}[{number}]")
+    elif isinstance(shape, set | frozenset):
+        if not isinstance(value, str | int | NONE) or value not in shape:
+            known = ", ".join(sorted(map(str, shape)))
+            raise LNSynthError(f"{where}: {at} is one of {known}, not {_shown(value)}; correct it.")
+    elif isinstance(shape, type | tuple):
+        _typed(value, shape if isinstance(shape, tuple) else (shape,), where, at)
+    else:
+        shape(value, f"{where}: {at}" if at else where)
+    return value
+
+
+def _typed(value: Any, types: tuple, where: object, at: str) -> None:
+    allowed = (*types, int) if float in types else types
+    fits = isinstance(value, allowed) and (not isinstance(value, bool) or bool in types)
+    if not fits or isinstance(value, float) and not math.isfinite(value):
+        wanted = " or ".join(WORDS.get(kind, kind.__name__) for kind in types)
+        what = f"{at} must be" if at else "the file must hold"
+        raise LNSynthError(f"{where}: {what} {wanted}, not {_shown(value)}; correct it, or restore the file from a "
+                           "copy.")
+
+
+def _join(at: str, name: object) -> str:
+    return f"{at}.{name}" if at else str(name)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
