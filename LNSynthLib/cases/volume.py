@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +10,15 @@ import numpy as np
 
 from ..runtime.errors import LNSynthError
 from ..runtime.files import atomic_path
-from . import series
+from . import itk_files, nifti, series
+from .affine import LPS, furthest_apart, nearly_orthonormal, rotation_of, spacing_of, straightened
 
 Box = tuple[slice, slice, slice]  # start and stop along i, j and k, in voxels
 
 NIFTI = (".nii", ".nii.gz")
 ITK = (".nrrd", ".mha", ".mhd")
-LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM and ITK count x to the left and y to the back
+SIDE_MM = (0.01, 100.0)  # what a voxel of a CT can measure
+REACH_MM = 100_000.0     # what an origin can lie away from the scanner's
 
 
 @dataclass(eq=False)
@@ -41,7 +42,7 @@ class Volume:
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel size in mm along i, j and k: the column norms of the affine, never its diagonal."""
-        return tuple(float(s) for s in np.linalg.norm(self.affine[:3, :3], axis=0))
+        return tuple(float(s) for s in spacing_of(self.affine))
 
     @property
     def extent_mm(self) -> tuple[float, float, float]:
@@ -75,19 +76,31 @@ def read(path: Path) -> Volume:
     elif not path.is_file():
         raise LNSynthError(f"{path}: there is no such file; check the path.")
     elif path.name.lower().endswith(NIFTI):
-        volume = _read_nifti(path)
+        volume = Volume(*nifti.read_values(path))
     elif path.name.lower().endswith(ITK):
-        volume = _read_itk(path)
+        volume = Volume(*itk_files.read_values(path))
     else:
         raise LNSynthError(
             f"{path}: this file type is not read; convert it to NIfTI (.nii, .nii.gz), NRRD or MHA, "
             "or give the folder of a DICOM series."
         )
-    if not np.isfinite(volume.affine).all() or abs(np.linalg.det(volume.affine[:3, :3])) < 1e-9:
+    _check_place(path, volume)
+    return volume
+
+
+def _check_place(path: Path, volume: Volume) -> None:
+    if not np.isfinite(volume.affine).all() or abs(np.linalg.det(volume.affine[:3, :3])) < 1e-12:
         raise LNSynthError(f"{path}: its affine is singular, so no voxel has a place; export it with its geometry.")
     if min(volume.shape) < 1:
         raise LNSynthError(f"{path}: the volume has no voxels (shape {volume.shape}); export it again.")
-    return volume
+    if min(volume.spacing) < SIDE_MM[0] or max(volume.spacing) > SIDE_MM[1]:
+        raise LNSynthError(
+            f"{path}: its voxels measure {' x '.join(f'{s:.4g}' for s in volume.spacing)} mm, which no CT has; "
+            "export it again with its voxel size in mm."
+        )
+    if np.abs(volume.affine[:3, 3]).max() > REACH_MM:
+        raise LNSynthError(f"{path}: its origin lies {np.abs(volume.affine[:3, 3]).max():.3g} mm away, which no CT "
+                           "does; export it again with its geometry.")
 
 
 def write(path: Path, volume: Volume, description: str = "", dtype=None) -> None:
@@ -100,7 +113,7 @@ def write(path: Path, volume: Volume, description: str = "", dtype=None) -> None
     path = Path(path)
     array = _as_type(volume.array, dtype, path)
     if path.name.lower().endswith(NIFTI):
-        save = _save_nifti
+        save = nifti.save
     elif path.name.lower().endswith((".nrrd", ".mha")):
         save = _save_itk
     else:
@@ -114,23 +127,8 @@ def description(path: Path) -> str:
     """What a file's header says about it, as `write` puts it there: NIfTI's description, or NRRD's and MetaImage's."""
     path = Path(path)
     if path.name.lower().endswith(NIFTI):
-        import nibabel
-
-        try:
-            return bytes(nibabel.load(path).header["descrip"]).split(b"\0")[0].decode(errors="replace")
-        except (OSError, EOFError, ValueError, KeyError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
-            raise _unreadable(path) from error
-    if path.name.lower().endswith(ITK):
-        import SimpleITK as sitk
-
-        header = sitk.ImageFileReader()
-        header.SetFileName(str(path))
-        try:
-            header.ReadImageInformation()
-        except RuntimeError as error:
-            raise _unreadable(path) from error
-        return next((header.GetMetaData(key) for key in header.GetMetaDataKeys() if key.lower() == "description"), "")
-    return ""
+        return nifti.description(path)
+    return itk_files.description(path) if path.name.lower().endswith(ITK) else ""
 
 
 def canonical(volume: Volume) -> Volume:
@@ -178,10 +176,7 @@ def same_grid(a: Volume, b: Volume, tol: float = 0.1) -> tuple[bool, str]:
     """
     if a.shape != b.shape:
         return False, f"the shapes are {a.shape} and {b.shape}"
-    corners = np.array([[*c, 1.0] for c in itertools.product(*((0, n - 1) for n in a.shape))]).T
-    apart = float(np.linalg.norm(((a.affine - b.affine) @ corners)[:3], axis=0).max())
-    # Axes of one voxel hide a wrong direction from the corners; a step along each axis shows it.
-    apart = max(apart, float(np.abs(a.affine[:3, :3] - b.affine[:3, :3]).max()))
+    apart = furthest_apart(a.affine, b.affine, a.shape)
     if apart > tol * min(*a.spacing, *b.spacing):
         return False, f"their voxels lie up to {apart:.3g} mm apart"
     return True, ""
@@ -193,8 +188,7 @@ def isotropic_grid(volume: Volume, spacing_mm: float) -> tuple[np.ndarray, tuple
     The volume's directions are kept (a gantry-tilted, sheared one gets the nearest rotation), its outer faces coincide
     with the new grid's to within half a new voxel, centred.
     """
-    u, _, vt = np.linalg.svd(volume.affine[:3, :3] / np.array(volume.spacing))
-    directions = u @ vt
+    directions = rotation_of(volume.affine)
     edges = np.array(list(itertools.product(*((-0.5, n - 0.5) for n in volume.shape))))
     along = (edges @ volume.affine[:3, :3].T + volume.affine[:3, 3]) @ directions
     low, high = along.min(axis=0), along.max(axis=0)
@@ -250,52 +244,6 @@ def _fill_outside(result: np.ndarray, matrix: np.ndarray, source_shape: tuple, c
             result[np.broadcast_to(outside, result.shape)] = cval
 
 
-def _read_nifti(path: Path) -> Volume:
-    import nibabel
-
-    try:
-        image = nibabel.load(path)
-        if image.get_data_dtype().names:
-            raise LNSynthError(f"{path}: this is a colour (RGB) image; give the CT itself, one number a voxel.")
-        shape = image.shape[:3] if all(n == 1 for n in image.shape[3:]) else image.shape
-        if len(shape) != 3:
-            raise LNSynthError(f"{path}: the image has {len(shape)} dimensions {shape}; give one 3D volume.")
-        array = np.asarray(image.dataobj).reshape(shape)
-    except (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
-        raise _unreadable(path) from error
-    if np.iscomplexobj(array):
-        raise LNSynthError(f"{path}: the voxels are complex numbers; give a CT or a mask.")
-    if hasattr(image, "header") and int(image.header["sform_code"]) == 0 and int(image.header["qform_code"]) == 0:
-        raise LNSynthError(
-            f"{path}: the header does not say where the volume lies (sform and qform codes are 0); "
-            "export it again with its geometry."
-        )
-    return Volume(array.astype(np.float32) if array.dtype.kind == "f" else array, image.affine)
-
-
-def _read_itk(path: Path) -> Volume:
-    import SimpleITK as sitk
-
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise _unreadable(path) from error
-    if image.GetNumberOfComponentsPerPixel() > 1:
-        raise LNSynthError(
-            f"{path}: each voxel has {image.GetNumberOfComponentsPerPixel()} values (colour, or overlapping segments); "
-            "give one number a voxel."
-        )
-    if image.GetDimension() != 3:
-        raise LNSynthError(
-            f"{path}: the image has {image.GetDimension()} dimensions {image.GetSize()}; give one 3D volume."
-        )
-    if path.suffix.lower() == ".nrrd" and not image.HasMetaDataKey("NRRD_space"):
-        raise LNSynthError(
-            f"{path}: the header names no space, so left and right are unknown; export it again with its geometry."
-        )
-    return from_sitk(image)
-
-
 def from_sitk(image) -> Volume:
     """A 3D scalar SimpleITK image as a Volume (a view of its voxels is copied; floating point becomes float32)."""
     import SimpleITK as sitk
@@ -308,35 +256,22 @@ def from_sitk(image) -> Volume:
 
 
 def to_sitk(volume: Volume):
-    """The volume as a SimpleITK image. Raises LNSynthError for a sheared affine, which ITK cannot carry."""
+    """The volume as a SimpleITK image, without the slight shear of a rounded affine.
+
+    Raises LNSynthError for a sheared affine (a tilted gantry), which ITK cannot carry.
+    """
     import SimpleITK as sitk
 
-    affine = LPS @ volume.affine
-    directions = affine[:3, :3] / np.array(volume.spacing)
-    if np.abs(directions.T @ directions - np.eye(3)).max() > 1e-4:
+    if not nearly_orthonormal(volume.affine, volume.shape):
         raise LNSynthError("The volume is sheared (a tilted gantry), which NRRD and MHA cannot hold; write NIfTI.")
+    affine = LPS @ straightened(volume.affine)
     array = volume.array.astype(np.uint8) if volume.array.dtype == bool else volume.array
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
+    # SimpleITK takes numbers of another byte order for its own.
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.T, dtype=array.dtype.newbyteorder("=")))
     image.SetSpacing(volume.spacing)
     image.SetOrigin([float(x) for x in affine[:3, 3]])
-    image.SetDirection([float(x) for x in directions.ravel()])
+    image.SetDirection([float(x) for x in (affine[:3, :3] / np.array(volume.spacing)).ravel()])
     return image
-
-
-def _save_nifti(path: Path, array: np.ndarray, affine: np.ndarray, description: str) -> None:
-    import nibabel
-
-    image = nibabel.Nifti1Image(array, affine)
-    image.set_sform(affine, code=1)
-    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    orthogonal = np.abs(directions.T @ directions - np.eye(3)).max() < 1e-4
-    image.set_qform(affine, code=1 if orthogonal else 0)  # a quaternion cannot say shear
-    image.header.set_xyzt_units("mm")
-    text = description.encode()
-    if len(text) > 79:
-        raise ValueError(f"a NIfTI description holds 79 bytes, not {len(text)}: {description!r}")
-    image.header["descrip"] = text
-    nibabel.save(image, path)
 
 
 def _save_itk(path: Path, array: np.ndarray, affine: np.ndarray, description: str) -> None:
@@ -361,7 +296,3 @@ def _as_type(array: np.ndarray, dtype, path: Path) -> np.ndarray:
         if not (limits.min <= low and high <= limits.max):
             raise LNSynthError(f"{path}: values {low} to {high} do not fit {dtype.name}; write it with a wider type.")
     return array.astype(dtype, copy=False)
-
-
-def _unreadable(path: Path) -> LNSynthError:
-    return LNSynthError(f"{path}: the file is damaged, truncated or not what its name says; copy or export it again.")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..cases import itk_files, nifti
 from ..cases.checks import check_ct
 from ..cases.volume import ITK, NIFTI, Volume, read, write
 from ..runtime.errors import LNSynthError
@@ -61,33 +62,28 @@ def open_ct(path: Path) -> CTFile:
 
 
 def _nifti(path: Path, volume: Volume) -> CTFile:
-    import nibabel
-
-    image = nibabel.load(path)
-    proxy, dtype = image.dataobj, image.get_data_dtype()
-    scaling = float(proxy.slope), float(proxy.inter)
-    if scaling != (1.0, 0.0) or volume.array.dtype != dtype:
-        volume = Volume(np.asarray(proxy.get_unscaled()).reshape(volume.shape), volume.affine)
+    file = nifti.read_header(path)
+    if file.scaled or volume.array.dtype != file.dtype.newbyteorder("="):
+        volume = Volume(nifti.read_stored(path)[1], volume.affine)
 
     def keep(target: Path, array: np.ndarray, description: str) -> None:
-        with _stream(path, "rb") as stream:
-            start = stream.read(proxy.offset)  # header and extensions, byte for byte
-        size = int(image.header["sizeof_hdr"])
-        header = type(image.header)(start[:size], check=False)
+        size = int(file.header["sizeof_hdr"])
+        header = file.header.copy()
         header["descrip"] = description.encode()
-        with atomic_path(target) as beside, _stream(beside, "wb") as stream:
-            stream.write(header.binaryblock[:size] + start[size:])
-            stream.write(array.astype(dtype, copy=False).tobytes(order="F"))
+        with atomic_path(target) as beside, _packed(beside) as stream:
+            stream.write(header.binaryblock[:size] + file.start[size:])
+            stream.write(array.astype(file.dtype, copy=False).tobytes(order="F"))
 
-    return CTFile(path, volume, scaling, keep)
+    return CTFile(path, volume, (file.slope, file.inter), keep)
 
 
 @contextmanager
-def _stream(path: Path, mode: str):
-    with open(path, mode) as file:
+def _packed(path: Path):
+    """To write to, as gzip where the name says so."""
+    with open(path, "wb") as file:
         if path.name.lower().endswith(".gz"):
             # No name and no time inside: the same voxels give the same bytes.
-            with gzip.GzipFile("", mode, 4, file, mtime=0) as unpacked:
+            with gzip.GzipFile("", "wb", 4, file, mtime=0) as unpacked:
                 yield unpacked
         else:
             yield file
@@ -96,11 +92,9 @@ def _stream(path: Path, mode: str):
 def _itk(path: Path, volume: Volume) -> CTFile:
     import SimpleITK as sitk
 
-    header = sitk.ImageFileReader()
-    header.SetFileName(str(path))
-    header.ReadImageInformation()
+    header = itk_files.read_information(path)
     if header.GetPixelID() == sitk.sitkFloat64:
-        volume = Volume(sitk.GetArrayFromImage(sitk.ReadImage(str(path))).T, volume.affine)
+        volume = Volume(itk_files.read_stored(path)[0], volume.affine)
 
     def keep(target: Path, array: np.ndarray, description: str) -> None:
         image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
