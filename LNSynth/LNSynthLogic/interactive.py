@@ -67,7 +67,7 @@ class Session:
     """A node under handles, from `begin` to `apply` or `cancel`; a closed scene ends it as well (`alive` is False)."""
 
     def __init__(self, segmentation, segment_id, ct, scene, anatomy, start, mask):
-        from LNSynthLib.conditions.transforms import signed_distance
+        from LNSynthLib.cases.shapes import signed_distance
 
         self.segmentation, self.segment_id, self.ct = segmentation, segment_id, ct
         self.scene, self.anatomy = scene, anatomy
@@ -106,8 +106,6 @@ class Session:
         change = {"kind": "affine", "matrix": np.linalg.solve(steps, matrix[:3, :3] @ steps),
                   "translation_mm": np.linalg.solve(steps, matrix[:3] @ [*self._center, 1.0] - self._center)}
         mask, start = deform(self._mask, self._start, self._spacing, change, self._distance)
-        if mask is None:
-            raise LNSynthError(_("The node has become too small or too large; scale it back, or cancel."))
         self._seen = matrix.copy(), (start, mask)
         return start, mask
 

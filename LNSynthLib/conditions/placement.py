@@ -96,26 +96,39 @@ def place(point, nodes: np.ndarray, labels: np.ndarray, spacing, table: LabelTab
     `table`; spacing: mm; short_axis_mm: by default as the prior draws it. Returns the node's mask (bool, cut to its
     bounding box), the voxel where that starts, and by how many mm it had to give way.
     """
-    from scipy import ndimage
-
-    spacing = np.asarray(spacing, float)
-    blocked = ~table.free(labels) | ndimage.binary_dilation(nodes > 0, TOUCHING)
-    step = np.maximum(1, np.round(GIVE_MM / spacing).astype(int))
-    steps = [np.arange(-(reach_mm // mm), reach_mm // mm + 1) * n for mm, n in zip(step * spacing, step, strict=True)]
-    offsets = np.stack(np.meshgrid(*steps, indexing="ij"), -1).reshape(-1, 3)
-    moved = np.linalg.norm(offsets * spacing, axis=1)
-    near = np.argsort(moved, kind="stable")[:np.count_nonzero(moved <= reach_mm)]
-    wanted = short_axis_mm
+    spacing, wanted = np.asarray(spacing, float), short_axis_mm
     for _ in range(SHAPES):
         shape = prior.sample(rng, spacing, wanted)
-        for index in near:
-            start = _start(shape, point + offsets[index])
-            if (start < 0).any() or (start + shape.shape > np.array(nodes.shape)).any():
-                continue
-            if not blocked[tuple(slice(s, s + n) for s, n in zip(start, shape.shape, strict=True))][shape].any():
-                return shape, start, float(moved[index])
+        found = nearest_room(shape, _start(shape, point), nodes, labels, spacing, table, reach_mm)
+        if found is not None:
+            return shape, *found
         if short_axis_mm is None:
             wanted = 0.75 * axes_mm(shape, np.diag(spacing))[1]  # no room for that one: try a smaller
+    return None
+
+
+def nearest_room(shape: np.ndarray, start, nodes: np.ndarray, labels: np.ndarray, spacing, table: LabelTable,
+                 reach_mm: float) -> tuple[np.ndarray, float] | None:
+    """Where a node of this bool `shape` may lie nearest to voxel `start`: that voxel, and how many mm it gave way.
+
+    nodes: the others; None where there is no room within `reach_mm`. It gives way in steps of about GIVE_MM.
+    """
+    from scipy import ndimage
+
+    step = np.maximum(1, np.round(GIVE_MM / spacing).astype(int))
+    most = (reach_mm // (step * spacing)).astype(int) * step
+    low = np.maximum(0, start - most - 1)  # one voxel more, for what touches
+    around = tuple(slice(a, max(a, b)) for a, b in zip(low, start + most + shape.shape + 1, strict=True))
+    blocked = ~table.free(labels[around]) | ndimage.binary_dilation(nodes[around] > 0, TOUCHING)
+    offsets = np.stack(np.meshgrid(*[np.arange(-m, m + 1, n) for m, n in zip(most, step, strict=True)],
+                                   indexing="ij"), -1).reshape(-1, 3)
+    moved = np.linalg.norm(offsets * spacing, axis=1)
+    for index in np.argsort(moved, kind="stable")[:np.count_nonzero(moved <= reach_mm)]:
+        first = start + offsets[index]
+        if (first < 0).any() or (first + shape.shape > nodes.shape).any():
+            continue
+        if not blocked[tuple(slice(s, s + n) for s, n in zip(first - low, shape.shape, strict=True))][shape].any():
+            return first, float(moved[index])
     return None
 
 

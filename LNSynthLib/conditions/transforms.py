@@ -1,21 +1,24 @@
 """Random changes of nodes: affine, elastic, or removal of one of several (paper, Sec. 3.3). Anatomy stays.
 
 Each node is resampled on its own small grid from the signed distance to its surface, so the work is in proportion to
-the node and not to the volume. A change that would cover an organ, cover or touch another node, or leave the body or
-the volume is drawn again, a little weaker each time; after `tries` the node stays as it was and its record says so.
+the node and not to the volume. It fills the volume that was drawn, whatever the spacing: an affine change multiplies it
+by the determinant, an elastic one keeps it. A change that would cover an organ, cover or touch another node, leave the
+body or the volume, or show in no voxel is drawn again, a little weaker each time; after `tries` the node stays as it
+was and its record says so. A node that covered an organ from the start moves to the nearest room, or is removed.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from ..cases.labels import LabelTable
-from .nodes import TOUCHING, boxes
-from .placement import clear_of_others
+from ..cases.shapes import MARGIN, fullest, signed_distance, whole_voxels
+from .nodes import boxes
+from .placement import clear_of_others, nearest_room
 
+VERSION = 2     # raise it when the same nodes, settings and seed give other changes: samples are then made again
 CONTROL = 4     # control points an axis of the elastic deformation, across the node's own grid
-MARGIN = 3      # voxels around a node's grid, so that its distance field has an outside
 CALMER = 0.85   # every rejected try scales the next one's parameters by this
 
 
@@ -33,14 +36,20 @@ class VarySettings:
     volume_factor: float = 2.0     # a node's volume changes by no more than this factor either way
     tries: int = 20                # draws before a node is left as it was
 
+    def record(self) -> dict:
+        """For provenance and keys: the settings, and the version of what is made of them."""
+        return {"version": VERSION, **asdict(self)}
+
 
 def vary(nodes: np.ndarray, labels: np.ndarray, spacing, rng: np.random.Generator, settings: VarySettings,
          table: LabelTable) -> tuple[np.ndarray, list[dict]]:
     """New instances and one record a node, both determined by `rng`.
 
     nodes: (X, Y, Z) instances; labels: ids of `table` on the same grid; spacing: mm. Ids stay. A record holds id,
-    operation ("affine", "elastic", "removed" or "unchanged"), tries, and the parameters used (lengths in mm), enough
-    for `replay`; "unchanged" comes with the reason. Whatever changed lies wholly where `table` lets nodes lie.
+    operation ("affine", "elastic", "moved", "removed" or "unchanged"), tries, and the parameters used (lengths in mm),
+    enough for `replay`; "unchanged" comes with the reason, as does "moved" or "removed" where the node covered an organ
+    and no draw fitted: then it moves to the nearest room, by no more than settings.translation_mm, or is removed.
+    Whatever is left lies wholly where `table` lets nodes lie.
     """
     spacing = np.asarray(spacing, float)
     nodes, places, records = nodes.copy(), boxes(nodes), []
@@ -53,7 +62,10 @@ def vary(nodes: np.ndarray, labels: np.ndarray, spacing, rng: np.random.Generato
         mask = nodes[box] == index
         nodes[box][mask] = 0
         changed, start, record = vary_one(mask, [s.start for s in box], nodes, labels, spacing, rng, settings, table)
-        nodes[tuple(slice(s, s + n) for s, n in zip(start, changed.shape, strict=True))][changed] = index
+        if record["operation"] == "unchanged" and not table.free(labels[box][mask]).all():
+            start, record = _off_the_organ(mask, start, nodes, labels, spacing, settings, table)
+        if start is not None:
+            nodes[tuple(slice(s, s + n) for s, n in zip(start, changed.shape, strict=True))][changed] = index
         records.append({"id": index, **record})
     return nodes, sorted(records, key=lambda r: r["id"])
 
@@ -67,17 +79,30 @@ def vary_one(mask: np.ndarray, start, nodes: np.ndarray, labels: np.ndarray, spa
     the change affine or elastic for certain. The record holds what those of `vary` hold, without the id; where no draw
     fits, the mask comes back as it was.
     """
-    spacing = np.asarray(spacing, float)
-    distance = signed_distance(mask, spacing)
+    spacing, start = np.asarray(spacing, float), np.asarray(start)
+    distance, met = signed_distance(mask, spacing), 0
     for attempt in range(settings.tries):
         draw = _elastic if rng.random() < settings.elastic else _affine
         parameters = draw(rng, settings, CALMER**attempt)
         changed, at = deform(mask, start, spacing, parameters, distance)
-        if changed is not None and _allowed(changed, at, mask, nodes, labels, table, settings):
+        if not _allowed(changed, at, mask, nodes, labels, table, settings):
+            met += 1
+        elif not (np.array_equal(changed, mask) and np.array_equal(at, start)):
             return changed, at, {"operation": parameters["kind"], "tries": attempt + 1, "parameters": parameters}
-    return mask, np.asarray(start), {
-        "operation": "unchanged", "tries": settings.tries,
-        "reason": f"{settings.tries} draws met an organ, another node, or the edge of the body"}
+    why = "met an organ, another node, or the edge of the body" if met else "changed less than a voxel"
+    return mask, start, {"operation": "unchanged", "tries": settings.tries, "reason": f"{settings.tries} draws {why}"}
+
+
+def _off_the_organ(mask, start, nodes, labels, spacing, settings, table) -> tuple[np.ndarray | None, dict]:
+    """Where a node that covers an organ is to start instead (None: nowhere near), and the record without the id."""
+    reach = settings.translation_mm
+    found, why = nearest_room(mask, start, nodes, labels, spacing, table, reach), "it covered an organ"
+    if found is None:
+        return None, {"operation": "removed", "tries": settings.tries,
+                      "reason": f"{why}, and within {reach:g} mm there is no room for it"}
+    shift = {"matrix": np.eye(3).tolist(), "translation_mm": ((found[0] - start) * spacing).tolist()}
+    return found[0], {"operation": "moved", "tries": settings.tries, "reason": why,
+                      "parameters": {"kind": "affine", **shift}}
 
 
 def replay(nodes: np.ndarray, spacing, records: list[dict]) -> np.ndarray:
@@ -96,34 +121,26 @@ def replay(nodes: np.ndarray, spacing, records: list[dict]) -> np.ndarray:
     return changed
 
 
-def signed_distance(mask: np.ndarray, spacing) -> np.ndarray:
-    """Distance (mm, float32) to the node's surface, positive inside, on the mask's grid and MARGIN voxels around it."""
-    from scipy import ndimage
-
-    source = np.pad(mask, MARGIN)
-    return (ndimage.distance_transform_edt(source, sampling=spacing)
-            - ndimage.distance_transform_edt(~source, sampling=spacing)).astype(np.float32)
-
-
 def deform(mask: np.ndarray, start, spacing, parameters: dict, distance: np.ndarray | None = None
-           ) -> tuple[np.ndarray | None, np.ndarray]:
+           ) -> tuple[np.ndarray, np.ndarray]:
     """One node after a change: its bool array, cut to its bounding box, and the voxel where that box starts.
 
     mask: the node in its box, which starts at voxel `start`; parameters: of kind "affine" (matrix, a 3x3 map about the
-    node's centroid in mm; translation_mm) or "elastic" (seed; amplitude, the standard
+    node's centroid in mm; translation_mm; rounding, as in `whole_voxels`) or "elastic" (seed; amplitude, the standard
     deviation of the displacement over the radius of the ball of the node's volume); distance: `signed_distance`, where
-    it is known already. Only the largest piece is kept; (None, …) when nothing is left.
+    it is known already. The node stays one piece of at least one voxel.
     """
     from scipy import ndimage
 
     spacing = np.asarray(spacing, float)
     reach = np.argwhere(mask) * spacing
     center = reach.mean(0)
-    radius = np.linalg.norm(reach - center, axis=1).max() + spacing.max()
+    radius, count = np.linalg.norm(reach - center, axis=1).max() + spacing.max(), len(reach)
     distance = signed_distance(mask, spacing) if distance is None else distance
     if parameters["kind"] == "affine":
         matrix, shift = np.array(parameters["matrix"]), np.array(parameters["translation_mm"])
         inverse = np.linalg.inv(matrix)
+        count = whole_voxels(count * abs(np.linalg.det(matrix)), parameters.get("rounding", 0.5))
         grown = np.abs(matrix) @ (np.abs(reach - center).max(0) + spacing)  # of the node's box, by axis
         low, shape = _grid(center + shift, grown, spacing)
         across = inverse * spacing / spacing[:, None]  # voxels there to voxels here
@@ -131,7 +148,7 @@ def deform(mask: np.ndarray, start, spacing, parameters: dict, distance: np.ndar
         field = ndimage.affine_transform(distance, across, first + MARGIN, tuple(shape), order=1, mode="nearest")
     else:
         rng = np.random.default_rng(parameters["seed"])
-        amplitude = parameters["amplitude"] * np.cbrt(mask.sum() * spacing.prod() * 3 / (4 * np.pi))
+        amplitude = parameters["amplitude"] * np.cbrt(count * spacing.prod() * 3 / (4 * np.pi))
         push = rng.standard_normal((3, CONTROL, CONTROL, CONTROL)) * amplitude
         low, shape = _grid(center, radius + 2 * amplitude, spacing)
         index = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"))
@@ -139,12 +156,7 @@ def deform(mask: np.ndarray, start, spacing, parameters: dict, distance: np.ndar
         push = np.einsum("ia,jb,kc,dabc->dijk", x, y, z, push, optimize=True)
         at = _column(low) + index - push / _column(spacing) + MARGIN
         field = ndimage.map_coordinates(distance, at, order=1, mode="nearest")
-    inside = field > 0
-    pieces, count = ndimage.label(inside, TOUCHING)
-    if count == 0:
-        return None, low
-    if count > 1:
-        inside = pieces == 1 + np.bincount(pieces.ravel())[1:].argmax()
+    inside = fullest(field, count)
     (tight,) = ndimage.find_objects(inside.astype(np.uint8))
     return inside[tight], np.asarray(start) + low + [s.start for s in tight]
 
@@ -189,7 +201,8 @@ def _affine(rng, settings, strength) -> dict:
     shear[np.triu_indices(3, 1)] = settings.shear * strength * rng.uniform(-1, 1, 3)
     scale = np.exp(np.log(settings.scale) * strength * rng.uniform(-1, 1, 3))
     return {"kind": "affine", "matrix": (matrix @ shear @ np.diag(scale)).tolist(),
-            "translation_mm": (settings.translation_mm * strength * rng.uniform(-1, 1, 3)).tolist()}
+            "translation_mm": (settings.translation_mm * strength * rng.uniform(-1, 1, 3)).tolist(),
+            "rounding": float(rng.random())}
 
 
 def _elastic(rng, settings, strength) -> dict:

@@ -149,7 +149,7 @@ class _Builder:
     def _sampling(self, row: Row, seed: int, vary: bool) -> dict:
         method = self.plan.methods[row.method]
         return {"sampler": method.sampler, "steps": method.steps, "seed": seed,
-                "vary": asdict(self.plan.vary) if vary else None}
+                "vary": self.plan.vary.record() if vary else None}
 
     def _pairs(self, row: Row, seed: int) -> Cell:
         name = _name(row, seed) + ("" if row.vary else "-unvaried")

@@ -16,7 +16,6 @@ import numpy as np
 from ..cases.store import PreparedCase, list_prepared
 from ..cases.volume import Volume, read
 from ..conditions.encode import unscale_hu
-from ..conditions.transforms import VarySettings
 from ..evaluation.generation import ImageSettings, evaluate_samples, write_images
 from ..evaluation.segmentation import ScoreSettings, score_case
 from ..runtime.errors import LNSynthError
@@ -85,11 +84,10 @@ def twins(cell: Cell, inputs: Folders, folder: Path, context: Context, callback:
 
 
 def _samples(cell, inputs, folder, context, callback, split: str, prepared: str) -> dict:
-    vary = cell.settings["vary"]
     settings = SynthesizeSettings(
         per_case=cell.amount, seed=cell.settings["seed"], sampler=cell.settings["sampler"],
-        steps=cell.settings["steps"], split=split, prepared=prepared, vary=vary and build(VarySettings, vary),
-        threads=context.plan.threads)
+        steps=cell.settings["steps"], split=split, prepared=prepared,
+        vary=context.plan.vary if cell.settings["vary"] else None, threads=context.plan.threads)
     result = synthesize(inputs["generator"] / "run", datasets(inputs), folder / "samples", settings, context.device,
                         callback)
     return {"samples": len(result["made"]) + len(result["unchanged"])}

@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +66,7 @@ def plan(cases: list[PreparedCase], facts: dict, settings: SynthesizeSettings) -
             seed = derive(settings.seed, "synthesize", case.id, number)
             content = {"format": FORMAT, "weights": facts["weights_sha256"], "generator": facts["settings"],
                        "case": case.info["key"], "seed": seed, "sampler": settings.sampler, "steps": settings.steps,
-                       "vary": settings.vary and asdict(settings.vary)}
+                       "vary": settings.vary and settings.vary.record()}
             key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
             jobs.append(Job(f"{case.id}-{number:03d}", case, number, seed, key))
     return jobs
@@ -134,7 +134,7 @@ def _write(job: Job, plan: Draft, hu: np.ndarray, model, facts: dict, out: Path,
             device=device, source=prepared_source(job.case),
             run={"run_seed": settings.seed, "sample": job.number, "at_once": at_once(model.form)},
             condition={"start": list(plan.start), "shape": list(hu.shape), "nodes": plan.records,
-                       "vary": settings.vary and asdict(settings.vary)},
+                       "vary": settings.vary and settings.vary.record()},
             outputs=outputs)
         return {"key": job.key, **record}
 

@@ -215,7 +215,8 @@ def _plan(out: Path, prefix: str, facts: dict, source: dict, settings: VariantSe
         seed = derive(settings.seed, "variant", number)
         content = {"format": FORMAT, "weights": facts["weights_sha256"], "generator": facts["settings"],
                    "source": source, "seed": seed,
-                   "settings": {name: value for name, value in asdict(settings).items() if name != "count"}}
+                   "settings": {name: value for name, value in asdict(settings).items() if name != "count"}
+                   | {"vary": settings.vary and settings.vary.record()}}
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         found = {standing(path, key): path for path in known[key]}
         folder = found.get("whole") or found.get("damaged")

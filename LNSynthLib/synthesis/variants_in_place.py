@@ -101,7 +101,7 @@ class _InPlace:
             ct, patches = inserted.ct, inserted.patches
         self._write(variant, ct, nodes, new, apart, {
             "mode": "in-place", "settings": asdict(settings), "remake": self.run.settings.remake,
-            "vary": self.run.settings.vary and asdict(self.run.settings.vary), "changes": changes, "made": new,
+            "vary": self.run.settings.vary and self.run.settings.vary.record(), "changes": changes, "made": new,
             "kept": [i for i in apart.same if i not in new], "removed": apart.gone, "removal": removal,
             "patches": patches})
         return ""

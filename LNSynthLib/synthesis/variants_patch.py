@@ -108,7 +108,7 @@ def _write(run, variant, job: Job, draft: Draft, hu: np.ndarray, before: np.ndar
                     "prepared_settings": job.case.info["settings"]},
             run={"run_seed": run.settings.seed, "sample": variant.number, "at_once": at_once(run.model.form)},
             condition={"mode": "patch", "start": list(draft.start), "shape": list(hu.shape), "nodes": draft.records,
-                       "vary": run.settings.vary and asdict(run.settings.vary)},
+                       "vary": run.settings.vary and run.settings.vary.record()},
             outputs=outputs)
         return {"key": variant.key, "nodes": listed, **record}
 

@@ -1,13 +1,15 @@
 """Changes of nodes: against analytic ellipsoids, and 10,000 random draws without one overlap."""
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import linalg, ndimage
 
 from LNSynthLib.cases.labels import LabelTable
+from LNSynthLib.cases.shapes import signed_distance
 from LNSynthLib.conditions.nodes import TOUCHING, boxes
-from LNSynthLib.conditions.transforms import VarySettings, deform, replay, signed_distance, vary, vary_one
+from LNSynthLib.conditions.transforms import VarySettings, _affine, deform, replay, vary, vary_one
 
 TABLE = LabelTable.load("abdomen17")
 SPACING = np.array([0.9, 0.9, 1.4])
@@ -165,16 +167,190 @@ def test_a_known_distance_field_changes_nothing():
     assert np.array_equal(one, other) and np.array_equal(start, at)
 
 
-def test_a_node_without_room_stays_and_says_so():
-    labels = np.full((20, 20, 20), TABLE.index("liver"), np.uint8)
+def walled(free=()):
+    """A cube of 64 voxels (node 1) in liver, with fat under it and in the boxes `free`."""
+    labels = np.full((30, 20, 20), TABLE.index("liver"), np.uint8)
     nodes = np.zeros(labels.shape, np.uint16)
     nodes[8:12, 8:12, 8:12] = 1
-    labels[nodes > 0] = TABLE.index("fat")
-    settings = VarySettings(tries=5, elastic=0.0, scale=1.2, translation_mm=8)
-    labels[8, 8, 8] = TABLE.index("liver")  # even where it was it would now cover an organ
-    changed, (record,) = vary(nodes, labels, (1, 1, 1), np.random.default_rng(0), settings, TABLE)
+    for box in (np.s_[8:12, 8:12, 8:12], *free):
+        labels[box] = TABLE.index("fat")
+    return labels, nodes
+
+
+TIGHT = VarySettings(tries=5, elastic=0.0, rotation_deg=40, scale=1.2, translation_mm=8)
+
+
+def test_a_node_without_room_stays_and_says_so():
+    labels, nodes = walled()
+    changed, (record,) = vary(nodes, labels, (1, 1, 1), np.random.default_rng(0), TIGHT, TABLE)
     assert np.array_equal(changed, nodes)
     assert record["operation"] == "unchanged" and record["tries"] == 5 and "organ" in record["reason"]
+
+
+def test_a_node_that_covers_an_organ_from_the_start_moves_to_the_nearest_room():
+    labels, nodes = walled([np.s_[14:18, 8:12, 8:12], np.s_[8:12, 0:4, 8:12]])  # 6 and 8 mm away
+    labels[8, 8, 8] = TABLE.index("liver")
+    changed, (record,) = vary(nodes, labels, (1, 1, 1), np.random.default_rng(0), TIGHT, TABLE)
+    assert record["operation"] == "moved" and "covered an organ" in record["reason"]
+    assert record["parameters"]["translation_mm"] == [6, 0, 0] and np.array_equal(changed, np.roll(nodes, 6, 0))
+    assert np.array_equal(replay(nodes, (1, 1, 1), json.loads(json.dumps([record]))), changed)
+    nodes[18, 12, 12] = 2  # touches the first room, so that the second is the nearest
+    changed, records = vary(nodes, labels, (1, 1, 1), np.random.default_rng(0), replace(TIGHT, remove=0.0), TABLE)
+    assert np.array_equal(changed == 1, np.roll(nodes == 1, -8, 1)) and records[0]["operation"] == "moved"
+
+
+def test_a_node_that_covers_an_organ_and_finds_no_room_is_removed_and_says_so():
+    labels, nodes = walled([np.s_[18:22, 8:12, 8:12]])  # 10 mm away: too far
+    labels[8, 8, 8] = TABLE.index("liver")
+    changed, (record,) = vary(nodes, labels, (1, 1, 1), np.random.default_rng(0), TIGHT, TABLE)
+    assert not changed.any() and record["operation"] == "removed"
+    assert "covered an organ" in record["reason"] and "within 8 mm" in record["reason"]
+    assert not replay(nodes, (1, 1, 1), [record]).any()
+
+
+def free_space(mask, spacing, margin_mm=24):
+    room = np.ceil(margin_mm / np.asarray(spacing)).astype(int)
+    labels = np.full(mask.shape + 2 * room, TABLE.index("fat"), np.uint8)
+    return room, np.zeros(labels.shape, np.uint16), labels
+
+
+SPACINGS = [(1, 1, 1), (2.5, 2.5, 2.5), (0.7, 0.7, 5), (0.98, 0.98, 2), (3, 3, 3)]
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("size", [6, 8, 14])
+def test_volumes_are_unbiased_at_every_spacing_and_size_ten_in_a_row_too(spacing, size):
+    """Each change fills what was drawn: the determinant times the volume before (affine), or the same (elastic)."""
+    off = []  # logarithm of the volume after ten changes over what was drawn
+    for seed in range(12):
+        rng = np.random.default_rng([seed, size])
+        mask, drawn = ellipsoid((40, 40, 40), spacing, np.array(spacing) * (20 + rng.uniform(-0.5, 0.5, 3)),
+                                np.array([0.5, 0.4, 0.6]) * size), 0.0
+        first = mask.sum()
+        for step in range(10):
+            before, (start, nodes, labels) = mask.sum(), free_space(mask, spacing)
+            mask, _, record = vary_one(mask, start, nodes, labels, spacing, rng, VarySettings(elastic=step % 2), TABLE)
+            assert record["operation"] in (("affine", "elastic")[step % 2], "unchanged")
+            assert ndimage.label(mask, TOUCHING)[1] == 1
+            if step % 2:
+                assert mask.sum() == before
+            elif record["operation"] == "affine":
+                drawn += (ratio := np.log(np.linalg.det(record["parameters"]["matrix"])))
+                assert abs(mask.sum() - before * np.exp(ratio)) < 1
+        off.append(np.log(mask.sum() / first) - drawn)
+    assert abs(np.mean(off)) < 0.02 + 2.5 * np.std(off, ddof=1) / np.sqrt(len(off))
+    assert np.std(off) < 0.03 + 2 / first  # what is left is the rounding to whole voxels
+
+
+def drawn(settings, count=4000, **more):
+    """(count, 3, 3) matrices and (count, 3) translations that `vary_one` draws, with nothing in the way."""
+    mask = np.ones((3, 3, 3), bool)
+    place, rng, found = free_space(mask, (1, 1, 1), 30), np.random.default_rng(11), []
+    for _ in range(count):
+        record = vary_one(mask, *place, (1, 1, 1), rng, replace(settings, elastic=0.0, **more), TABLE)[2]
+        found.append(record["parameters"])
+    return np.array([p["matrix"] for p in found]), np.array([p["translation_mm"] for p in found])
+
+
+def test_affine_draws_are_uniform_in_angle_log_scale_shear_and_translation():
+    """Each part alone, from its own formula; together, the logarithm of the determinant has mean 0."""
+    none = {"rotation_deg": 0.0, "scale": 1.0, "shear": 0.0, "translation_mm": 8.0}
+    whole = VarySettings(volume_factor=8.0)
+
+    def uniform(values, most):
+        values = np.ravel(values)
+        assert np.abs(values).max() <= most * (1 + 1e-9)
+        assert values.std() == pytest.approx(most / np.sqrt(3), rel=0.06) and abs(values.mean()) < 0.08 * most
+
+    matrices, moves = drawn(whole, 600, **none)
+    assert np.allclose(matrices, np.eye(3))
+    uniform(moves, 8.0)
+    for axis in range(3):
+        uniform(moves[:, axis], 8.0)
+    matrices, _ = drawn(whole, 600, **none | {"scale": 1.25})
+    assert np.allclose(matrices, matrices * np.eye(3))
+    for axis in range(3):
+        uniform(np.log(matrices[:, axis, axis]), np.log(1.25))
+    matrices, _ = drawn(whole, 600, **none | {"shear": 0.1})
+    assert np.allclose(np.tril(matrices), np.eye(3))
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        uniform(matrices[:, i, j], 0.1)
+    matrices, _ = drawn(whole, 600, **none | {"rotation_deg": 30.0})
+    assert np.allclose(matrices @ matrices.transpose(0, 2, 1), np.eye(3)) and (np.linalg.det(matrices) > 0).all()
+    # R = Rz Ry Rx, whose angles can be read from its entries.
+    uniform(np.degrees(np.arctan2(matrices[:, 2, 1], matrices[:, 2, 2])), 30)
+    uniform(np.degrees(np.arcsin(matrices[:, 2, 0])), 30)
+    uniform(np.degrees(np.arctan2(matrices[:, 1, 0], matrices[:, 0, 0])), 30)
+    logs = np.log(np.linalg.det(drawn(VarySettings(), 1500)[0]))
+    assert abs(logs.mean()) < 3 * np.log(1.25) / np.sqrt(1500) and logs.std() == pytest.approx(np.log(1.25), rel=0.1)
+
+
+class _RefusesFirst:
+    """A label table that lets nodes lie anywhere, from the (n + 1)th question on."""
+
+    def __init__(self, n):
+        self.left = n
+
+    def free(self, labels):
+        self.left -= 1
+        return np.full(labels.shape, self.left < 0)
+
+
+def test_every_refused_try_makes_the_next_one_calmer():
+    mask, found = ellipsoid((24, 24, 24), (1, 1, 1), (12, 12, 12), (9, 6, 7)), []
+    place, nodes, labels = free_space(mask, (1, 1, 1))
+    for refused in range(6):
+        record = vary_one(mask, place, nodes, labels, (1, 1, 1), np.random.default_rng(refused),
+                          VarySettings(elastic=1.0, elastic_amplitude=0.2), _RefusesFirst(refused))[2]
+        assert (record["operation"], record["tries"]) == ("elastic", refused + 1)
+        found.append(record["parameters"]["amplitude"])
+    assert np.allclose(found, 0.2 * 0.85 ** np.arange(6))
+
+
+@pytest.mark.parametrize("alone", ["rotation_deg", "scale", "shear", "translation_mm"])
+def test_a_calmer_draw_is_the_same_draw_made_smaller(alone):
+    """Of one seed, each part of an affine change is in proportion to the strength (scale: in its logarithm)."""
+    still = {"rotation_deg": 0.0, "scale": 1.0, "shear": 0.0, "translation_mm": 0.0}
+    settings = replace(VarySettings(), **still | {alone: getattr(VarySettings(), alone)})
+    full, calm = (_affine(np.random.default_rng(3), settings, strength) for strength in (1.0, 0.4))
+    one, other = (linalg.logm(p["matrix"]).real if alone == "scale" else np.array(p["matrix"]) - np.eye(3)
+                  for p in (full, calm))
+    if alone == "rotation_deg":  # its angles: see the test above
+        one, other = (np.arcsin(np.array(p["matrix"])[2, 0]) for p in (full, calm))
+    assert np.allclose(other, 0.4 * one) and np.allclose(calm["translation_mm"],
+                                                         0.4 * np.array(full["translation_mm"]))
+    assert np.any(one != 0) == (alone != "translation_mm")
+
+
+def test_volumes_stay_within_the_factor_either_way():
+    mask = ellipsoid((20, 20, 20), (1, 1, 1), (10, 10, 10), (5, 5, 5))
+    ratios, (place, nodes, labels) = [], free_space(mask, (1, 1, 1))
+    for seed in range(150):
+        changed, _, record = vary_one(mask, place, nodes, labels, (1, 1, 1), np.random.default_rng(seed),
+                                      VarySettings(elastic=0.0, scale=1.6, volume_factor=1.3), TABLE)
+        assert record["operation"] == "affine"
+        ratios.append(changed.sum() / mask.sum())
+    assert 1 / 1.3 <= min(ratios) < 0.85 and 1.18 < max(ratios) <= 1.3
+
+
+def test_what_does_not_change_a_voxel_is_no_change():
+    """A record says that a node has changed exactly where it has, down to nodes of one voxel."""
+    settings, kinds = VarySettings(remove=0.0, translation_mm=1.2, tries=3), set()
+    for voxels in (np.s_[10:11, 10:11, 10:11], np.s_[10:12, 10:11, 10:11], np.s_[10:12, 10:12, 10:12]):
+        nodes = np.zeros((21, 21, 21), np.uint16)
+        nodes[voxels] = 1
+        labels = np.full(nodes.shape, TABLE.index("fat"), np.uint8)
+        for seed in range(40):
+            changed, (record,) = vary(nodes, labels, (1, 1, 1), np.random.default_rng(seed), settings, TABLE)
+            assert (record["operation"] == "unchanged") == np.array_equal(changed, nodes)
+            if record["operation"] == "unchanged":
+                assert "less than a voxel" in record["reason"]
+            kinds.add(record["operation"])
+    assert kinds == {"affine", "elastic", "unchanged"}
+    nodes = np.zeros((21, 21, 21), np.uint16)
+    nodes[10, 10, 10] = 1
+    record = vary(nodes, labels, (1, 1, 1), np.random.default_rng(0), replace(settings, elastic=1.0), TABLE)[1][0]
+    assert record["operation"] == "unchanged"
 
 
 def test_only_one_of_several_is_removed_and_never_the_last():
