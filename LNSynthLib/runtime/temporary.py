@@ -32,11 +32,11 @@ def mark() -> str:
 
 def new_file(path: Path) -> Path:
     """An empty file beside `path`, with its suffixes and the rights that the umask gives a new file."""
-    suffixes = "".join(path.suffixes[-2:])
-    suffixes = suffixes if len(suffixes) <= 24 else ""
-    head = os.fsencode(path.name)[:40].decode(errors="ignore")
+    suffixes = "".join(Path(_plain(path)).suffixes[-2:])  # .nii.gz
+    if len(suffixes) > 24:
+        suffixes = path.suffix if len(path.suffix) <= 24 else ""
     while True:
-        beside = path.with_name(f".{head}{mark()}{suffixes}")
+        beside = path.with_name(f".{_head(path)}{mark()}{suffixes}")
         with suppress(FileExistsError):
             os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))  # follows no link
             return beside
@@ -44,12 +44,20 @@ def new_file(path: Path) -> Path:
 
 def new_folder(path: Path) -> Path:
     """An empty folder beside `path`, with the rights that the umask gives a new folder."""
-    head = os.fsencode(path.name)[:40].decode(errors="ignore")
     while True:
-        beside = path.with_name(f".{head}{mark()}")
+        beside = path.with_name(f".{_head(path)}{mark()}")
         with suppress(FileExistsError):
             os.mkdir(beside)
             return beside
+
+
+def _plain(path: Path) -> str:
+    """The name, without what made it temporary: a temporary file may be written by way of another."""
+    return MARK.sub("", path.name.removeprefix("."))
+
+
+def _head(path: Path) -> str:
+    return os.fsencode(_plain(path))[:40].decode(errors="ignore")
 
 
 @contextmanager

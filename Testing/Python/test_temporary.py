@@ -121,6 +121,16 @@ def test_temporary_names_cannot_be_guessed_and_follow_no_link(tmp_path, monkeypa
     assert (tmp_path / "victim").read_text() == "precious" and (tmp_path / "b").read_text() == "new"
 
 
+def test_a_temporary_file_of_a_temporary_file_keeps_its_suffixes(tmp_path):
+    for name, suffix in (("a.nii.gz", ".nii.gz"), ("a.mha", ".mha"), ("a.1.2.840.113619.2.55.dcm", ".dcm"),
+                         ("a." + "x" * 40, "")):
+        with atomic_path(tmp_path / name) as outer, atomic_path(outer) as inner:
+            assert inner.name.endswith(suffix) and inner.name.count(".lns-") == 1 and len(inner.name) < 120
+            inner.write_text("whole")
+        assert os.listdir(tmp_path) == [name]
+        (tmp_path / name).unlink()
+
+
 @pytest.fixture
 def umask():
     before = os.umask(0o077)
