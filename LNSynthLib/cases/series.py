@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
+import math
+import re
 from pathlib import Path
 
 import numpy as np
 
 from ..runtime.errors import LNSynthError
+from .affine import LPS
+from .stream import check_room
 
-PLACE = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"]
+PLACE = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}  # how many numbers each is
+RESCALE = ("RescaleSlope", "RescaleIntercept")
 HEADER = [
     *("Modality", "PatientID", "SeriesInstanceUID", "SeriesDescription", "SOPInstanceUID", "SOPClassUID"),
-    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", *PLACE),
+    *("Rows", "Columns", "BitsAllocated", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
+    *("InstanceNumber", "ImagesInAcquisition", "RescaleType", *RESCALE, *PLACE),
 ]
+PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")  # transfer syntaxes without compression
+DEFLATED = b"1.2.840.10008.1.2.1.99"
+IN_HU = ("", "HU", "US", "HU_MOD")  # of RescaleType; US says nothing
+MOST_SEARCHED = 2000                # files below a folder without slices
+
+log = logging.getLogger(__name__)
 
 
 def read_ct_series(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -20,9 +34,11 @@ def read_ct_series(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
     Slices are ordered by position, each with its own rescale slope and intercept; a tilted gantry becomes a sheared
     affine. Raises LNSynthError when the folder holds no CT series or several, when slices are missing, doubled or
-    differ in orientation, size or pixel spacing.
+    differ in orientation, size or pixel spacing. Slices that may be missing at the ends are logged as a warning: only
+    their numbers hint at it.
     """
-    files, affine, _ = ct_grid(folder)
+    files, affine, shape = ct_grid(folder)
+    check_room(Path(folder), 4 * math.prod(shape))
     import SimpleITK as sitk
 
     planes = []
@@ -30,7 +46,9 @@ def read_ct_series(folder: Path) -> tuple[np.ndarray, np.ndarray]:
         try:
             plane = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))  # GDCM applies this slice's rescale
         except RuntimeError as error:
-            raise LNSynthError(f"{file}: its pixels cannot be read; copy or export the series again.") from error
+            raise _no_pixels(file) from error
+        if plane.size != shape[0] * shape[1] or plane.shape[-2:] != (shape[1], shape[0]):
+            raise _no_pixels(file)
         planes.append(plane.reshape(plane.shape[-2:]).T)
     array = np.stack(planes, axis=2)
     return array.astype(np.float32) if array.dtype.kind == "f" else array, affine
@@ -40,18 +58,33 @@ def ct_grid(folder: Path) -> tuple[list[Path], np.ndarray, tuple[int, int, int]]
     """(files in order of position, affine to RAS+ mm, shape) of the one CT series in a folder; reads headers only."""
     slices = ct_slices(Path(folder))
     files, affine = _stack(slices, Path(folder))
+    _tell_missing_ends(slices, Path(folder))
     first = slices[0][1]
     return files, affine, (int(first.Columns), int(first.Rows), len(files))
 
 
+def _no_pixels(file: Path) -> LNSynthError:
+    return LNSynthError(f"{file}: its pixels cannot be read; copy or export the series again.")
+
+
 def ct_slices(folder: Path) -> list:
     """(file, header) of every slice of the one CT series in the folder; other modalities and files are passed over."""
+    folder = Path(folder)
     found: dict[str, list] = {}
-    for file, header in dicom_headers(folder):
+    headers, damaged = _read_headers(folder)
+    for file, header in headers:
         if header.get("Modality") == "CT":
-            found.setdefault(header.get("SeriesInstanceUID") or "(no UID)", []).append((file, header))
+            found.setdefault(str(header.get("SeriesInstanceUID") or "(no UID)"), []).append((file, header))
+    names = {_pattern(file) for members in found.values() for file, _ in members}
+    for file in damaged:
+        if _pattern(file) in names or _claims_dicom(file):
+            raise LNSynthError(f"{file}: it cannot be read, although it is named like a slice or begins like one; copy "
+                               "the series again, or take the file out of the folder.")
     if not found:
-        raise LNSynthError(f"{folder}: the folder holds no DICOM CT slice; give the one with the slices of a CT.")
+        below = _folders_with_slices(folder)
+        where = (f"give one of its subfolders that do ({', '.join(below[:5])}{', ...' if len(below) > 5 else ''})"
+                 if below else "give the one with the slices of a CT")
+        raise LNSynthError(f"{folder}: the folder itself holds no DICOM CT slice; {where}.")
     if len(found) > 1:
         listed = "; ".join(
             f"{len(members)} slices of '{members[0][1].get('SeriesDescription', '')}' {uid}"
@@ -66,29 +99,135 @@ def ct_slices(folder: Path) -> list:
 
 def dicom_headers(folder: Path) -> list:
     """(file, pydicom header) of every DICOM file directly in the folder, ordered by name."""
-    import pydicom
-    from pydicom.errors import InvalidDicomError
+    return _read_headers(folder)[0]
 
-    headers = []
+
+def _read_headers(folder: Path) -> tuple[list, list[Path]]:
+    """([(file, header)] of the DICOM files directly in the folder, [the other files]), by name."""
+    headers, others = [], []
     for file in sorted(p for p in Path(folder).iterdir() if p.is_file() and not p.name.startswith(".")):
-        try:
-            headers.append((file, pydicom.dcmread(file, stop_before_pixels=True, specific_tags=HEADER)))
-        except (InvalidDicomError, EOFError):
-            continue
-    return headers
+        header = read_header(file)
+        if header is not None and header.get("Modality"):
+            headers.append((file, header))
+        else:
+            others.append(file)
+    return headers, others
+
+
+def read_header(file: Path):
+    """The fields of HEADER of a DICOM file, None where the file is none, or is damaged.
+
+    Raises LNSynthError for a deflated one: pydicom would unpack it whatever its size.
+    """
+    import pydicom
+
+    try:
+        with open(file, "rb") as stream:
+            start = stream.read(1024)
+            if start[128:132] == b"DICM" and DEFLATED in start:
+                raise LNSynthError(f"{file}: it is stored deflated, which is not read; export it with another "
+                                   "transfer syntax.")
+            stream.seek(0)
+            header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=HEADER)
+            for name in HEADER:
+                header.get(name)  # pydicom interprets a field when it is asked for
+            return header
+    except LNSynthError:
+        raise
+    except Exception:  # pydicom raises whatever a malformed file makes it stumble over
+        return None
+
+
+def _pattern(file: Path) -> str:
+    return re.sub(r"\d+", "#", file.name.lower())
+
+
+def _claims_dicom(file: Path) -> bool:
+    try:
+        with open(file, "rb") as stream:
+            return stream.read(132)[128:] == b"DICM" and file.name.upper() != "DICOMDIR"
+    except OSError:
+        return True
+
+
+def _folders_with_slices(folder: Path) -> list[str]:
+    """Subfolders, at any depth, whose first DICOM file is a CT slice, relative to the folder."""
+    found, known = [], set()
+    for file in itertools.islice(sorted(folder.glob("*/**/*")), MOST_SEARCHED):
+        if file.parent not in known and file.is_file() and not file.name.startswith("."):
+            header = read_header(file)
+            if header is not None and header.get("Modality"):
+                known.add(file.parent)
+                found += [str(file.parent.relative_to(folder))] if header.Modality == "CT" else []
+    return found
+
+
+def _tell_missing_ends(slices: list, folder: Path) -> None:
+    numbers = [header.get("InstanceNumber") for _, header in slices]
+    if all(isinstance(n, int) for n in numbers) and len(set(numbers)) == len(numbers) and min(numbers) > 1:
+        log.warning(f"{folder}: its slices are numbered {min(numbers)} to {max(numbers)}; where the series begins at "
+                    "1, slices are missing at one end.")
+    said = slices[0][1].get("ImagesInAcquisition")
+    if isinstance(said, int) and said > len(slices):
+        log.warning(f"{folder}: the acquisition is said to have {said} images, and {len(slices)} are here; slices may "
+                    "be missing at the ends.")
+
+
+def _numbers(file: Path, header, name: str, count: int = 1) -> np.ndarray:
+    """A field's `count` finite numbers."""
+    value = header.get(name)
+    try:
+        numbers = np.atleast_1d(np.array(value, dtype=float))
+    except (TypeError, ValueError):
+        numbers = np.array([np.nan])
+    if numbers.shape != (count,) or not np.isfinite(numbers).all():
+        said = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) or hasattr(value, "append") else value
+        raise LNSynthError(f"{file}: its {name} is {said!r}, not {count} number{'s' if count > 1 else ''}; export the "
+                           "series again.")
+    return numbers
+
+
+def _check_slice(file: Path, header) -> None:
+    """Raises LNSynthError unless the slice is a placed plane of numbers that its rescale turns into HU."""
+    if header.get("NumberOfFrames") not in (None, "") and _numbers(file, header, "NumberOfFrames")[0] != 1:
+        raise LNSynthError(f"{file}: this is an enhanced multi-frame CT; convert it to single frames or NIfTI.")
+    if header.get("SamplesPerPixel") is not None and _numbers(file, header, "SamplesPerPixel")[0] != 1:
+        raise LNSynthError(f"{file}: this is a colour image; give the CT itself, one number a voxel.")
+    if any(header.get(name) is None for name in PLACE):
+        raise LNSynthError(
+            f"{file}: the slice does not say where it lies (a localizer?); keep only the slices of the CT series."
+        )
+    for name in RESCALE:
+        if header.get(name) in (None, ""):
+            raise LNSynthError(f"{file}: it has no {name}, so its numbers are not Hounsfield units; export it again.")
+    slope = _numbers(file, header, "RescaleSlope")[0]
+    _numbers(file, header, "RescaleIntercept")
+    if not slope:
+        raise LNSynthError(f"{file}: its RescaleSlope is 0, so all its voxels are one; export it again.")
+    kind = str(header.get("RescaleType") or "").strip().upper()
+    if kind not in IN_HU:
+        raise LNSynthError(f"{file}: its values are {kind} (RescaleType), not Hounsfield units; give the CT itself.")
+    if str(header.get("PhotometricInterpretation") or "MONOCHROME2") != "MONOCHROME2":
+        raise LNSynthError(f"{file}: it is stored as {header.PhotometricInterpretation}, not as the plain numbers of a "
+                           "CT (MONOCHROME2); export it again.")
+    spacing = _numbers(file, header, "PixelSpacing", 2)
+    if spacing.min() <= 0:
+        raise LNSynthError(f"{file}: its PixelSpacing is {spacing[0]:g} x {spacing[1]:g} mm; export it again.")
+    _numbers(file, header, "ImagePositionPatient", 3)
+    rows = _numbers(file, header, "ImageOrientationPatient", 6).reshape(2, 3)
+    if np.abs(rows @ rows.T - np.eye(2)).max() > 0.01:
+        raise LNSynthError(f"{file}: its ImageOrientationPatient is no pair of directions; export it again.")
+    size = [int(_numbers(file, header, name)[0]) for name in ("Rows", "Columns", "BitsAllocated")]
+    if min(size) < 1:
+        raise _no_pixels(file)
+    if str(header.file_meta.get("TransferSyntaxUID")) in PLAIN and math.prod(size) // 8 > file.stat().st_size:
+        raise _no_pixels(file)
 
 
 def _stack(slices: list, folder: Path) -> tuple[list[Path], np.ndarray]:
     """Files in order of position, and the affine; refuses whatever is not one regular stack."""
     for file, header in slices:
-        if int(header.get("NumberOfFrames") or 1) > 1:
-            raise LNSynthError(f"{file}: this is an enhanced multi-frame CT; convert it to single frames or NIfTI.")
-        if int(header.get("SamplesPerPixel") or 1) > 1:
-            raise LNSynthError(f"{file}: this is a colour image; give the CT itself, one number a voxel.")
-        if any(header.get(name) is None for name in PLACE):
-            raise LNSynthError(
-                f"{file}: the slice does not say where it lies (a localizer?); keep only the slices of the CT series."
-            )
+        _check_slice(file, header)
 
     first = slices[0][1]
     orientation = np.array(first.ImageOrientationPatient, dtype=float).reshape(2, 3)
@@ -133,4 +272,4 @@ def _stack(slices: list, folder: Path) -> tuple[list[Path], np.ndarray]:
     affine[:3, 1] = orientation[1] * spacing[0]
     affine[:3, 2] = column
     affine[:3, 3] = positions[0]
-    return files, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    return files, LPS @ affine
