@@ -37,7 +37,7 @@ class Label:
 
 @dataclass(frozen=True)
 class LabelTable:
-    """Labels 0..C-1, in order. `LabelTable.load("abdomen14")` is the paper's table."""
+    """Labels 0..C-1, in order. `LabelTable.load("abdomen14")` has as many as the paper's, which it does not name."""
 
     name: str
     labels: tuple[Label, ...] = field(repr=False)

@@ -41,7 +41,7 @@ SPARE_SLICES = 8  # read beyond the slab, so that its outermost slices are inter
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """How cases are prepared; the defaults are the paper's."""
+    """How cases are prepared; the defaults are the paper's, but for which labels there are."""
 
     spacing_mm: float = 1.0                              # isotropic voxel side
     margin_mm: float = 100.0                             # around the node region; 50 to test segmenters

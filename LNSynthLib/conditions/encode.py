@@ -13,7 +13,7 @@ NODE_SHARE = 0.45   # of the veins' enhancement that a node takes part in: about
 
 
 def scale_hu(hu, window: tuple[float, float]):
-    """HU to [-1, 1]: the window's ends map to -1 and 1, what is outside is clipped (paper, Sec. 3.1)."""
+    """HU to [-1, 1]: the window's ends map to -1 and 1, what is outside is clipped (as the paper's)."""
     low, high = window
     return np.clip((np.asarray(hu, dtype=np.float32) - low) * (2 / (high - low)) - 1, -1, 1).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""Random changes of nodes: affine, elastic, or removal of one of several (paper, Sec. 3.3). Anatomy stays.
+"""Random changes of nodes: affine, elastic, or removal of one of several (paper, section 3.3). Anatomy stays.
 
 Each node is resampled on its own small grid from the signed distance to its surface, so the work is in proportion to
 the node and not to the volume. It fills the volume that was drawn, whatever the spacing: an affine change multiplies it

@@ -21,37 +21,40 @@ def cosine(timesteps: int, s: float = 0.008, beta_max: float = 0.9999) -> Tensor
     """Cosine schedule: alpha_bar_t = f(t) / f(0), f(t) = cos^2((t/T + s) / (1 + s) * pi/2), with each beta_t at most
     `beta_max`.
 
-    Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 17; LN-DDPM section 2. Returns alpha_bar, float64, (timesteps + 1,).
+    Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 17; LN-DDPM, section 4.2. Returns alpha_bar, float64, (timesteps +
+    1,).
     """
     t = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
     f = torch.cos((t + s) / (1 + s) * (math.pi / 2)) ** 2
-    return _from_betas((1 - f[1:] / f[:-1]).clamp(max=beta_max))
+    return _from_betas(1 - f[1:] / f[:-1], beta_max)
 
 
-def linear(timesteps: int, start: float = 1e-4, end: float = 0.02) -> Tensor:
+def linear(timesteps: int, start: float = 1e-4, end: float = 0.02, beta_max: float = 0.9999) -> Tensor:
     """Linear schedule: beta_t runs linearly from `start` to `end` (Ho et al. 2020, section 4). Returns alpha_bar,
     float64, (timesteps + 1,).
 
     The betas are those of 1000 timesteps; with T of them they are multiplied by 1000 / T, so that as little of the
     clean volume is left at the end (as in the code of Nichol and Dhariwal 2021).
     """
-    return _from_betas(torch.linspace(start, end, timesteps, dtype=torch.float64) * (1000 / timesteps))
+    return _from_betas(torch.linspace(start, end, timesteps, dtype=torch.float64) * (1000 / timesteps), beta_max)
 
 
-def scaled_linear(timesteps: int, start: float = 0.0015, end: float = 0.0195) -> Tensor:
+def scaled_linear(timesteps: int, start: float = 0.0015, end: float = 0.0195, beta_max: float = 0.9999) -> Tensor:
     """Scaled linear schedule: sqrt(beta_t) runs linearly (Rombach et al. 2022, arXiv 2112.10752, released code; the
     defaults are those of its LDM configurations). Returns alpha_bar, float64, (timesteps + 1,). Betas scale with the
     number of timesteps as in `linear`."""
     roots = torch.linspace(math.sqrt(start), math.sqrt(end), timesteps, dtype=torch.float64)
-    return _from_betas(roots**2 * (1000 / timesteps))
+    return _from_betas(roots**2 * (1000 / timesteps), beta_max)
 
 
 SCHEDULES = {"cosine": cosine, "linear": linear, "scaled_linear": scaled_linear}
 
 
-def _from_betas(betas: Tensor) -> Tensor:
-    """alpha_bar_t = prod_{s <= t} (1 - beta_s), alpha_bar_0 = 1 (Ho et al. 2020, section 2)."""
-    return torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - betas.clamp(max=0.9999), dim=0)])
+def _from_betas(betas: Tensor, beta_max: float) -> Tensor:
+    """alpha_bar_t = prod_{s <= t} (1 - beta_s), alpha_bar_0 = 1 (Ho et al. 2020, section 2); betas up to `beta_max`."""
+    if not 0 < beta_max < 1:
+        raise LNSynthError(f"generator: beta_max must lie between 0 and 1, and is {beta_max:g}; correct the settings.")
+    return torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - betas.clamp(max=beta_max), dim=0)])
 
 
 def half_log_snr(alpha_bar: Tensor) -> Tensor:

@@ -29,12 +29,13 @@ from ..synthesis.catalog import samples as whole_samples
 from ..training.data import random_start
 from .distribution import caveat, fid, mmd
 from .features import ABSENT, FeatureNet, lpips, pooled
-from .images import RANGE, SsimSettings, ms_ssim, mse, psnr, scales
+from .images import RANGE, SsimSettings, ms_ssim, mse, mse_01, psnr, scales
 from .memorisation import MemorisationSettings, Neighbour, descriptor, detail, direction, nearest
 from .statistics import bootstrap_interval
 from .tissue import TissueSettings, node_contrast, organ_errors
 
-METRICS = ("mse", "psnr", "ms_ssim", "lpips", "organ_error_hu", "core_error_hu", "contrast_hu", "real_contrast_hu")
+METRICS = ("mse_01", "mse", "psnr", "ms_ssim", "lpips", "organ_error_hu", "core_error_hu", "contrast_hu",
+           "real_contrast_hu")
 FACTS = ("sample", "case", "kind", "split", "nodes_changed")
 SEED = 0  # of the bootstrap
 
@@ -73,7 +74,8 @@ def evaluate_samples(samples: Path, data: list[Path], settings: ImageSettings | 
     features  MedicalNet; without it lpips, fid, mmd and what rests on features are None, and "features" says why
 
     Returns {"samples": a row a sample, "summary", "settings"}. A row: "sample", "case", "patient", "kind", "split",
-    "nodes_changed"; "mse", "psnr" (None for equal volumes), "ms_ssim", "lpips"; "organ_error_hu" and "core_error_hu",
+    "nodes_changed"; "mse_01" and "mse" (of images in [0, 1], the paper's scale, and in [-1, 1]), "psnr" (None for equal
+    volumes), "ms_ssim", "lpips"; "organ_error_hu" and "core_error_hu",
     the mean over organs of the absolute error of their mean HU; "contrast_hu" and "real_contrast_hu", means over nodes;
     "organs", "nodes" and "real_nodes" (`tissue`'s rows); "nearest", a dict for "pixels" and for "features";
     "detail"; and "copied", which of the three say that it is a copy (None where none of them can tell).
@@ -189,7 +191,7 @@ def _measure(sample: Sample, settings: ImageSettings, features: FeatureNet | Non
         "sample": sample.name, "case": sample.case.id, "patient": sample.case.info["patient"],
         "kind": sample.case.kind, "split": sample.case.split,
         "nodes_changed": not np.array_equal(sample.nodes, sample.real_nodes),
-        "mse": mse(synthetic, real), "psnr": ratio if math.isfinite(ratio) else None,
+        "mse_01": mse_01(synthetic, real), "mse": mse(synthetic, real), "psnr": ratio if math.isfinite(ratio) else None,
         "ms_ssim": ms_ssim(synthetic, real, settings.ssim), "ssim_scales": scales(real.shape, settings.ssim),
         "lpips": lpips(*maps) if maps else None,
         **{f"{name}_error_hu": _mean(abs(o["error"]) for o in organs if o["organ"] and o["part"] == part)

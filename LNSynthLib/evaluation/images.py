@@ -1,7 +1,8 @@
 """How near a synthetic volume is to the real one of the same place, voxel by voxel: MSE, PSNR and MS-SSIM.
 
-Volumes are (X, Y, Z) in [-1, 1], the window's ends, as generators make them. MSE is on that scale: it is (2 / width of
-the window)^2 times the MSE in HU, and four times what it would be on [0, 1]. PSNR and SSIM do not depend on it.
+Volumes are (X, Y, Z) in [-1, 1], the window's ends, as generators make them. `mse` is on that scale: it is (2 / width
+of the window)^2 times the MSE in HU. `mse_01` is that of the same images in [0, 1], a quarter of it: the scale of the
+paper's Table 1, where PSNR is 10 log10(1 / MSE) within .1 dB, so of a peak of 1. PSNR and SSIM do not depend on it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,11 @@ def mse(synthetic: np.ndarray, real: np.ndarray) -> float:
     """Mean squared difference, on the scale [-1, 1]."""
     _check(synthetic, real)
     return float(np.mean(np.square(synthetic.astype(np.float64) - real)))
+
+
+def mse_01(synthetic: np.ndarray, real: np.ndarray) -> float:
+    """Mean squared difference of the images brought to [0, 1], the paper's scale (Table 1); volumes as for `mse`."""
+    return mse(synthetic, real) / RANGE**2
 
 
 def psnr(synthetic: np.ndarray, real: np.ndarray) -> float:

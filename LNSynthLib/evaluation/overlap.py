@@ -1,4 +1,4 @@
-"""How much two masks overlap: the four voxel measures of the paper's Table 1, from one count of voxels."""
+"""How much two masks overlap: the four voxel measures of the paper's Table 2, from one count of voxels."""
 
 from __future__ import annotations
 

@@ -102,7 +102,8 @@ def image_row(line: ImageLine) -> dict:
     row = {"row": line.row.label, "method": line.row.method, "seeds": line.seeds, "samples": len(line.samples)}
     for metric in (*IMAGE_METRICS[:-1], "fid", "mmd", "node_recall_synt"):
         row |= _told(line.intervals.get(metric), metric)
-    return row
+    return row | {f"paper_{metric}": line.row.published.get(metric)
+                  for metric in ("mse_01", "psnr", "ms_ssim", "lpips", "node_recall_synt")}
 
 
 def learning(panels: Mapping[str, Sequence]) -> list[dict]:

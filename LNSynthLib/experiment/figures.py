@@ -1,4 +1,4 @@
-"""The paper's Figures 4 and 5: test patches synthesised by each method, and test cases segmented by each row.
+"""Pictures as the paper's: test patches synthesised by each method, and test cases segmented by each row.
 
 Examples are not chosen by how they look: the first of each case, in order, kinds of cases taking turns.
 """

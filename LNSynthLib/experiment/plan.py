@@ -101,7 +101,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Preparation:
-    """How cases are prepared; the defaults are the paper's."""
+    """How cases are prepared; the defaults are the paper's, but for which labels there are."""
 
     spacing_mm: float = 1.0
     margin_mm: float = 100.0           # around the nodes, for training

@@ -20,10 +20,10 @@ RED = "<div class='banner low'>SYNTHETIC images: made by generative models, not 
 
 
 def synthesised(results: Results) -> str:
-    """Figure 4."""
+    """Figure 1."""
     examples = figure4(results)
     if not examples:
-        return note("Figure 4 needs the samples of test patches: not yet, or their files are no longer there.")
+        return note("Figure 1 needs the samples of test patches: not yet, or their files are no longer there.")
     table = LabelTable.load(results.plan.prepare.labels)
     present = [label for label in table.labels if label.id > 1]
     key = "".join(f"<i style='background:rgb{tuple(round(0.8 * c) for c in label.color)}'></i>"
@@ -34,10 +34,10 @@ def synthesised(results: Results) -> str:
 
 
 def segmented(results: Results, name: str) -> str:
-    """Figure 5, of the rows of that table."""
+    """Figure 2, of the rows of that table."""
     examples = figure5(results, name)
     if not examples:
-        return note("Figure 5 needs prepared test cases: not yet, or their files are no longer there.")
+        return note("Figure 2 needs prepared test cases: not yet, or their files are no longer there.")
     return _grid(examples) + note(
         f"Axial slices of test cases, {SIDE_MM:g} mm across, through the largest node. <b style='color:#2b9e50'>Green"
         "</b>: true nodes, drawn along their outer border; <b style='color:#eb3c32'>red</b>: prediction, along its "

@@ -102,9 +102,9 @@ def _tables(results: Results, segmentations: dict, images: dict) -> list[str]:
 
 
 def _figures(results: Results, main: str | None) -> list[str]:
-    shown = ["<h2>Figure 4. Synthetic images</h2>", plates.synthesised(results)]
+    shown = ["<h2>Figure 1. Synthetic images</h2>", plates.synthesised(results)]
     if main is not None:
-        shown += ["<h2>Figure 5. Segmentations</h2>", plates.segmented(results, main)]
+        shown += ["<h2>Figure 2. Segmentations</h2>", plates.segmented(results, main)]
     return shown
 
 

@@ -8,12 +8,14 @@ from ..evaluation.segmentation import METRICS, pool
 from ..evaluation.statistics import Interval
 from . import tables
 from .page import MISSING, UNDEFINED, counted, note, number, table, text
-from .plan import Table
+from .plan import Row, Table
 from .results import MADE_UP, Results
 from .tables import IMAGE_MEASURES, LOWER_IS_BETTER, STRATEGIES, TITLES, ImageLine, Line
 
 DIGITS = {"assd_mm": 2, "false_positives": 2}
 TESTED = ("dsc", "node_recall")  # measures whose p values have a column; the CSV has all
+GREY = ("<span class=paper style='display:inline'>Grey: the paper's own figures. They were measured on other data (27 "
+        "patients of ABD-LN and CRC-LNM): levels cannot be compared with those above.</span>")
 
 
 def segmentation(results: Results, name: str, lines: Sequence[Line]) -> str:
@@ -45,9 +47,14 @@ def _main(plan: Table, lines: Sequence[Line]) -> str:
 
 
 def _mean(line: Line, metric: str, best: bool) -> str:
-    digits, told = DIGITS.get(metric, 3), line.row.published.get(metric)
+    digits = DIGITS.get(metric, 3)
     shown = spread(line.intervals[metric], digits, best) if line.scores else MISSING
-    return shown + ("" if told is None else f"<span class=paper>paper {number(told, digits)}</span>")
+    return shown + _published(line.row, metric, digits)
+
+
+def _published(row: Row, measure: str, digits: int) -> str:
+    told = row.published.get(measure)
+    return "" if told is None else f"<span class=paper>paper {number(told, digits)}</span>"
 
 
 def spread(found: Interval, digits: int, best: bool = False) -> str:
@@ -102,9 +109,7 @@ def _notes(results: Results, plan: Table, lines: Sequence[Line]) -> list[str]:
         words.append("Predictions without any node: " + ", ".join(
             f"{text(line.row.label)} {count} of {line.pooled['cases']}" for line, count in empty) + ".")
     if any(line.row.published for line in lines):
-        words.append("<span class=paper style='display:inline'>Grey: the paper's own figures. They were measured on "
-                     "other data (27 patients of ABD-LN and CRC-LNM): levels cannot be compared with those above."
-                     "</span>")
+        words.append(GREY)
     return [note(" ".join(words))]
 
 
@@ -158,8 +163,9 @@ def images(results: Results, name: str, lines: Sequence[ImageLine]) -> str:
         real = tables.mean_of(done[0].samples, "real_contrast_hu")
         rows.append(["<i>the real patches</i>", *(spread(real, m.digits) if m.name == "contrast_hu" else ""
                                                   for m in IMAGE_MEASURES)])
-    rows += [[text(line.row.label), *(spread(line.intervals[m.name], m.digits, i in best[m.name]) if line.samples
-                                      else MISSING for m in IMAGE_MEASURES)] for i, line in enumerate(lines)]
+    rows += [[text(line.row.label), *((spread(line.intervals[m.name], m.digits, i in best[m.name]) if line.samples
+                                       else MISSING) + _published(line.row, m.name, m.digits)
+                                      for m in IMAGE_MEASURES)] for i, line in enumerate(lines)]
     return (f"<h3>{text(plan.title)}</h3>" + table(["method", *(text(m.title) for m in IMAGE_MEASURES)], rows)
             + _image_notes(results, name, done))
 
@@ -174,6 +180,9 @@ def _image_notes(results: Results, name: str, done: Sequence[ImageLine]) -> str:
              "that fit a condition: a sharp sample of another patient's fat and vessels scores below a blurred one. "
              "HU errors are of an organ's mean. NodeRecall_synt: what the segmenter trained on real cases finds in the "
              "synthetic patches; it misses nodes of real images too."]
+    words.append("The paper's MSE is that of images in [0, 1], a quarter of that in [-1, 1].")
+    if any(outcome.row.published for outcome in results.layout.tables[name]):
+        words.append(GREY)
     sizes = sorted({row["ssim_scales"] for line in done for row in line.samples})
     words.append(f"MS-SSIM on {' or '.join(map(str, sizes))} scales, as many as the patches are large enough for.")
     cells = [cell for outcome in results.layout.tables[name] for cell in outcome.images]

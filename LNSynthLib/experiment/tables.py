@@ -109,7 +109,8 @@ class Measure:
 
 
 IMAGE_MEASURES = (
-    Measure(f"MSE (range {RANGE:g})", "mse", 4, False), Measure("PSNR, dB", "psnr", 2, True),
+    Measure("MSE, images in [0, 1]", "mse_01", 4, False), Measure("MSE, images in [-1, 1]", "mse", 4, False),
+    Measure("PSNR, dB", "psnr", 2, True),
     Measure("MS-SSIM", "ms_ssim", 3, True), Measure("LPIPS", "lpips", 4, False), Measure("FID", "fid", 3, False),
     Measure("MMD", "mmd", 4, False), Measure("organs: HU error", "organ_error_hu", 1, False),
     Measure("organ cores: HU error", "core_error_hu", 1, False),
@@ -137,7 +138,8 @@ def _image_line(results: Results, outcome: Outcome) -> ImageLine:
     if not cells:
         return ImageLine(outcome.row, [], {}, 0)
     made, owner = [results.result(cell) for cell in cells], results.patients()
-    samples = [row for cell in cells for row in read_json(cell.folder(results.out) / "images.json")["samples"]]
+    samples = [{"mse_01": row["mse"] / RANGE**2, **row}  # earlier versions gave that on [-1, 1] alone
+               for cell in cells for row in read_json(cell.folder(results.out) / "images.json")["samples"]]
     found = {}
     for measure in IMAGE_MEASURES:
         if measure.name in OF_SETS:

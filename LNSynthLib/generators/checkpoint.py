@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ..cases.labels import table_path
+from ..cases.labels import LabelTable, table_path
 from ..runtime.errors import LNSynthError
 from ..runtime.files import atomic_folder, read_json, sha256, write_json
 from ..runtime.settings import build
@@ -102,7 +102,7 @@ def _with_own_labels(folder: Path, settings: dict) -> dict:
     form = dict(settings.get("form", {}))
     own = folder / LABELS
     try:
-        same = table_path(form["labels"]).read_bytes() == own.read_bytes()
+        same = LabelTable.load(form["labels"]) == LabelTable.load(own)
     except (KeyError, OSError, LNSynthError):
         same = False
     if not same and own.is_file():

@@ -21,6 +21,7 @@ Network = Callable[[Tensor, Tensor], Tensor]  # (x_t (B, C, ...), t (B,)) -> wha
 class DiffusionSettings:
     timesteps: int = 300                             # T
     schedule: Literal["cosine", "linear", "scaled_linear"] = "cosine"
+    beta_max: float = 0.9999                         # the most noise that one time may add
     prediction: Literal["noise", "velocity", "preconditioned"] = "noise"  # what is learned; the papers' is the noise
     data_std: float = 0.5                            # of x_0 about its expectation; for "preconditioned" alone
     loss: Literal["l1", "l2"] = "l1"
@@ -40,7 +41,7 @@ class Denoising:
     def __init__(self, settings: DiffusionSettings):
         self.settings = settings
         # A plain tensor and no buffer: neither EMA nor a checkpoint has any business with the schedule.
-        self.alpha_bar = SCHEDULES[settings.schedule](settings.timesteps)
+        self.alpha_bar = SCHEDULES[settings.schedule](settings.timesteps, beta_max=settings.beta_max)
 
     def _gaussian(self, x: Tensor, t: Tensor, expected: Tensor | float):
         """(mean, deviation, x standardised): what x_t tells of x_0 if x_0 were Gaussian about its expectation e.

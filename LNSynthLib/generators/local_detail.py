@@ -1,4 +1,4 @@
-"""Local detail conditioning (paper, Sec. 2.2): node mask tokens attended to at node positions.
+"""Local detail conditioning (paper, section 3.4, equations 6 to 8): node mask tokens attended to at node positions.
 
 A mask encoder turns the node mask into tokens; a spatial transformer (self-attention, cross-attention to the tokens,
 feed-forward) looks at them; with LD, only its output at node positions passes through the residual connection.
@@ -126,6 +126,6 @@ class SpatialTransformer(nn.Module):
 def at_node_positions(nodes: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     """Which cells of a coarse grid hold any node voxel: (B, 1, X, Y, Z) -> (B, N) bool.
 
-    Max-pooled: nearest-neighbour sampling would lose nodes smaller than a cell (8 mm in the paper's setting).
+    Max-pooled: nearest-neighbour sampling would lose nodes smaller than a cell (8 mm at the paper's size).
     """
     return F.adaptive_max_pool3d(nodes, tuple(shape)).flatten(1) > 0

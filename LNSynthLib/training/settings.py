@@ -22,7 +22,7 @@ class AugmentSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """The defaults are the paper's (section 3.1) or, where it is silent, plain."""
+    """The defaults are the paper's (section 4.2) or, where it is silent, ours (Resources/paper_choices.md)."""
 
     steps: int = 45_000                      # optimiser steps
     batch: int = 1                           # samples of one optimiser step, over all processes

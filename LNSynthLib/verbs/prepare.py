@@ -13,7 +13,7 @@ def add_arguments(parser):
     parser.add_argument("--window", type=float, nargs=2, default=(-120.0, 240.0), metavar=("LOW", "HIGH"),
                         help="HU that become -1 and 1 (default -120 240)")
     parser.add_argument("--labels", default="abdomen14", metavar="TABLE",
-                        help="label table: a name in Resources/labels or a YAML file (default abdomen14, the paper's)")
+                        help="label table: a name in Resources/labels or a YAML file (default abdomen14)")
     parser.add_argument("--allow-no-nodes", action="store_true", help="prepare cases without nodes too, whole")
     parser.add_argument("--allow-no-anatomy", action="store_true", help="prepare cases without an anatomy mask too")
     parser.add_argument("--accept-changes", action="store_true",

@@ -53,7 +53,8 @@ PLAN = {
     "budget": {"steps": 40}, "multiple": 2, "trainer": "mini", "filter_methods": ["lnddpm"], "examples": 3,
     "tables": {
         "images": {"title": "Table 1. Images", "measure": "images", "rows": [
-            {"label": "GAN", "method": "gan"}, {"label": "LN-DDPM", "method": "lnddpm"}]},
+            {"label": "GAN", "method": "gan", "published": {"mse_01": 0.0421}},
+            {"label": "LN-DDPM", "method": "lnddpm"}]},
         "main": {"title": "Table 2. Segmentation", "reference": "Both", "rows": [
             {"label": "Real", "strategy": "real", "published": {"dsc": 0.5273}},
             {"label": "GAN", "method": "gan"}, {"label": "LN-DDPM", "method": "lnddpm"},

@@ -1,5 +1,6 @@
 """Echo from noise: its layout is the whole condition, and it is trained and sampled without guidance."""
 
+import pytest
 import torch
 from streams import streams
 
@@ -36,4 +37,6 @@ def test_without_a_learned_variance_the_network_has_one_output_and_the_loss_one_
 def test_the_papers_settings():
     settings = make_generator(load_preset("paper", kind="echo")).settings
     assert (settings.schedule, settings.loss, settings.drop, settings.guidance) == ("cosine", "l2", 0.0, 1.0)
-    assert settings.learned_variance and settings.bound_weight == 0.001
+    assert settings.learned_variance and settings.bound_weight == 0.001 and settings.beta_max == 0.999
+    a = make_generator(load_preset("mini", kind="echo")).process.alpha_bar
+    assert float(a[-1] / a[-2]) == pytest.approx(0.001)

@@ -1,5 +1,6 @@
 """Plans, the keys of their cells, and the runner: each cell once, whoever comes, whatever is killed."""
 
+import csv
 import json
 import os
 import signal
@@ -45,7 +46,7 @@ def changed(plan, other, **files):
 
 def test_the_paper_s_plan_asks_for_all_its_tables():
     plan = load_plan("paper")
-    assert tuple(plan.methods) == METHODS and len(plan.tables) == 5 and plan.multiple == 10
+    assert tuple(plan.methods) == METHODS and len(plan.tables) == 6 and plan.multiple == 10
     assert all(method.preset == "paper" for method in plan.methods.values())
     rows = {row.label: row for row in plan.tables["table2"].rows}
     assert rows["Real"].published["dsc"] == .5273 and rows["Real + LN-DDPM"].published["node_recall"] == .7054
@@ -59,6 +60,30 @@ def test_the_paper_s_plan_asks_for_all_its_tables():
     # real, 7 synthetic, 7 both, 2 conditions, 5x and 20x, unvaried nodes, 2 attentions
     assert cells["segmenter"] == cells["predictions"] == cells["scores"] == 1 + 14 + 2 + 2 + 1 + 2
     assert cells["images"] == cells["generator"] and cells["filter"] == 1 and cells["memorisation"] == 7
+
+
+KEYS = {"GSCond nodes": "nodes", "GSCond nodes + anatomy": "nodes + anatomy",
+        "GSCond nodes + anatomy + LDCond": "nodes + anatomy + local detail", "conditions as they are":
+        "nodes as they are", "conditions transformed": "nodes transformed", "LD": "local detail (LD)",
+        "LA": "local attention (LA)", "GA": "global attention (GA)"}  # the paper's rows -> ours
+
+
+@pytest.mark.parametrize("name, tables", [("paper", ("1", "2", "3", "4a", "4b", "4c")), ("mini", ("1", "2"))])
+def test_published_figures_are_those_of_the_papers_tables(name, tables, repository):
+    plan = load_plan(name)
+    assert list(plan.tables) == [f"table{number}" for number in tables]
+    ours = {(number, row.label, row.strategy): row.published for number in tables
+            for row in plan.tables[f"table{number}"].rows}
+    with open(repository / "Resources" / "paper_tables.csv", newline="") as file:
+        for told in csv.DictReader(file):
+            number, label, strategy = told.pop("table"), told.pop("row"), told.pop("strategy") or "synthetic"
+            if number in tables:
+                label = f"Real + {label}" if number == "2" and strategy == "both" else KEYS.get(label, label)
+                figures = {"mse_01" if measure == "mse" else measure: float(v) for measure, v in told.items() if v}
+                assert ours.pop((number, label, strategy)) == figures and figures
+    assert not ours
+    for number in tables:
+        assert plan.tables[f"table{number}"].title.startswith(f"Table {number}. ")
 
 
 def test_mini_gives_every_generator_the_same_flops():

@@ -137,6 +137,7 @@ def test_each_row_is_what_its_functions_say(result, made, cases, weights):
         row, maps = rows[name], (net.maps(synthetic), net.maps(real))
         seen.append([pooled(m) for m in maps])
         assert row["mse"] == pytest.approx(images.mse(synthetic, real), rel=1e-3, abs=1e-7)
+        assert row["mse_01"] == row["mse"] / 4
         assert row["psnr"] == pytest.approx(images.psnr(synthetic, real), abs=0.01)
         assert row["ms_ssim"] == pytest.approx(images.ms_ssim(synthetic, real), abs=1e-4) and row["ssim_scales"] == 3
         assert row["lpips"] == pytest.approx(lpips(*maps), rel=0.01, abs=1e-6)

@@ -1,5 +1,6 @@
 """MSE, PSNR and MS-SSIM against scikit-image, a computation by hand in float64, and known answers."""
 
+import csv
 import math
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from scipy import ndimage
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 
-from LNSynthLib.evaluation.images import RANGE, SsimSettings, ms_ssim, mse, psnr, scales
+from LNSynthLib.evaluation.images import RANGE, SsimSettings, ms_ssim, mse, mse_01, psnr, scales
 
 
 def pair(shape, noise=0.3, seed=0):
@@ -54,6 +55,22 @@ def test_psnr_of_a_constant_offset_is_known():
     real = np.zeros((4, 4, 4))
     assert psnr(real + 0.2, real) == pytest.approx(20.0)  # 10 log10(4 / 0.04)
     assert psnr(real, real) == math.inf and mse(real, real) == 0
+
+
+def test_mse_on_the_papers_scale_goes_with_psnr_of_peak_1():
+    a, b = pair((9, 12, 7))
+    unit = [(x.astype(float) + 1) / 2 for x in (a, b)]
+    assert mse_01(a, b) == pytest.approx(mean_squared_error(*unit), rel=1e-6) == pytest.approx(mse(a, b) / 4)
+    assert psnr(a, b) == pytest.approx(peak_signal_noise_ratio(unit[1], unit[0], data_range=1.0))
+    assert psnr(a, b) == pytest.approx(10 * math.log10(1 / mse_01(a, b)))
+
+
+def test_the_papers_psnr_is_of_its_mse_with_peak_1(repository):
+    with open(repository / "Resources" / "paper_tables.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["table"] == "1"]
+    for row in rows:  # a mean of logarithms is a little above the logarithm of the mean
+        assert 0 <= float(row["psnr"]) - 10 * math.log10(1 / float(row["mse"])) < 0.1
+    assert len(rows) == 7
 
 
 def test_one_scale_is_scikit_images_ssim():

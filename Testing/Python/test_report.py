@@ -148,7 +148,7 @@ def test_image_measures_are_those_of_the_samples(made):
     for method, label in (("gan", "GAN"), ("lnddpm", "LN-DDPM")):
         cells = made.layout.images[method]
         told = [read_json(cell.folder(made.out) / "cell.json")["result"] for cell in cells]
-        for name in ("mse", "psnr", "ms_ssim", "organ_error_hu", "contrast_hu"):
+        for name in ("mse_01", "mse", "psnr", "ms_ssim", "organ_error_hu", "contrast_hu"):
             means = [result["summary"]["metrics"][name]["mean"] for result in told]
             assert float(rows[label][name]) == near(np.mean(means))
         assert rows[label]["lpips"] == rows[label]["fid"] == ""  # no features were given
@@ -158,7 +158,11 @@ def test_image_measures_are_those_of_the_samples(made):
     samples = read_csv(made.out / "report" / "per_sample.csv")
     assert float(rows["GAN"]["mse"]) == near(np.mean([float(s["mse"]) for s in samples if s["row"] == "GAN"]))
     shown = table_rows(body(made.out), "Table 1. Images")
-    assert shown["the real patches"][8].startswith(f"{np.mean([float(s['real_contrast_hu']) for s in samples]):.1f}")
+    assert shown["GAN"][0].startswith(f"{float(rows['GAN']['mse_01']):.4f}")
+    assert shown["GAN"][0].endswith("paper 0.0421") and rows["GAN"]["paper_mse_01"] == "0.0421"
+    assert float(rows["GAN"]["mse_01"]) == near(float(rows["GAN"]["mse"]) / 4)
+    assert "images in [0, 1]" in body(made.out) and "paper" not in shown["LN-DDPM"][0]
+    assert shown["the real patches"][9].startswith(f"{np.mean([float(s['real_contrast_hu']) for s in samples]):.1f}")
     assert "LPIPS, FID and MMD are empty: no MedicalNet weights" in body(made.out)
 
 
@@ -174,6 +178,15 @@ def test_one_seed_s_images_have_the_intervals_of_their_cell(half, made):
     shutil.copy(cell.folder(made.out) / "cell.json", cell.folder(half) / "cell.json")
 
 
+def test_samples_measured_by_an_older_version_have_the_papers_mse_too(half):
+    for path in half.glob("cells/images/*/images.json"):
+        told = read_json(path)
+        write_json(path, {**told, "samples": [{name: value for name, value in row.items() if name != "mse_01"}
+                                              for row in told["samples"]]})
+    line = tables.image_lines(Results(half), "images")[1]
+    assert line.intervals["mse_01"].mean == near(line.intervals["mse"].mean / 4)
+
+
 def test_what_is_not_done_is_said_and_never_a_number(half):
     page = body(half)
     assert "Not finished:" in page
@@ -181,7 +194,7 @@ def test_what_is_not_done_is_said_and_never_a_number(half):
     assert shown["GAN"] == ["not yet"] * 9  # seven measures, two p values
     assert all(re.search(r"\d", cell) for cell in shown["LN-DDPM"])
     assert shown["Real"][0].endswith("paper 0.527") and "Both: 1 of 2 seeds so far" in page
-    assert set(table_rows(page, "Table 1. Images")["GAN"]) == {"not yet"}
+    assert set(table_rows(page, "Table 1. Images")["GAN"]) == {"not yet", "not yet paper 0.0421"}
     assert table_rows(page, "NodeRecall by short axis (Table 2)")["GAN"] == ["not yet"] * 4
     rows = {row["row"]: row for row in read_csv(half / "report" / "main.csv")}
     assert rows["GAN"]["dsc"] == rows["GAN"]["dsc_low"] == "" and rows["GAN"]["seeds"] == "0"

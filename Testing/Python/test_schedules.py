@@ -30,6 +30,21 @@ def test_cosine_is_equation_17():
     assert float(alpha_bar[300] / alpha_bar[299]) == pytest.approx(1e-4, rel=1e-9)  # the last beta is clipped to 0.9999
 
 
+@pytest.mark.parametrize("name", schedules.SCHEDULES)
+def test_no_beta_is_above_the_largest(name):
+    """With few times linear schedules meet the bound too; a bound that none meets changes nothing."""
+    plain, bounded = schedules.SCHEDULES[name](8), schedules.SCHEDULES[name](8, beta_max=0.6)
+    for alpha_bar, bound in ((plain, 0.9999), (bounded, 0.6)):
+        betas = 1 - alpha_bar[1:] / alpha_bar[:-1]
+        assert float(betas.max()) == pytest.approx(bound, rel=1e-9)
+        assert torch.equal(schedules.SCHEDULES[name](8, beta_max=bound), alpha_bar)
+    first = int((1 - plain[1:] / plain[:-1] > 0.6).nonzero()[0])
+    assert torch.equal(plain[:first + 1], bounded[:first + 1])
+    for wrong in (0.0, 1.0):
+        with pytest.raises(LNSynthError, match="beta_max must lie between 0 and 1"):
+            schedules.SCHEDULES[name](8, beta_max=wrong)
+
+
 @pytest.mark.parametrize(
     "name, theirs, timesteps",
     [("linear", "linear_beta", 1000), ("scaled_linear", "scaled_linear_beta", 1000), ("cosine", "cosine", 1000)],
@@ -37,12 +52,12 @@ def test_cosine_is_equation_17():
 def test_schedules_agree_with_monai(name, theirs, timesteps):
     from monai.networks.schedulers import DDPMScheduler
 
-    ours = schedules.SCHEDULES[name](timesteps)[1:]
+    ours = schedules.SCHEDULES[name](timesteps, beta_max=0.999)[1:]
     keywords = {"scaled_linear": {"beta_start": 0.0015, "beta_end": 0.0195}}.get(name, {})
     monai = DDPMScheduler(timesteps, theirs, **keywords).alphas_cumprod.double()
     # MONAI computes in float32 and clips beta at 0.999, which touches a cosine schedule's last time only.
-    last = -1 if name == "cosine" else None
-    torch.testing.assert_close(ours[:last], monai[:last], rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(ours, monai, rtol=1e-3, atol=1e-6)
+    assert float(ours[-1]) == pytest.approx(float(monai[-1]), rel=2e-3)
 
 
 @pytest.mark.parametrize("name, first, last", [("linear", 1e-4, 0.02), ("scaled_linear", 0.0015, 0.0195)])
