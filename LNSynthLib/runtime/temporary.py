@@ -22,6 +22,7 @@ from pathlib import Path
 MARK = re.compile(r"\.lns-([0-9a-f]{8})-(\d+)-([0-9a-f]{8})-[0-9a-f]{12}(?=\.|$)")
 UNKNOWN = "0" * 8  # START where the system does not tell: then nothing is removed
 ASIDE = "replaced"  # in a folder of this name and a mark: what was about to be replaced
+MOST_FOLDERS = 10_000
 _swept: set[tuple[int, Path]] = set()
 
 
@@ -106,16 +107,16 @@ def sweep(folder: Path) -> None:
 
 
 def sweep_below(folder: Path, depth: int) -> None:
-    """`sweep` for a folder and those in it, `depth` floors down; follows no link."""
-    sweep_once(folder)
-    if depth:
-        try:
-            with os.scandir(folder) as entries:
-                inner = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-        except OSError:
-            return
-        for path in inner:
-            sweep_below(Path(path), depth - 1)
+    """`sweep` for a folder and those in it, `depth` floors down; follows no link, and looks at MOST_FOLDERS at most."""
+    floor, looked = [str(folder)], 0
+    for _ in range(depth + 1):
+        below = []
+        for path in floor[:max(0, MOST_FOLDERS - looked)]:
+            sweep_once(Path(path))
+            with suppress(OSError), os.scandir(path) as entries:
+                below += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        looked += len(floor)
+        floor = below
 
 
 def _is_left(entry: os.DirEntry) -> bool:
