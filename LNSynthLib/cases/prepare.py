@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, Progress, ignore
-from ..runtime.files import atomic_folder, read_json, sha256_once, write_json
+from ..runtime.files import atomic_folder, sha256_once, write_json
 from ..runtime.locks import turn
 from ..runtime.names import inside, problem, remove_ours
 from ..runtime.processes import WorkerDied, each
@@ -139,13 +139,17 @@ def prepare_case(dataset: Dataset, id: str, settings: PrepareSettings) -> tuple[
     """(prepared case, True when it had to be made). Raises LNSynthError for a case that cannot be prepared."""
     folder = inside(dataset.folder, f"prepared/{settings.name}/{id}", dataset.folder / "dataset.json")
     table = LabelTable.load(settings.labels)
-    hashes = {role: sha256_once(path) for role in ROLES if (path := dataset.checked_path(id, role))}
+    hashes = {role: sha256_once(path) for role in ROLES if (path := dataset.checked_path(id, role)) and path.is_file()}
     entry = dataset.entry(id)
     about = {"kind": dataset.kind} | {k: entry[k] for k in ("id", "patient", "split", "source", "anatomy_version")}
     inputs = {"version": VERSION, "settings": asdict(settings), "table": asdict(table), "sha256": hashes} | about
     key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-    if _key(folder) == key:
-        return PreparedCase.open(folder), False
+    if (folder / "case.json").is_file():
+        with suppress(LNSynthError):  # a damaged one is made again
+            there = PreparedCase.open(folder)
+            if there.info.get("key") == key:
+                there.check_intact()
+                return there, False
 
     began = time.monotonic()
     where = {role: str(dataset.path(id, role)) for role in ROLES}
@@ -156,14 +160,6 @@ def prepare_case(dataset: Dataset, id: str, settings: PrepareSettings) -> tuple[
         write_prepared(beside, **arrays, info=info)
         write_png(beside / "report.png", report(hu, arrays["anatomy"], arrays["nodes"], info, table))
     return PreparedCase.open(folder), True
-
-
-def _key(folder: Path) -> str | None:
-    """Of the prepared case in the folder; None where there is none, or it does not tell: it is then prepared again."""
-    try:
-        return read_json(folder / "case.json")["key"]
-    except (LNSynthError, KeyError, TypeError):
-        return None
 
 
 def checked(case: Case, where: dict[str, str], settings: PrepareSettings, table: LabelTable) -> Case:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..runtime.content import NONE, NUMBER, check
 from ..runtime.errors import LNSynthError
-from ..runtime.files import read_json, write_json
+from ..runtime.files import read_json, sha256, sha256_once, write_json
 from ..runtime.names import check_name
 from .dataset import Dataset
 from .volume import Box
@@ -21,7 +21,8 @@ FILES = (*(f"{name}.b2nd" for name in ARRAYS), "case.json", "report.png")  # all
 FORMAT = 1
 INFO = {"format": int, "id": check_name, "patient?": str, "split": str, "kind": str, "shape": [int],
         "spacing_mm": [NUMBER], "affine": [[NUMBER]], "window?": [NUMBER], "labels?": str, "settings?": dict,
-        "sha256?": {str: str}, "key?": str, "organ_hu?": [(*NUMBER, NONE)], "node_hu?": (*NUMBER, NONE),
+        "sha256?": {str: str}, "files?": {str: str}, "key?": str,
+        "organ_hu?": [(*NUMBER, NONE)], "node_hu?": (*NUMBER, NONE),
         "nodes?": [{"id": int, "bbox?": [[int]], "centroid?": [NUMBER], "volume_ml?": NUMBER,
                     "short_axis_mm?": NUMBER}]}
 
@@ -34,7 +35,7 @@ class PreparedCase:
           [lo, hi] HU, labels (table name), organ_hu (mean HU per label id, None where absent), node_hu (of the
           nodes' cores, None without), nodes (each with id,
           bbox [[start, stop] x 3], centroid (voxels), centroid_mm (RAS), volume_ml, short_axis_mm), settings, sha256
-          (of the source files), key
+          (of the source files), key, files {name: SHA-256} of the stored arrays (absent in old ones)
     """
 
     folder: Path
@@ -92,10 +93,23 @@ class PreparedCase:
         """uint16 instances 1..n, 0 elsewhere."""
         return self._read("nodes", box)
 
+    def check_intact(self) -> None:
+        """Raises LNSynthError where a stored array is damaged; each is read for this once a process."""
+        for name in ARRAYS:
+            self._check(name)
+
+    def _check(self, name: str) -> None:
+        path = self.folder / f"{name}.b2nd"
+        recorded = self.info.get("files", {}).get(path.name)
+        if recorded and sha256_once(path) != recorded:
+            raise LNSynthError(f"{path} is damaged (its SHA-256 is not that in case.json); run `lnsynth prepare` "
+                               "again, which makes it again.")
+
     def _read(self, name: str, box: Box | None) -> np.ndarray:
         """The box, whose start and stop may lie outside the volume, or everything."""
         import blosc2
 
+        self._check(name)
         # One thread: a data loader already runs one process a core.
         stored = blosc2.open(str(self.folder / f"{name}.b2nd"), mode="r", dparams=blosc2.DParams(nthreads=1))
         if box is None:
@@ -117,7 +131,7 @@ def write_prepared(folder: Path, ct: np.ndarray, anatomy: np.ndarray, nodes: np.
     ct       (X, Y, Z) in [-1, 1]
     anatomy  (X, Y, Z) label table ids
     nodes    (X, Y, Z) instances, 0 where there is none
-    info     what PreparedCase describes; format and shape are added here
+    info     what PreparedCase describes; format, shape and files are added here
     """
     import blosc2
 
@@ -135,7 +149,8 @@ def write_prepared(folder: Path, ct: np.ndarray, anatomy: np.ndarray, nodes: np.
             blocks=tuple(min(BLOCK, n) for n in ct.shape),
             cparams=packing,
         )
-    write_json(folder / "case.json", {**info, "format": FORMAT, "shape": list(ct.shape)})
+    files = {f"{name}.b2nd": sha256(folder / f"{name}.b2nd") for name in ARRAYS}
+    write_json(folder / "case.json", {**info, "format": FORMAT, "shape": list(ct.shape), "files": files})
     return PreparedCase.open(folder)
 
 

@@ -58,7 +58,8 @@ def save(folder: str | Path, generator, facts: dict | None = None, dtype: torch.
         save_file(weights, beside / WEIGHTS)
         shutil.copyfile(table_path(generator.form.labels), beside / LABELS)
         write_json(beside / FACTS, {**(facts or {}), "kind": generator.kind, "settings": settings,
-                                    "weights_sha256": sha256(beside / WEIGHTS)})
+                                    "weights_sha256": sha256(beside / WEIGHTS),
+                                    "labels_sha256": sha256(beside / LABELS)})
     return Path(folder)
 
 
@@ -87,6 +88,9 @@ def load(path: str | Path, device: torch.device | str = "cpu"):
         raise LNSynthError(f"{folder / FACTS} does not describe an LNSynth generator; choose another folder.")
     if sha256(folder / WEIGHTS) != about["weights_sha256"]:
         raise LNSynthError(f"{folder / WEIGHTS} is damaged or belongs to another {FACTS}; copy the folder again.")
+    if "labels_sha256" in about and (not (folder / LABELS).is_file()
+                                     or sha256(folder / LABELS) != about["labels_sha256"]):
+        raise LNSynthError(f"{folder / LABELS} is missing, damaged or of another {FACTS}; copy the folder again.")
     generator = create(about["kind"], _with_own_labels(folder, about["settings"]), str(folder / FACTS))
     try:
         weights = load_file(folder / WEIGHTS)

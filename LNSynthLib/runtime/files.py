@@ -279,6 +279,49 @@ def _sha256_known(path: str, *_about: int) -> str:
     return sha256(path)
 
 
+HASHES = "sha256.json"
+
+
+def write_hashes(folder: Path) -> None:
+    """Writes FOLDER/sha256.json: the hashes of all files directly in the folder."""
+    write_json(folder / HASHES, {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()})
+
+
+def add_hash(path: Path, content: Path) -> None:
+    """Records in sha256.json beside `path` the hash of what is about to replace it, and still that of what it is."""
+    record = path.parent / HASHES
+    known = read_json(record) if record.is_file() else {}
+    before = known.get(path.name, [])
+    write_json(record, known | {path.name: [sha256(content), *before[:1]]})
+
+
+def check_hashes(folder: Path) -> None:
+    """Raises LNSynthError where a file of a folder is not the one that its sha256.json records, or is gone.
+
+    A folder without one is taken as it is: earlier versions wrote none.
+    """
+    for name in _recorded(folder):
+        check_hash(folder / name)
+
+
+def check_hash(path: Path) -> None:
+    """`check_hashes` for one file; one that sha256.json beside it does not name is taken as it is."""
+    known = _recorded(path.parent).get(path.name)
+    if known is None:
+        return
+    if not path.is_file():
+        raise LNSynthError(f"{path} is missing ({HASHES} beside it names it); copy the folder again.")
+    if sha256_once(path) not in (known if isinstance(known, list) else [known]):
+        raise LNSynthError(f"{path} is damaged (its SHA-256 is not that in {HASHES}); copy the folder again.")
+
+
+def _recorded(folder: Path) -> dict:
+    recorded = read_json(folder / HASHES) if (folder / HASHES).is_file() else {}
+    if not isinstance(recorded, dict):
+        raise LNSynthError(f"{folder / HASHES} is damaged; copy the folder again.")
+    return recorded
+
+
 def sha256_array(array) -> str:
     """Hex digest of a numpy array's type, shape and values."""
     import numpy as np

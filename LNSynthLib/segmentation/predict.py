@@ -18,7 +18,7 @@ from ..cases.volume import Volume, canonical, isotropic_grid, read, resample_to,
 from ..runtime.devices import pick
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
-from ..runtime.files import read_json
+from ..runtime.files import check_hash, check_hashes, read_json
 from ..synthesis.ctfile import check_target
 from ..synthesis.outputs import check_apart
 from . import model
@@ -99,11 +99,13 @@ class Segmenter:
         """
         device = pick(device)
         folder = model.model_folder(path)
+        check_hashes(folder)
         dataset, plans = read_json(folder / "dataset.json"), PlansManager(read_json(folder / "plans.json"))
         ours = dataset.get("lnsynth")
         if ours is None:
             raise LNSynthError(f"{folder}: this model was not trained by `lnsynth segment train`, so that its window "
                                "and labels are unknown; predict with nnU-Net's own commands.")
+        check_hash(folder / "fold_0" / ours["checkpoint"])
         state = model.load(folder / "fold_0" / ours["checkpoint"])
         configuration = plans.get_configuration(model.CONFIGURATION)
         layers = configuration.network_arch_init_kwargs

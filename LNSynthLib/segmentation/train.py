@@ -24,12 +24,15 @@ from ..runtime.cancel import run_child
 from ..runtime.devices import pick
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, ignore
-from ..runtime.files import read_json, write_json
+from ..runtime.files import read_json, write_hashes, write_json
+from ..runtime.locks import turn
 from ..synthesis.outputs import check_apart
 from . import model
 from .export import export
 from .settings import FREE, SegmentSettings
 from .splits import Division, Item, divide
+
+LOCK_S = 1.0  # to wait for a training that is just ending
 
 
 def train_segmenter(real: Sequence[Path], synthetic: Sequence[Path], out: Path, settings: SegmentSettings, *,
@@ -46,6 +49,13 @@ def train_segmenter(real: Sequence[Path], synthetic: Sequence[Path], out: Path, 
     out, device = Path(out), pick(device)
     model.check_installed()
     check_apart([out], [*real, *synthetic])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with turn(out, LOCK_S, "another program trains in this folder; let it end first, or choose another"):
+        return _train(real, synthetic, out, settings, resume, device, callback)
+
+
+def _train(real: Sequence[Path], synthetic: Sequence[Path], out: Path, settings: SegmentSettings, resume: bool,
+           device: torch.device, callback: Callback) -> dict:
     division = divide(real, synthetic, settings)
     record = {"settings": settings.plain(), "data": _data(division)}
     before = _claim(out, record, resume)
@@ -146,6 +156,7 @@ def _outcome(out: Path, settings: SegmentSettings) -> dict:
     plan = read_json(out / model.MODEL / "plans.json")["configurations"][model.CONFIGURATION]
     checkpoint = f"checkpoint_{settings.trainer.checkpoint}.pth"
     state = model.load(out / model.MODEL / "fold_0" / checkpoint)
+    write_hashes(out / model.MODEL)  # plans.json and dataset.json; the checkpoints' are beside them
     epochs = [json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     return {
         "model": str(model.MODEL), "checkpoint": checkpoint, "epoch": state["current_epoch"],

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as StockTrainer
 
-from ..runtime.events import Callback, Progress, ignore
-from ..runtime.files import atomic_path
+from ..runtime.errors import LNSynthError
+from ..runtime.events import Callback, Event, Progress, ignore
+from ..runtime.files import add_hash, atomic_path, check_hash
 from ..runtime.seeds import derive
 from . import model
 from .settings import SegmentSettings
@@ -48,11 +49,24 @@ class nnUNetTrainer(StockTrainer):
         self.initial_lr = trainer.learning_rate
         self._seed("weights")
         self.initialize()
-        latest = Path(self.output_folder) / "checkpoint_latest.pth"
-        if latest.is_file():
-            self.load_checkpoint(str(latest))
+        self._resume()
         left = (self.num_epochs - self.current_epoch) * self.num_iterations_per_epoch
         self.progress = Progress("training", left, callback)
+
+    def _resume(self) -> None:
+        """Goes on from the last checkpoint, or from the best one where that is damaged; raises LNSynthError where
+        both are."""
+        latest, best = (Path(self.output_folder) / f"checkpoint_{name}.pth" for name in ("latest", "best"))
+        if not latest.is_file():
+            return
+        try:
+            self.load_checkpoint(str(latest))
+        except LNSynthError as error:
+            if not best.is_file():
+                raise
+            self.load_checkpoint(str(best))
+            self.callback(Event("training", message=f"{error} The best checkpoint before it is taken, of epoch "
+                                                    f"{self.current_epoch}."))
 
     def _seed(self, *keys: str | int) -> None:
         seed = derive(self.settings.seed, "segmenter", *keys)
@@ -128,10 +142,15 @@ class nnUNetTrainer(StockTrainer):
     def save_checkpoint(self, filename: str) -> None:
         with atomic_path(filename) as beside:
             super().save_checkpoint(str(beside))
+            add_hash(Path(filename), beside)
 
     def load_checkpoint(self, filename: str) -> None:
         """What nnU-Net's own does in one process, but for how the file is read."""
+        check_hash(Path(filename))
         state = model.load(Path(filename), self.device)
+        epoch = state["current_epoch"]
+        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
+            raise LNSynthError(f"{filename} is damaged: its epoch is {epoch!r}; copy the folder again.")
         network = getattr(self.network, "_orig_mod", self.network)  # torch.compile wraps it
         network.load_state_dict(state["network_weights"])
         self.optimizer.load_state_dict(state["optimizer_state"])

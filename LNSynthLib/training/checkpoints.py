@@ -4,11 +4,15 @@ RUN/checkpoints/step-00000500/  model.safetensors      weights
                                 ema.safetensors        their moving average
                                 optimizer.safetensors  moments and step count of every weight that was trained
                                 state.json             step, seconds of training so far
+                                sha256.json            hashes of all these files (absent in old runs)
 
 There is no random state to keep: every random number is a function of the seed and the step.
 """
 
+import math
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -23,7 +27,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from ..runtime.errors import LNSynthError
-from ..runtime.files import atomic_folder, read_json, write_json
+from ..runtime.files import atomic_folder, check_hashes, read_json, write_hashes, write_json
 from .ema import MovingAverage
 
 KEEP = 2
@@ -58,27 +62,61 @@ def _copied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def write(run: Path, tensors: dict[str, dict[str, torch.Tensor]], state: dict) -> Path:
-    """Writes the checkpoint of `state["step"]` and removes all but the last two."""
+    """Writes the checkpoint of `state["step"]` and removes all but the last two up to it.
+
+    One of a later step is what a run that could not go on from it left.
+    """
     folder = run / "checkpoints" / f"step-{state['step']:08d}"
     with atomic_folder(folder) as beside:
         for name, content in tensors.items():
             save_file(content, beside / f"{name}.safetensors")
         write_json(beside / "state.json", state)
-    for old in _all(run)[:-KEEP]:
-        shutil.rmtree(old, ignore_errors=True)  # a leftover costs disk, not the training
+        write_hashes(beside)
+    kept = [path for path in _all(run) if path.name <= folder.name][-KEEP:]
+    for old in _all(run):
+        if old not in kept:
+            shutil.rmtree(old, ignore_errors=True)  # a leftover costs disk, not the training
     return folder
 
 
 def latest(run: Path) -> Path | None:
-    """The last whole checkpoint of a run; what a killed process left half-written is swept away."""
-    if (run / "checkpoints").is_dir():
-        for unfinished in (run / "checkpoints").glob(".step-*"):
-            shutil.rmtree(unfinished, ignore_errors=True)
-    return (_all(run) or [None])[-1]
+    """The last checkpoint of a run, None where there is none."""
+    return max(_all(run), default=None)
 
 
 def _all(run: Path) -> list[Path]:
-    return sorted(folder for folder in (run / "checkpoints").glob("step-*") if (folder / "state.json").is_file())
+    return sorted(path for path in (run / "checkpoints").glob("step-*")
+                  if re.fullmatch(r"step-\d{8}", path.name) and path.is_dir())
+
+
+def resume(run: Path, model, optimizers: dict, ema: MovingAverage,
+           tell: Callable[[str], None] = lambda _: None) -> dict | None:
+    """`restore` from the last checkpoint that is whole; its state, or None where the run has none yet.
+
+    `tell` is called with a sentence about each that is damaged. Raises LNSynthError where all are.
+    """
+    found = _all(run)
+    for folder in reversed(found):
+        try:
+            return restore(folder, model, optimizers, ema)
+        except LNSynthError as error:
+            if folder == found[0]:
+                raise LNSynthError(f"{error} No checkpoint before it is left: train again in another folder.") from None
+            tell(f"{error} The checkpoint before it is taken.")
+    return None
+
+
+def _state(folder: Path) -> dict:
+    """What state.json says, if it can be: the step of the folder's name, and a time."""
+    state = read_json(folder / "state.json")
+    step, seconds = (state.get(name) if isinstance(state, dict) else None for name in ("step", "seconds"))
+    number = int(folder.name.removeprefix("step-"))
+    if isinstance(step, bool) or not isinstance(step, int) or step != number:
+        raise LNSynthError(f"{folder / 'state.json'} is damaged: its step is {step!r}, and {number} in the folder's "
+                           "name.")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+        raise LNSynthError(f"{folder / 'state.json'} is damaged: its seconds of training are {seconds!r}.")
+    return state
 
 
 def restore(folder: Path, model, optimizers: dict, ema: MovingAverage) -> dict:
@@ -86,7 +124,8 @@ def restore(folder: Path, model, optimizers: dict, ema: MovingAverage) -> dict:
 
     Raises LNSynthError where a file is missing, damaged or of another generator.
     """
-    state = read_json(folder / "state.json")
+    check_hashes(folder)
+    state = _state(folder)
     try:
         weights, averaged, moments = (load_file(folder / f"{name}.safetensors")
                                       for name in ("model", "ema", "optimizer"))
@@ -114,5 +153,4 @@ def restore(folder: Path, model, optimizers: dict, ema: MovingAverage) -> dict:
 
 
 def _unusable(folder: Path, error: Exception) -> LNSynthError:
-    return LNSynthError(f"{folder} cannot be read ({str(error).splitlines()[0]}); delete that folder, and the run "
-                        "resumes from the checkpoint before it.")
+    return LNSynthError(f"{folder} cannot be read ({str(error).splitlines()[0]}).")

@@ -23,7 +23,9 @@ from ..generators import checkpoint as generators
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, Progress, duration, ignore
 from ..runtime.files import read_json, write_json
+from ..runtime.locks import turn
 from ..runtime.seeds import derive, torch_rng
+from ..runtime.temporary import sweep
 from . import checkpoints
 from .data import Patches, collect, loader, places
 from .ema import MovingAverage
@@ -37,6 +39,7 @@ MESSAGE_EVERY_S = 10
 # How random numbers are drawn, kept in settings.json and raised when equal settings give other results: 1 (or nothing)
 # noised a micro-batch from one stream and measured BrainLDM's latents in passing; 2 has a stream for each sample.
 DRAWS = 2
+LOCK_S = 1.0  # to wait for a training that is just ending
 
 
 def train(preset: Preset, data: Sequence[str | Path], out: str | Path, *, resume: bool = False, device: str = "auto",
@@ -58,6 +61,19 @@ def train(preset: Preset, data: Sequence[str | Path], out: str | Path, *, resume
         raise LNSynthError(f"A batch of {settings.batch} cannot be shared by {accelerator.num_processes} processes "
                            f"with {settings.micro_batch} sample(s) each; set training.batch to a multiple of "
                            f"{settings.micro_batch * accelerator.num_processes}.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    held = nullcontext() if not accelerator.is_main_process else turn(
+        out, LOCK_S, "another program trains in this folder; let it end first, or choose another")
+    with held:
+        return _train(preset, data, out, resume, accelerator, callback)
+
+
+def _train(preset: Preset, data: Sequence[str | Path], out: Path, resume: bool, accelerator,
+           callback: Callback) -> dict:
+    settings = preset.training
+    if accelerator.is_main_process:
+        for folder in (out, out / "checkpoints"):
+            sweep(folder)  # and what was about to be replaced comes back
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     if not accelerator.is_main_process:
@@ -79,9 +95,10 @@ def train(preset: Preset, data: Sequence[str | Path], out: str | Path, *, resume
     model, *prepared = accelerator.prepare(generator, *adams.values())
     adams = dict(zip(adams, prepared, strict=True))
     ema = MovingAverage(model.parameters(), settings.ema, settings.ema_warmup)
-    state = {"step": 0, "seconds": 0.0}
-    if (last := checkpoints.latest(out)) is not None:
-        state = checkpoints.restore(last, model, _inner(adams), ema)
+    state = checkpoints.resume(out, model, _inner(adams), ema,
+                               lambda sentence: callback(Event("training", message=sentence)))
+    resumed, state = state is not None, state or {"step": 0, "seconds": 0.0}
+    if resumed:
         callback(Event("training", message=f"resuming after step {state['step']}"))
     preview = collect(data, settings.prepared, generator.form, None) if settings.sample_every else []
     preview = ([c for c in preview if c.split == "val"] or cases)[:settings.sample_cases]
@@ -97,7 +114,7 @@ def train(preset: Preset, data: Sequence[str | Path], out: str | Path, *, resume
         return tensors["ema"]
 
     # A run killed between the two files of its last step has a generator older than its checkpoint.
-    if _any(accelerator, last is not None and accelerator.is_main_process and _exported(out) != state["step"]):
+    if _any(accelerator, resumed and accelerator.is_main_process and _exported(out) != state["step"]):
         save(state["step"], state["seconds"])
     first, began, told, stopped = state["step"], time.monotonic(), 0.0, "all steps done"
     log = Log(out, first, settings.tensorboard) if accelerator.is_main_process else None

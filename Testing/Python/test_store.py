@@ -103,3 +103,17 @@ def test_arrays_of_unequal_shape_are_refused(tmp_path):
     with pytest.raises(ValueError, match="differ in shape"):
         write_prepared(tmp_path / "a", CT, ANATOMY[1:], NODES, info())
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("name", ["ct", "anatomy", "nodes"])
+def test_a_damaged_array_is_refused_when_it_is_read(tmp_path, name):
+    write_prepared(tmp_path / "a", CT[:20, :20, :20], ANATOMY[:20, :20, :20], NODES[:20, :20, :20], info())
+    case, path = PreparedCase.open(tmp_path / "a"), tmp_path / "a" / f"{name}.b2nd"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    for read in (getattr(case, name), case.check_intact):
+        with pytest.raises(LNSynthError, match=rf"{name}.b2nd is damaged .*run `lnsynth prepare` again"):
+            read()
+    del case.info["files"]  # one of an earlier version has no hashes
+    case.check_intact()

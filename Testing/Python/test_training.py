@@ -17,8 +17,10 @@ from made_prepared import write_case
 from safetensors.torch import load_file
 
 from LNSynthLib.generators import checkpoint as generators
+from LNSynthLib.runtime import temporary
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.files import write_json
+from LNSynthLib.runtime.locks import turn
 from LNSynthLib.runtime.seeds import derive, torch_rng
 from LNSynthLib.training import checkpoints, data
 from LNSynthLib.training.log import read as read_log
@@ -120,8 +122,9 @@ def test_leftovers_of_a_killed_process_do_no_harm(dataset, whole_run, tmp_path):
     train(tiny(steps=4), [dataset], run, device="cpu")
     with open(run / "log.jsonl", "a") as log:
         log.write('{"step": 5, "loss": 123.0, "seconds": 1.0}\n{"step": 6, "lo')
-    (run / "checkpoints" / ".step-00000006.abc").mkdir()
-    (run / "checkpoints" / ".step-00000006.abc" / "model.safetensors").write_bytes(b"torn")
+    mark = temporary.mark().replace(f"-{os.getpid()}-", "-4999999-")  # of a process that is no more
+    (run / "checkpoints" / f".step-00000006{mark}").mkdir()
+    (run / "checkpoints" / f".step-00000006{mark}" / "model.safetensors").write_bytes(b"torn")
     train(tiny(), [dataset], run, resume=True, device="cpu")
     same_run(run, whole_run)
     assert not list((run / "checkpoints").glob(".*"))
@@ -222,12 +225,59 @@ def test_runs_are_not_mixed_up(dataset, whole_run, tmp_path):
         train(tiny(), [dataset], tmp_path / "mine", device="cpu")
 
 
-def test_a_damaged_checkpoint_is_named(dataset, tmp_path):
-    run = tmp_path / "run"
-    train(tiny(steps=2), [dataset], run, device="cpu")
-    (checkpoints.latest(run) / "ema.safetensors").write_bytes(b"torn")
-    with pytest.raises(LNSynthError, match="step-00000002 cannot be read"):
-        train(tiny(), [dataset], run, resume=True, device="cpu")
+def flip(path):
+    """One bit of a file's middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def state(**changes):
+    def spoil(folder):
+        (folder / "sha256.json").unlink()  # as in a run of an earlier version: what cannot be is refused all the same
+        write_json(folder / "state.json", {"step": 7, "seconds": 1.0, **changes})
+    return spoil
+
+
+@pytest.mark.parametrize("spoil, why", [
+    (lambda f: flip(f / "ema.safetensors"), "ema.safetensors is damaged"),
+    (lambda f: flip(f / "optimizer.safetensors"), "optimizer.safetensors is damaged"),
+    (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
+    (lambda f: write_json(f / "state.json", {"step": 5, "seconds": 1.0}), "state.json is damaged"),
+    (state(step=10**12), "step is 1000000000000"), (state(step=-4), "step is -4"), (state(step=7.0), "step is 7.0"),
+    (state(step=True), "step is True"), (state(step="7"), "step is '7'"), (state(step=float("nan")), "step is nan"),
+    (state(seconds=float("nan")), "seconds of training are nan"), (state(seconds=-1), "seconds of training are -1"),
+    (state(seconds=None), "seconds of training are None")])
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_taken(dataset, whole_run, tmp_path, spoil, why):
+    run, told = tmp_path / "run", []
+    shutil.copytree(whole_run, run)
+    spoil(run / "checkpoints" / "step-00000007")
+    train(tiny(), [dataset], run, resume=True, device="cpu", callback=lambda event: told.append(event.message))
+    assert any(why in message and "The checkpoint before it is taken." in message for message in told)
+    assert "resuming after step 6" in told
+    same_run(run, whole_run)
+
+
+def test_where_every_checkpoint_is_damaged_the_run_is_refused(dataset, whole_run, tmp_path):
+    shutil.copytree(whole_run, tmp_path / "run")
+    for folder in (tmp_path / "run" / "checkpoints").iterdir():
+        flip(folder / "ema.safetensors")
+    with pytest.raises(LNSynthError, match="ema.safetensors is damaged.* No checkpoint before it is left"):
+        train(tiny(), [dataset], tmp_path / "run", resume=True, device="cpu")
+
+
+def test_a_checkpoint_without_hashes_is_resumed_from(dataset, whole_run, tmp_path):
+    """As earlier versions wrote them."""
+    shutil.copytree(whole_run, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000007")
+    (tmp_path / "run" / "checkpoints" / "step-00000006" / "sha256.json").unlink()
+    train(tiny(), [dataset], tmp_path / "run", resume=True, device="cpu")
+    same_run(tmp_path / "run", whole_run)
+
+
+def test_two_trainings_do_not_share_a_folder(dataset, whole_run, tmp_path):
+    with turn(whole_run), pytest.raises(LNSynthError, match="another program trains in this folder"):
+        train(tiny(), [dataset], whole_run, resume=True, device="cpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
