@@ -17,7 +17,7 @@ from .exact import exact
 from .given import check_grid, digest
 from .insert import InsertSettings, insert
 from .outputs import check_apart
-from .provenance import description, provenance, sidecar
+from .provenance import description, provenance, replaced, sidecar
 
 
 def insert_file(generator: Path, ct: Path, nodes: Path, out: Path, settings: InsertSettings, *,
@@ -54,7 +54,10 @@ def insert_file(generator: Path, ct: Path, nodes: Path, out: Path, settings: Ins
             source={name: {"file": Path(p).name, "sha256": digest(p)} for name, p in inputs.items()},
             condition={"settings": asdict(settings), "anatomy_version": anatomy_version, "patches": made.patches},
             outputs={Path(out).name: sha256(beside)})
-        write_json(sidecar(out), record)  # before the CT gets its name: no synthetic CT is ever without it
+        # Before the CT gets its name: no synthetic CT is ever without it. Until then, and should this be killed, the
+        # record of the CT that is there stays too: `read_provenance` takes the one that fits.
+        write_json(sidecar(out), {**record, **replaced(out)})
+    write_json(sidecar(out), record)
     return {"file": str(out), **record}
 
 

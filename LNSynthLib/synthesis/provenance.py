@@ -11,7 +11,8 @@ import torch
 from .. import __version__
 from ..cases.labels import table_path
 from ..cases.store import PreparedCase
-from ..runtime.files import sha256
+from ..runtime.errors import LNSynthError
+from ..runtime.files import read_json, sha256, sha256_once
 
 PACKAGES = ("torch", "monai", "numpy", "scipy")  # those whose arithmetic is in the result
 
@@ -59,6 +60,30 @@ def description(facts: dict) -> str:
 def sidecar(path: Path) -> Path:
     """The provenance file of a volume file: beside it, ct.nii.gz -> ct.nii.gz.provenance.json."""
     return Path(path).with_name(f"{Path(path).name}.provenance.json")
+
+
+def replaced(path: Path) -> dict:
+    """What the provenance file of a CT that is about to be replaced holds besides the new record: {"replaces": its
+    own}; nothing where there is no CT yet, or none with a record."""
+    try:
+        return {"replaces": read_provenance(path)} if Path(path).exists() else {}
+    except LNSynthError:
+        return {}
+
+
+def read_provenance(path: Path) -> dict:
+    """The record of a synthetic volume file, from the provenance file beside it.
+
+    Where a run was killed as it replaced the volume, both records are there: that of the volume counts. Raises
+    LNSynthError where there is none, or the volume is not the file that it was made as.
+    """
+    record = read_json(sidecar(path))
+    found = sha256_once(path)
+    for candidate in (record, record.get("replaces") if isinstance(record, dict) else None):
+        if isinstance(candidate, dict) and (candidate.get("outputs") or {}).get(Path(path).name) == found:
+            return {name: value for name, value in candidate.items() if name != "replaces"}
+    raise LNSynthError(f"{sidecar(path)}: it does not belong to {Path(path).name} beside it (another SHA-256); make "
+                       "the volume again, or copy both files again.")
 
 
 def device_name(device: torch.device | str) -> str:

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -19,7 +21,7 @@ from LNSynthLib.runtime.errors import Cancelled, LNSynthError
 from LNSynthLib.runtime.files import sha256
 from LNSynthLib.synthesis.inplace import insert_file
 from LNSynthLib.synthesis.insert import InsertSettings
-from LNSynthLib.synthesis.provenance import description, sidecar
+from LNSynthLib.synthesis.provenance import description, read_provenance, sidecar
 
 SETTINGS = InsertSettings(steps=2, seed=5)
 
@@ -243,3 +245,37 @@ def test_a_dicom_folder_becomes_a_nifti(tmp_path, generator, shared_data):
     assert np.array_equal(made.array[distance >= 6], ct.array[distance >= 6])
     record = json.loads((tmp_path / "out.nii.gz.provenance.json").read_text())
     assert len(record["source"]["ct"]["sha256"]) == 20
+
+
+def test_a_ct_that_was_being_replaced_has_the_provenance_of_one_run(tmp_path, generator, scene, monkeypatch):
+    """Stopped between any two of the writes: what is there is the old pair or the new one."""
+    hu, nodes, affine = scene
+    ct, mask, out = tmp_path / "ct.nii.gz", tmp_path / "nodes.nii.gz", tmp_path / "out.nii.gz"
+    write(ct, Volume(hu.astype(np.int16), affine))
+    write(mask, Volume(nodes, affine))
+    old = insert_file(generator, ct, mask, out, SETTINGS, device="cpu")["sampling"]["seed"]
+    rename, counted = os.replace, []
+
+    def stopped(source, target):
+        if Path(target).parent == tmp_path:
+            counted.append(target)
+            if len(counted) == last:
+                raise KeyboardInterrupt
+        rename(source, target)
+
+    seeds = set()
+    for last in (1, 2, 3, 4, 5):
+        counted.clear()
+        monkeypatch.setattr(os, "replace", stopped)
+        try:
+            insert_file(generator, ct, mask, out, replace(SETTINGS, seed=last + 10), device="cpu")
+        except KeyboardInterrupt:
+            pass
+        monkeypatch.setattr(os, "replace", rename)
+        record = read_provenance(out)
+        assert record["outputs"] == {"out.nii.gz": sha256(out)} and record["sampling"]["seed"] in (old, last + 10)
+        seeds.add(old := record["sampling"]["seed"])
+    assert len(seeds) > 2 and old == 15 and "replaces" not in json.loads(sidecar(out).read_text())
+    out.write_bytes(ct.read_bytes())
+    with pytest.raises(LNSynthError, match="does not belong to out.nii.gz beside it"):
+        read_provenance(out)
