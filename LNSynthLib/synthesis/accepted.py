@@ -64,7 +64,7 @@ def export(folder: Path, out: Path, layout: Layout, *, rule: Rule = "any-reject"
         for standing in chosen:
             rows.append(_case(standing, beside, layout))
             progress.step(message=f"{standing.sample.name} exported")
-        _describe(beside, layout, rows, folder)
+        _describe(beside, layout, rows, folder, out.name)
     return {"folder": str(out), "cases": [row["case"] for row in rows], "left_out": left_out}
 
 
@@ -99,7 +99,7 @@ def _case(standing: Standing, out: Path, layout: Layout) -> dict:
         "image_sha256": record["outputs"][PAIR[0]]}
 
 
-def _describe(out: Path, layout: Layout, rows: list[dict], folder: Path) -> None:
+def _describe(out: Path, layout: Layout, rows: list[dict], folder: Path, name: str) -> None:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -109,6 +109,6 @@ def _describe(out: Path, layout: Layout, rows: list[dict], folder: Path) -> None
     if layout == "nnunet":
         write_json(out / "dataset.json", {
             "channel_names": {"0": "CT"}, "labels": {"background": 0, "lymph_node": 1}, "numTraining": len(rows),
-            "file_ending": ".nii.gz", "overwrite_image_reader_writer": "SimpleITKIO", "name": out.name,
+            "file_ending": ".nii.gz", "overwrite_image_reader_writer": "SimpleITKIO", "name": name,
             "description": f"SYNTHETIC, made by LNSynth {__version__} for research: no patient's images. Accepted by "
                            f"{', '.join(sorted({row['reviewer'] for row in rows} - {''})) or 'a reviewer'}."})

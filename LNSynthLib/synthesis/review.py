@@ -76,16 +76,17 @@ def record(folder: Path, sample: str, verdict: str, note: str = "", reviewer: st
 
 
 def history(folder: Path) -> list[Decision]:
-    """Every decision ever made, in order of time; none where there is no review.csv.
+    """Every decision ever made, in the order of the file; none where there is no review.csv.
 
-    A row without a time counts as made with the one above it. Raises LNSynthError, naming the line, for a verdict or a
+    Rows are only ever added at the end, so their order is that of the decisions, whatever the clocks of the reviewers'
+    machines say; the times are for people. Raises LNSynthError, naming the line, for a verdict or a
     time that means nothing and for a sample that is not there: a rejection must not get lost in a slip of the pen.
     """
     path = table(folder)
     if not path.exists():
         return []
     here = {entry.name for entry in Path(folder).iterdir() if entry.is_dir()}
-    found, when = [], datetime.min.replace(tzinfo=UTC)
+    found = []
     for line, row in _Table.read(path).rows:
         values = {name: (row.get(name) or "").strip() for name in COLUMNS}
         values["verdict"] = values["verdict"].lower()
@@ -96,9 +97,10 @@ def history(folder: Path) -> list[Decision]:
         if values["sample"] not in here:
             raise LNSynthError(f"{where}: there is no sample {values['sample']!r} in {folder}; correct the name, or "
                                "take the line out if the sample was deleted.")
-        when = _time(values["time"], where) if values["time"] else when
-        found.append((when, Decision(**values)))
-    return [decision for _, decision in sorted(found, key=lambda pair: pair[0])]
+        if values["time"]:
+            _check_time(values["time"], where)
+        found.append(Decision(**values))
+    return found
 
 
 def review(folder: Path, rule: Rule = "any-reject", reviewer: str | None = None) -> Review:
@@ -124,7 +126,7 @@ def review(folder: Path, rule: Rule = "any-reject", reviewer: str | None = None)
             outdated[sample, decision.reviewer] = decision
             continue
         mine = standing.setdefault(sample, {})
-        mine.pop(decision.reviewer, None)  # so that the order stays that of time
+        mine.pop(decision.reviewer, None)  # so that the order stays that of the file
         mine[decision.reviewer] = decision
     stale = [d for (sample, who), d in outdated.items() if who not in standing.get(sample, ())]
     return Review({sample: RULES[rule](list(standing[sample].values())) for sample in now if sample in standing},
@@ -139,16 +141,15 @@ def _latest(decisions: list[Decision]) -> Decision:
     return decisions[-1]
 
 
-RULES = {"any-reject": _any_reject, "latest": _latest}  # of one decision a reviewer, in order of time
+RULES = {"any-reject": _any_reject, "latest": _latest}  # of one decision a reviewer, in the order of the file
 
 
-def _time(text: str, where: str) -> datetime:
+def _check_time(text: str, where: str) -> None:
     try:
-        when = datetime.fromisoformat(text)
+        datetime.fromisoformat(text)
     except ValueError:
         raise LNSynthError(f"{where}: the time {text!r} is not ISO 8601 (such as 2025-01-31T16:05:00Z); correct it or "
                            "leave it empty.") from None
-    return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
 def _some(names: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -123,3 +124,14 @@ def test_cancelled_it_leaves_nothing(samples, tmp_path):
         export(samples, tmp_path / "out", "nnunet", callback=stop)
     assert {p.name for p in tmp_path.iterdir()} <= {"samples", "out"} and not list((tmp_path / "out").glob("*"))
     assert not list((tmp_path / "out").glob(".*"))
+
+
+@pytest.mark.parametrize("layout", ["nifti", "nnunet"])
+def test_the_same_samples_give_the_same_bytes(samples, tmp_path, layout):
+    found = []
+    for out in (tmp_path / "one", tmp_path / "two"):
+        folder = export(samples, out, layout)["folder"]
+        files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+        found.append({str(path.relative_to(folder)): path.read_bytes() for path in files})
+    assert found[0] == found[1] and (layout == "nifti" or
+                                     json.loads(found[0]["dataset.json"])["name"] == "Dataset501_LNSynth")
