@@ -11,13 +11,16 @@ import contextlib
 import importlib
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from LNSynthLib import __version__
-from LNSynthLib.runtime import events
+from LNSynthLib.runtime import events, temporary
 from LNSynthLib.runtime.cancel import cancellable, end_with_application
 from LNSynthLib.runtime.errors import Cancelled, LNSynthError
+from LNSynthLib.runtime.files import WHY, check_output
 
 VERBS = {
     "doctor": "what is installed here, what is missing, and the cure",
@@ -38,6 +41,8 @@ VERBS = {
     "experiment": "the paper's comparisons as one resumable run, and its report",
     "demo": "the whole chain on a phantom, or on your CT, as a web page",
 }
+
+SWEPT_FLOORS = 4  # below a verb's output: OUT/data/phantom/cases/ID of a demonstration
 
 EXIT_OK, EXIT_FAILED, EXIT_REFUSED, EXIT_CANCELLED = 0, 1, 2, 130
 
@@ -89,12 +94,31 @@ def parse(argv: Sequence[str], args: argparse.Namespace) -> argparse.Namespace:
     return parser.parse_args(chosen.rest, args)
 
 
+def _clear_the_way(args: argparse.Namespace) -> None:
+    """Looks whether the verb will be able to write where it is told to, and removes what killed runs left there.
+
+    `WRITES` of a verb's module names its arguments that are places it writes to; most have --out alone.
+    """
+    temporary.sweep_once(Path(tempfile.gettempdir()))
+    for name in getattr(args.module, "WRITES", ("out",)):
+        if place := getattr(args, name, None):
+            check_output(place)
+            temporary.sweep_once(Path(place).absolute().parent)
+            if Path(place).is_dir():
+                temporary.sweep_below(Path(place).absolute(), SWEPT_FLOORS)
+
+
 def _end(error: BaseException) -> tuple[int, str]:
     """Exit status and the one line that tells a person how it ended."""
     if isinstance(error, Cancelled | KeyboardInterrupt):
         return EXIT_CANCELLED, "cancelled"
     if isinstance(error, LNSynthError):
         return EXIT_REFUSED, str(error)
+    if isinstance(error, OSError) and (why := WHY.get(error.errno)):
+        return EXIT_REFUSED, f"{error.filename or 'A file'}: {why}."
+    if isinstance(error, MemoryError):
+        return EXIT_REFUSED, ("There is not enough memory for this; close other programs, use fewer --workers or a "
+                              "coarser spacing, or a machine with more memory.")
     first_line = str(error).strip().partition("\n")[0]
     return EXIT_FAILED, f"{type(error).__name__}: {first_line} (--debug shows where)"
 
@@ -114,6 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         callback = events.json_lines(stdout) if as_json else events.console(sys.stderr)
         with cancellable(), contextlib.redirect_stdout(sys.stderr if as_json else stdout):
             end_with_application()
+            _clear_the_way(args)
             result = args.module.run(args, callback)
         last, status = events.Event(stage=args.verb, result=result or {}), EXIT_OK
     except BrokenPipeError:  # whoever read the output (head, less) has seen enough

@@ -240,10 +240,10 @@ class Run:
                     if made.is_current(step.arguments, step.output):
                         continue
                     kept = made.prepare(step.arguments, step.output)
-                except OSError as error:
+                except (OSError, LNSynthError) as error:
                     self._end_item("failed", _("{file} cannot be replaced ({reason}); close it in other programs, or "
                                                "choose another folder.")
-                                   .format(file=step.output, reason=error.strerror))
+                                   .format(file=step.output, reason=getattr(error, "strerror", error)))
                     return
                 if kept is not None:
                     self._tell(_("{file} was made otherwise and is made anew; the old one is kept as {kept}.").format(
@@ -291,8 +291,9 @@ class Run:
             writer.writerow([row.name, row.state, f"{row.seconds:.1f}", row.error])
         try:
             write_text(self._summary, text.getvalue())
-        except OSError as error:
-            self._tell(_("{file} cannot be written ({reason}).").format(file=self._summary, reason=error.strerror))
+        except (OSError, LNSynthError) as error:
+            self._tell(_("{file} cannot be written ({reason}).").format(
+                file=self._summary, reason=getattr(error, "strerror", error)))
 
     def _end(self, state: State) -> None:
         """Done also where some failed: `words` tells which. Failed where all did."""

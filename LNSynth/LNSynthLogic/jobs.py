@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 
+from LNSynthLib.runtime import temporary
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.events import Event
 
@@ -105,7 +106,8 @@ class Job:
 
     def start(self) -> None:
         """Starts the command; one that cannot be started ends as failed at the next poll."""
-        self._temporary = tempfile.TemporaryDirectory(prefix="lns-", ignore_cleanup_errors=True)
+        temporary.sweep_once(Path(tempfile.gettempdir()))  # what an application that crashed left
+        self._temporary = tempfile.TemporaryDirectory(prefix=f".lnsynth{temporary.mark()}.", ignore_cleanup_errors=True)
         self.folder = Path(self._temporary.name)
         out, log = self.folder / "stdout", self.folder / "stderr"
         if ON_WINDOWS:

@@ -28,7 +28,7 @@ def prepare(arguments: Sequence[str], output: Path) -> Path | None:
     """Makes room for the command's result and notes what it will have been made with.
 
     A file that is there may hold a person's work: it is kept as NAME.before-1.nii.gz or the next free number, the path
-    of which is returned. Raises OSError where that cannot be done.
+    of which is returned. Raises OSError or LNSynthError where that cannot be done.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     kept = None

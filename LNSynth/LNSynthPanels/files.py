@@ -8,6 +8,8 @@ from pathlib import Path
 import vtk
 from LNSynthLogic import bridge
 
+from LNSynthLib.runtime import temporary
+
 
 class JobFiles:
     """All lie in one folder under the application's temporary path, made when the first is asked for."""
@@ -19,7 +21,8 @@ class JobFiles:
     def folder(self) -> Path:
         """A new empty folder."""
         if self._root is None:
-            self._root = Path(tempfile.mkdtemp(prefix="LNSynth-", dir=self._parent))
+            temporary.sweep_once(Path(self._parent))  # what an application that crashed left
+            self._root = Path(tempfile.mkdtemp(prefix=f".lnsynth{temporary.mark()}.", dir=self._parent))
             atexit.register(shutil.rmtree, self._root, ignore_errors=True)
         return Path(tempfile.mkdtemp(dir=self._root))
 

@@ -11,7 +11,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from .. import __version__
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, ignore
 from ..runtime.files import read_json, write_json
+from ..runtime.locks import alone
 from .cells import Cell, Layout, layout_of
 from .data import known
 from .plan import Plan
@@ -109,20 +110,18 @@ def _lost(todo: list[Cell], failed: dict[str, str]) -> set[str]:
 @contextmanager
 def _claim(cell: Cell, out: Path) -> Iterator[bool]:
     """True within the block where no other process has this cell; the lock ends with this process at the latest."""
-    from filelock import FileLock, Timeout
-
     path = out / "locks" / f"{cell.kind}-{cell.key[:12]}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        yield False
-        return
-    try:
+    with ExitStack() as held:
+        try:
+            held.enter_context(alone(path, 0))
+        except TimeoutError:
+            yield False
+            return
+        except OSError as error:
+            raise LNSynthError(f"{path}: the lock cannot be made ({error.strerror}); an experiment needs a folder in "
+                               "which you may write, on a file system that has locks.") from None
         yield True
-    finally:
-        lock.release()
 
 
 def _reason(error: Exception) -> str:

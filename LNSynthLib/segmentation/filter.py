@@ -20,12 +20,14 @@ from ..cases.volume import Volume, read, same_grid
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
 from ..runtime.files import write_json, write_text
+from ..runtime.locks import turn
 from ..synthesis.catalog import pair_id, samples
 from ..synthesis.pairs import FILTER_COLUMNS, Verdict, filter_table, read_filter
 
 Rule = Literal["every", "any", "mean"]
 DIGITS = 6       # of a stored coverage, so that one read back decides as the one measured did
 SAVE_EVERY_S = 5.0
+LOCK_S = 1.0     # to wait for a filter that is just ending
 
 
 class Segmenter(Protocol):
@@ -50,6 +52,11 @@ def filter_samples(folder: Path, segmenter: Segmenter, threshold: float = 0.7, *
     """
     check(threshold, rule)
     folder = Path(folder)
+    with turn(filter_table(folder), LOCK_S, "another program filters these samples; let it end first"):
+        return _filter(folder, segmenter, threshold, rule, callback)
+
+
+def _filter(folder: Path, segmenter: Segmenter, threshold: float, rule: Rule, callback: Callback) -> dict:
     known, verdicts, todo = read_filter(folder), {}, []
     for sample in samples(folder):
         before, pair = known.get(sample.name), pair_id(sample)

@@ -9,10 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -23,8 +21,9 @@ from ..runtime.devices import pick
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, Progress, ignore
 from ..runtime.files import read_json
-from ..runtime.locks import alone
+from ..runtime.locks import turn
 from ..runtime.seeds import derive
+from ..runtime.temporary import sweep
 from .given import Files, Given, origin
 from .insert import InsertSettings
 from .outputs import check_apart
@@ -111,7 +110,10 @@ def variants(generator: Path, files: Files, out: Path, settings: VariantSettings
     check_apart([_lock(out, prefix)], inputs)
     source = {"case": case, "kind": kind, "files": {role: path.name for role, path in files.named().items()},
               "sha256": files.digests()} | ({"anatomy_version": files.version} if files.anatomy is not None else {})
-    with _alone_in(out, prefix) as alone_there:
+    out.mkdir(parents=True, exist_ok=True)
+    with turn(out / prefix, LOCK_S, f"another run is making samples {prefix}-... here; wait until it has ended, or "
+              "choose another --prefix or --out"):
+        sweep(out)
         plan = _plan(out, prefix, facts, source, settings)
         todo, skipped, finished = [variant for variant in plan if not variant.there], {}, []
         check_apart([variant.folder for variant in todo], inputs)
@@ -126,8 +128,6 @@ def variants(generator: Path, files: Files, out: Path, settings: VariantSettings
             if variant.there:
                 report(variant)
         if todo:
-            if alone_there:
-                _clear(todo)
             given = Given.read(files, _table(model))
             run = Run(model, facts, files, given, {**source, "voxels_sha256": given.voxels}, settings, device)
             for variant, reason in _make(run, todo, callback):
@@ -145,31 +145,6 @@ def variants(generator: Path, files: Files, out: Path, settings: VariantSettings
 
 def _lock(out: Path, prefix: str) -> Path:
     return out / f".{prefix}.lock"
-
-
-@contextmanager
-def _alone_in(out: Path, prefix: str) -> Iterator[bool]:
-    """No other run takes numbers of this prefix in OUT meanwhile. False where the file system knows no locks."""
-    out.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as held:
-        locked = True
-        try:
-            held.enter_context(alone(_lock(out, prefix), LOCK_S))
-        except TimeoutError:
-            raise LNSynthError(f"{out}: another run is making samples {prefix}-... here; wait until it has ended, or "
-                               "choose another --prefix or --out.") from None
-        except OSError:
-            locked = False
-        yield locked
-
-
-def _clear(todo: list[Variant]) -> None:
-    """Removes what a run that was killed left of these samples; to be called while no other run makes them."""
-    for variant in todo:
-        own = re.compile(rf"\.{re.escape(variant.folder.name)}\.(old\.)?[a-z0-9_]+")
-        for left in variant.folder.parent.glob(f".{variant.folder.name}.*"):
-            if own.fullmatch(left.name):
-                shutil.rmtree(left, ignore_errors=True)
 
 
 def _make(run: Run, todo: list[Variant], callback: Callback) -> Iterator[tuple[Variant, str]]:

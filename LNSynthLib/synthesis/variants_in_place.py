@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from ..runtime.errors import LNSynthError
 from ..runtime.events import Event
 from ..runtime.files import atomic_folder
 from ..runtime.seeds import derive, rng
+from ..runtime.temporary import scratch
 from .canvas import Canvas, canonical_view
 from .difference import Difference, Wanted, difference
 from .exact import exact
@@ -39,8 +39,8 @@ SHOWN_MM = 64.0     # around the changed nodes in the montage
 def in_place(run, todo: list, shares) -> Iterator:
     """Makes the variants one after the other, each yielded with "" when its folder is there, or with the reason why
     there is nothing to make. See `variants.variants`."""
-    with exact(), tempfile.TemporaryDirectory(prefix="lnsynth_variants_") as folder:
-        made = _InPlace(run, Path(folder))
+    with exact(), scratch() as folder:
+        made = _InPlace(run, folder)
         for done, variant in enumerate(todo):
             reason = made.make(variant, lambda share, done=done: shares.at(done + share))
             shares.at(done + 1, f"{variant.folder.name} done" if not reason else

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +18,7 @@ from ..cases.prepare import PrepareSettings, checked, compute
 from ..cases.store import PreparedCase, write_prepared
 from ..cases.volume import Volume
 from ..runtime.errors import LNSynthError
+from ..runtime.temporary import scratch
 from .canvas import Canvas, canonical_view, padded
 from .difference import Wanted, difference
 from .draft import Draft
@@ -30,8 +30,8 @@ from .synthesize import Job, SynthesizeSettings, at_once, sampled
 
 def patches(run, todo: list, shares) -> Iterator:
     """Makes the variants, each yielded with "" when its folder is there. See `variants.variants`."""
-    with exact(), tempfile.TemporaryDirectory(prefix="lnsynth_variants_") as folder:
-        case, before = prepared(run, Path(folder) / "case")
+    with exact(), scratch() as folder:
+        case, before = prepared(run, folder / "case")
         settings = SynthesizeSettings(seed=run.settings.seed, sampler=run.settings.sampler, steps=run.settings.steps,
                                       vary=run.settings.vary, threads=0)
         jobs = [Job(variant.folder.name, case, variant.number, variant.seed, variant.key) for variant in todo]

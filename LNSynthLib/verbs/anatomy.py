@@ -5,6 +5,8 @@ The result is a mask in TotalSegmentator v2 `total` ids on the CT's grid, with t
 data set, cases that have an anatomy mask keep it; interrupted, the next call goes on from there.
 """
 
+WRITES = ("out", "data")  # see `cli`
+
 
 def add_arguments(parser):
     what = parser.add_mutually_exclusive_group(required=True)

@@ -8,6 +8,8 @@ command goes on; a changed plan reruns only what its change touches. Many machin
 scheduler's array with --shard I/N, or torchrun --nproc-per-node N -m LNSynthLib experiment run ...
 """
 
+WRITES = ("out", "folder")  # see `cli`
+
 
 def add_arguments(parser) -> None:
     parser.add_argument("what", choices=("run", "report"))

@@ -3,6 +3,8 @@
 The result lies in DATASET/prepared/NAME, a report.png beside each case. Run again, it makes only what changed.
 """
 
+WRITES = ("dataset",)  # see `cli`
+
 
 def add_arguments(parser):
     parser.add_argument("dataset", metavar="DATASET", help="folder that import, fetch, phantom or pseudo made")

@@ -4,7 +4,6 @@ Decisions are rows of FOLDER/review.csv; `lnsynth segment train` leaves out what
 filter. Of one reviewer's decisions on a sample the latest counts; where reviewers disagree, one rejection excludes it.
 """
 
-
 def add_arguments(parser) -> None:
     ways = parser.add_subparsers(dest="way", metavar="list|decide|filter|page|export", required=True)
 

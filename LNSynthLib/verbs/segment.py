@@ -7,6 +7,8 @@ Validation is always real (cases of split val), test cases are never looked at, 
 one, is on both sides. RUN holds a normal nnU-Net model, which nnU-Net's own commands run too.
 """
 
+WRITES = ("out", "probability")  # see `cli`
+
 
 def add_arguments(parser) -> None:
     ways = parser.add_subparsers(dest="way", metavar="train|predict", required=True)

@@ -1,6 +1,7 @@
 """The command line: answers at once, ends with the right status, and keeps stdout to events when asked to."""
 
 import ast
+import errno
 import json
 import os
 import signal
@@ -204,3 +205,37 @@ def test_without_psutil_a_job_runs_unwatched(verb, monkeypatch):
     monkeypatch.setenv("LNSYNTH_PARENT_PID", str(os.getpid()))
     monkeypatch.setitem(sys.modules, "psutil", None)
     assert cli.main(["doctor"]) == 0
+
+
+WRITING = {  # of every verb that writes, what it takes to be asked for {out}
+    "phantom": "--out {out}", "import": "--images x --nodes x --out {out}", "fetch": "ct_lymph_nodes --out {out}",
+    "prepare": "{out}", "anatomy": "--ct x --out {out}", "nodes": "--nodes x --out {out}",
+    "pseudo": "--ct x --anatomy x --out {out}", "train": "--preset demo --data x --out {out}",
+    "synthesize": "--data x --out {out}", "insert": "--ct x --nodes x --out {out}",
+    "variants": "--ct x --nodes x --out {out}", "review": "export x --as nifti --out {out}",
+    "segment": "train --real x --out {out}", "evaluate": "segmentation --predicted x --truth x --out {out}",
+    "experiment": "run --plan smoke --out {out}", "demo": "--out {out}"}
+
+
+@pytest.mark.parametrize("name", [name for name in cli.VERBS if name != "doctor"])
+def test_every_verb_looks_first_whether_it_will_be_able_to_write(name, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for out, why in (("file/a.nii.gz", "is a file and not a folder"), ("x" * 300, "a name of more than 255 bytes")):
+        assert cli.main([name, *WRITING[name].format(out=tmp_path / out).split()]) == 2
+        assert f"it cannot be written: {'' if 'x' * 300 == out else tmp_path}" in (said := capsys.readouterr().err)
+        assert why in said and said.count("\n") == 1
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_full_disk_and_full_memory_are_refusals(verb, capsys):
+    failures = []
+
+    def full(args, callback):
+        raise failures[-1]
+
+    verb(full)
+    for failure, said in ((OSError(errno.ENOSPC, "No space left on device", "a.txt"), "a.txt: the disk is full"),
+                          (PermissionError(errno.EACCES, "Permission denied", "b.txt"), "b.txt: you may not write"),
+                          (MemoryError(), "There is not enough memory for this")):
+        failures.append(failure)
+        assert cli.main(["doctor"]) == 2 and said in capsys.readouterr().err
