@@ -341,7 +341,7 @@ for number in range(3):
 tensors = gather(*sharded)
 if first:
     same(tensors, gather(*plain))
-    write(run, tensors, {"step": 3})
+    write(run, tensors, {"step": 3, "seconds": 1.0})
 dist.barrier()
 again = fresh(True)
 restore(run / "checkpoints" / "step-00000003", *again)
