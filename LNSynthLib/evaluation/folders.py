@@ -18,8 +18,6 @@ from ..runtime.files import atomic_path, write_json, write_text
 from .froc import RATES, Froc, froc
 from .segmentation import METRICS, CaseScore, ScoreSettings, intervals, pool, score_case
 
-SEED = 0  # of the bootstrap
-
 
 def score_folders(predicted: Path, truth: Path, probability: Path | None, settings: ScoreSettings,
                   callback: Callback = ignore) -> dict[str, CaseScore]:
@@ -53,7 +51,7 @@ def summary(scores: dict[str, CaseScore], settings: ScoreSettings) -> dict:
     return {
         "settings": asdict(settings), "pooled": pool(list(scores.values()), settings),
         "intervals": {name: asdict(found) for name, found in
-                      intervals(list(scores.values()), SEED, settings=settings).items()},
+                      intervals(list(scores.values()), settings=settings).items()},
         "froc": curve and {**curve.to_dict(), "at": {f"{rate:g}": curve.at(rate) for rate in RATES}},
         "cases": {name: score.to_dict() for name, score in scores.items()}}
 

@@ -31,13 +31,14 @@ from .distribution import caveat, fid, mmd
 from .features import ABSENT, FeatureNet, lpips, pooled
 from .images import RANGE, SsimSettings, ms_ssim, mse, mse_01, psnr, scales
 from .memorisation import MemorisationSettings, Neighbour, descriptor, detail, direction, nearest
-from .statistics import bootstrap_interval
+from .statistics import Interval, mean_interval
 from .tissue import TissueSettings, node_contrast, organ_errors
 
 METRICS = ("mse_01", "mse", "psnr", "ms_ssim", "lpips", "organ_error_hu", "core_error_hu", "contrast_hu",
            "real_contrast_hu")
 FACTS = ("sample", "case", "kind", "split", "nodes_changed")
-SEED = 0  # of the bootstrap
+# What is not an error or a difference from 0 upwards, for `mean_interval`.
+SCALES = {"ms_ssim": "unit", "psnr": "real", "contrast_hu": "real", "real_contrast_hu": "real", "detail": "real"}
 
 
 @dataclass(frozen=True)
@@ -280,10 +281,15 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
+def interval_of(name: str, values: list[float], patients: list[str]) -> Interval:
+    """The mean of a measure over samples, with its 95 % interval over patients."""
+    return mean_interval(values, SCALES.get(name, "positive"), patients=patients)
+
+
 def _spread(rows: list[dict], name: str) -> dict:
-    """Over the samples that have a value: "mean" with its bootstrap interval over patients ("low", "high", "patients"),
+    """Over the samples that have a value: "mean" with its 95 % interval over patients ("low", "high", "patients"),
     "sd" (None of a single one) and "n"."""
     known = [row for row in rows if row[name] is not None]
     values = [row[name] for row in known]
-    interval = bootstrap_interval(values, SEED, patients=[row["patient"] for row in known])
+    interval = interval_of(name, values, [row["patient"] for row in known])
     return asdict(interval) | {"sd": float(np.std(values, ddof=1)) if len(values) > 1 else None, "n": len(values)}

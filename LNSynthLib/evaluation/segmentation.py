@@ -14,7 +14,7 @@ from ..runtime.errors import LNSynthError
 from ..runtime.settings import build
 from .nodewise import Candidate, NodeScore, match
 from .overlap import overlap
-from .statistics import Interval, bootstrap_interval
+from .statistics import Interval, mean_interval
 from .surface import assd
 
 METRICS = ("dsc", "iou", "recall", "precision", "assd_mm", "node_recall", "false_positives")
@@ -137,14 +137,15 @@ def pool(scores: Sequence[CaseScore], settings: ScoreSettings = ScoreSettings())
         "node_recall_by_short_axis": _strata(scores, settings.strata_mm)}
 
 
-def intervals(scores: Sequence[CaseScore], seed: int, patients: Sequence[str] | None = None,
+def intervals(scores: Sequence[CaseScore], patients: Sequence[str] | None = None,
               settings: ScoreSettings = ScoreSettings()) -> dict[str, Interval]:
-    """95 % bootstrap intervals over patients of the means that `pool` gives. patients: whose each case is."""
+    """95 % intervals (`mean_interval`) of the means that `pool` gives. patients: whose each case is."""
     patients = np.arange(len(scores)) if patients is None else np.asarray(patients)
     found = {}
     for name in METRICS:
         values, weights, kept = _defined(scores, name, settings)
-        found[name] = bootstrap_interval(values, seed, patients=patients[kept], weights=weights)
+        scale = "positive" if name in ("assd_mm", "false_positives") else "unit"
+        found[name] = mean_interval(values, scale, patients=patients[kept], weights=weights)
     return found
 
 

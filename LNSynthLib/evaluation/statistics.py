@@ -1,16 +1,19 @@
-"""What chance could have done: intervals by resampling patients, paired tests, and Holm's correction."""
+"""Confidence intervals that hold for few patients, paired tests, and Holm's correction.
+
+Patients are the independent observations: all cases of one count together.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from ..runtime.seeds import rng
-
 Values = Sequence[float | None]
+Scale = Literal["unit", "positive", "real"]
 
 
 @dataclass(frozen=True)
@@ -34,32 +37,50 @@ class Comparison:
     ties: int                 # of them, those where both are equal
 
 
-def bootstrap_interval(values: Values, seed: int, *, patients: Sequence | None = None,
-                       weights: Sequence[float] | None = None, confidence: float = 0.95,
-                       method: Literal["BCa", "percentile"] = "BCa", resamples: int = 9999) -> Interval:
-    """Bootstrap interval of the (weighted) mean over cases, by resampling patients with all their cases.
+def mean_interval(values: Values, scale: Scale = "real", *, patients: Sequence | None = None,
+                  weights: Sequence[float] | None = None, confidence: float = 0.95) -> Interval:
+    """Student's t interval of the (weighted) mean over cases, taken on the scale that suits the measure.
 
     values    a case; None where it is not defined, which leaves it out
+    scale     "unit": a share of 1, such as DSC, interval of its log odds; "positive": an error or a count, interval of
+              its logarithm; "real": anything else, differences above all. So bounds stay inside the measure's range,
+              and reach further to the side where rare cases lie
     patients  whose each case is; None: every case is its own patient's
     weights   of the cases in the mean; None: equal
-    method    BCa (bias-corrected and accelerated, Efron 1987), or plain percentiles
-    Seeded: the same values give the same interval. One patient has no interval; equal values have one of no width.
+
+    The mean is a ratio of sums over patients; its standard error is that of the ratio (Cochran 1977, section 6.4),
+    carried to the scale by the delta method, with one degree of freedom less than there are patients. Where all
+    patients have a share of exactly 0 or 1, the other bound is the exact one for that many of them (Clopper and
+    Pearson 1934). One patient has no interval, nor have other values that are all equal. How often it holds for how
+    many patients is measured: Resources/confidence_intervals.md.
     """
     from scipy import stats
 
     sums, totals = _by_patient(values, patients, weights)
-    if not len(sums):
+    n = len(sums)
+    if not n:
         return Interval(None, None, None, 0)
     mean = float(sums.sum() / totals.sum())
-    if len(sums) == 1:
-        return Interval(mean, None, None, 1)
-    if np.allclose(sums, mean * totals, rtol=1e-12, atol=1e-12):  # scipy's BCa is NaN for these
-        return Interval(mean, mean, mean, len(sums))
-    made = stats.bootstrap((sums, totals), _ratio, paired=True, vectorized=True, n_resamples=resamples, batch=1000,
-                           confidence_level=confidence, method=method,
-                           rng=rng(seed, "bootstrap"))
-    low, high = made.confidence_interval
-    return Interval(mean, float(low), float(high), len(sums))
+    off = sums - mean * totals
+    if n == 1 or np.allclose(off, 0, rtol=0, atol=1e-12 * max(1.0, float(np.abs(sums).max()))):
+        low, high = _all_alike(mean, n, confidence) if n > 1 and scale == "unit" else (None, None)
+        return Interval(mean, low, high, n)
+    reach = stats.t.ppf((1 + confidence) / 2, n - 1) * math.sqrt(float(off @ off) / (n * (n - 1))) / totals.mean()
+    if scale == "unit" and 0 < mean < 1:
+        centre, reach = math.log(mean / (1 - mean)), reach / (mean * (1 - mean))
+        bounds = [1 / (1 + math.exp(min(-(centre + sign * reach), 700.0))) for sign in (-1, 1)]
+    elif scale == "positive" and mean > 0:
+        bounds = [mean * math.exp(min(sign * reach / mean, 700.0)) for sign in (-1, 1)]
+    else:
+        bounds = [mean - reach, mean + reach]
+    return Interval(mean, *map(float, bounds), n)
+
+
+def _all_alike(share: float, n: int, confidence: float) -> tuple[float | None, float | None]:
+    """Bounds of a mean share of 1 where all of n patients have the same: the mean is at most the probability to have
+    any share at all, and n patients without have bounded that."""
+    beyond = 1 - ((1 - confidence) / 2) ** (1 / n)
+    return {0.0: (0.0, beyond), 1.0: (1 - beyond, 1.0)}.get(round(share, 12), (None, None))
 
 
 def paired_wilcoxon(a: Values, b: Values, patients: Sequence | None = None) -> tuple[float, float | None, int, int]:
@@ -109,8 +130,3 @@ def _by_patient(values: Values, patients, weights) -> tuple[np.ndarray, np.ndarr
     _, place = np.unique(owner[kept], return_inverse=True)
     known = np.array([values[i] for i in kept], float)
     return np.bincount(place, weight[kept] * known), np.bincount(place, weight[kept])
-
-
-def _ratio(sums, totals, axis=-1):
-    # Resamples that equal the mean itself decide BCa's correction: they must be ties, whatever their last bits.
-    return np.round(sums.sum(axis) / totals.sum(axis), 12)

@@ -8,10 +8,9 @@ from ..evaluation.statistics import Interval
 from ..segmentation.settings import load_trainer
 from .page import counted, number, text
 from .results import Results
-from .tables import TITLES, ImageLine, Line, difference, mean_of
+from .tables import FEW, TITLES, ImageLine, Line, difference, mean_of
 
 OURS = "lnddpm"
-FEW = 10             # patients below which a bootstrap interval is too short to be relied on
 WEAK = 0.3           # DSC of the segmenter of real cases below which little hangs on what is added to them
 PAPER_STEPS, NNUNET_STEPS = 45_000, 1000 * 250
 ORDINALS = {1: "highest", 2: "second highest", 3: "third highest"}
@@ -28,12 +27,13 @@ def shows(results: Results, lines: Sequence[Line], images: Sequence[ImageLine]) 
 def verdict(found: Interval) -> str:
     """What an interval of a difference allows to say."""
     if found.low is None:
-        return "of one patient, which shows nothing"
+        return ("of one patient, which shows nothing" if found.patients == 1 else
+                f"all {found.patients} patients alike, which says nothing about others")
     if found.low <= 0 <= found.high:
         return f"the interval includes 0: on these {counted(found.patients, 'patient')} the two cannot be told apart"
     if found.patients < FEW:
-        return (f"the interval leaves out 0, but {found.patients} patients are too few to rely on a bootstrap "
-                "interval: an indication at most")
+        return (f"the interval leaves out 0, but says nothing of what none of these {found.patients} patients shows: "
+                "an indication at most")
     return f"the interval leaves out 0, on these {found.patients} patients"
 
 

@@ -14,6 +14,10 @@ from .tables import IMAGE_MEASURES, LOWER_IS_BETTER, STRATEGIES, TITLES, ImageLi
 
 DIGITS = {"assd_mm": 2, "false_positives": 2}
 TESTED = ("dsc", "node_recall")  # measures whose p values have a column; the CSV has all
+COVERAGE = ("With so few patients the intervals of shares and of differences hold the truth in about 93 to 97 of 100 "
+            "studies, those of ASSD and other skewed errors in about 90, and fewer where a rare patient differs "
+            "greatly from the rest, whom such a study may not contain: look at the patients themselves too "
+            "(Resources/confidence_intervals.md).")
 GREY = ("<span class=paper style='display:inline'>Grey: the paper's own figures. They were measured on other data (27 "
         "patients of ABD-LN and CRC-LNM): levels cannot be compared with those above.</span>")
 
@@ -23,11 +27,26 @@ def segmentation(results: Results, name: str, lines: Sequence[Line]) -> str:
     plan = results.plan.tables[name]
     parts = [f"<h3>{text(plan.title)}</h3>", _main(plan, lines), *_notes(results, plan, lines),
              f"<h3>NodeRecall by short axis ({text(plan.title.split('.')[0])})</h3>", _strata(results, lines),
-             note("Found nodes of all, pooled over cases and seeds. Short axis of the true node.")]
+             note("Found nodes of all, pooled over cases and seeds. Short axis of the true node."), *_points(lines)]
     kinds = sorted({s.kind for line in lines for s in line.scores})
     if len(kinds) > 1:
         parts += [f"<h3>By kind of test case ({text(plan.title.split('.')[0])})</h3>", _by_kind(results, lines, kinds)]
     return "\n".join(parts)
+
+
+def _points(lines: Sequence[Line]) -> list[str]:
+    """Each patient's mean, where patients are so few that an interval is best looked at with them."""
+    patients = sorted({s.patient for line in lines for s in line.scores})
+    if not 0 < len(patients) < tables.FEW:
+        return []
+    rows = []
+    for line in lines:
+        means = [[tables.mean_of_patient(line, patient, metric) for patient in patients] for metric in TESTED]
+        rows.append([text(line.row.label), *(" &nbsp; ".join(UNDEFINED if value is None else number(value, 3)
+                                                             for value in values) if line.scores else MISSING
+                                             for values in means)])
+    return [f"<details><summary>Patient by patient: {', '.join(map(text, patients))}</summary>"
+            + table(["trained on", *(TITLES[metric] for metric in TESTED)], rows) + "</details>"]
 
 
 def _main(plan: Table, lines: Sequence[Line]) -> str:
@@ -89,8 +108,11 @@ def _notes(results: Results, plan: Table, lines: Sequence[Line]) -> list[str]:
         return [note("No row is done yet.")]
     what = f"{counted(len(cases), 'test case')} of {counted(len(patients), 'patient')}"
     seeds = len(results.plan.seeds)
-    words = [f"Means over {what}; below each its 95 % bootstrap interval over patients. "
-             "Bold is the best mean of a column, which is no claim that it is better than the next."]
+    words = [f"Means over {what}; below each its 95 % interval over patients (Student's t, of shares in log odds, of "
+             "ASSD and FP in logarithms). Bold is the best mean of a column, which is no claim that it is better than "
+             "the next."]
+    if len(patients) < tables.FEW:
+        words.append(COVERAGE)
     if seeds > 1:
         words.append(f"{seeds} seeds: a case counts once for each, and patients are resampled with all that is theirs.")
         words += [f"{text(line.row.label)}: {line.seeds} of {seeds} seeds so far." for line in lines
@@ -176,10 +198,12 @@ def _image_notes(results: Results, name: str, done: Sequence[ImageLine]) -> str:
     patients = {row["patient"] for line in done for row in line.samples}
     words = [f"{len(done[0].samples)} patches of {len(patients)} patients of the {results.plan.images.split} split a "
              "method, with the anatomy and the nodes of the real ones and the same seed for every method; below each "
-             "mean its 95 % bootstrap interval over patients. MSE, PSNR and MS-SSIM reward an average of all images "
+             "mean its 95 % interval over patients. MSE, PSNR and MS-SSIM reward an average of all images "
              "that fit a condition: a sharp sample of another patient's fat and vessels scores below a blurred one. "
              "HU errors are of an organ's mean. NodeRecall_synt: what the segmenter trained on real cases finds in the "
              "synthetic patches; it misses nodes of real images too."]
+    if len(patients) < tables.FEW:
+        words.append(COVERAGE)
     words.append("The paper's MSE is that of images in [0, 1], a quarter of that in [-1, 1].")
     if any(outcome.row.published for outcome in results.layout.tables[name]):
         words.append(GREY)

@@ -11,18 +11,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..evaluation.generation import interval_of
 from ..evaluation.images import RANGE
 from ..evaluation.segmentation import METRICS, CaseScore, intervals, pool
-from ..evaluation.statistics import Comparison, Interval, bootstrap_interval, compare
+from ..evaluation.statistics import Comparison, Interval, compare, mean_interval
 from ..runtime.files import read_json
 from .cells import Outcome
 from .plan import Row
 from .results import Results, Scored
 
-SEED = 0  # of the bootstrap
 TITLES = {"dsc": "DSC", "iou": "IOU", "recall": "Recall", "precision": "Precision", "assd_mm": "ASSD, mm",
           "node_recall": "NodeRecall", "false_positives": "FP a case"}
 LOWER_IS_BETTER = ("assd_mm", "false_positives")
+FEW = 10  # patients below which an interval is shown with its points
 STRATEGIES = {"real": "Real cases alone", "synthetic": "Synthetic pairs alone",
               "both": "Real cases and synthetic pairs"}
 
@@ -49,7 +50,7 @@ def lines(results: Results, name: str) -> list[Line]:
     reference = results.plan.tables[name].reference
     tests = _tests(scores, reference) if reference else {}
     return [Line(outcome.row, mine, pool([s.score for s in mine], settings) if mine else {},
-                 intervals([s.score for s in mine], SEED, [s.patient for s in mine], settings) if mine else {},
+                 intervals([s.score for s in mine], [s.patient for s in mine], settings) if mine else {},
                  {metric: found[outcome.row.label] for metric, found in tests.items() if outcome.row.label in found})
             for outcome in outcomes for mine in [scores[outcome.row.label]]]
 
@@ -77,7 +78,14 @@ def difference(a: Line, b: Line, metric: str) -> Interval:
     pairs = zip(a.scores, _matched(a.scores, b.scores), strict=True)
     values = [None if other is None or None in (mine := (getattr(s.score, metric), getattr(other, metric)))
               else mine[0] - mine[1] for s, other in pairs]
-    return bootstrap_interval(values, SEED, patients=[s.patient for s in a.scores])
+    return mean_interval(values, patients=[s.patient for s in a.scores])
+
+
+def mean_of_patient(line: Line, patient: str, metric: str) -> float | None:
+    """Over that patient's cases and all seeds; None where the measure is not defined."""
+    values = [getattr(s.score, metric) for s in line.scores if s.patient == patient]
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def subset(line: Line, keep: Callable[[Scored], bool], results: Results) -> Line:
@@ -85,7 +93,7 @@ def subset(line: Line, keep: Callable[[Scored], bool], results: Results) -> Line
     some = [s for s in line.scores if keep(s)]
     settings = results.plan.score
     return Line(line.row, some, pool([s.score for s in some], settings) if some else {},
-                intervals([s.score for s in some], SEED, [s.patient for s in some], settings) if some else {}, {})
+                intervals([s.score for s in some], [s.patient for s in some], settings) if some else {}, {})
 
 
 def best(values: Sequence[float | None], digits: int, lower: bool = False) -> set[int]:
@@ -148,7 +156,7 @@ def _image_line(results: Results, outcome: Outcome) -> ImageLine:
         elif measure.name == "node_recall_synt":
             nodes = [node for result in made for node in result["nodes"]]
             scores = [CaseScore.from_dict(node["score"]) for node in nodes]
-            found[measure.name] = intervals(scores, SEED, [owner[node["case"]] for node in nodes],
+            found[measure.name] = intervals(scores, [owner[node["case"]] for node in nodes],
                                             results.plan.score)["node_recall"]
         else:
             found[measure.name] = mean_of(samples, measure.name)
@@ -158,4 +166,4 @@ def _image_line(results: Results, outcome: Outcome) -> ImageLine:
 def mean_of(samples: Sequence[dict], name: str) -> Interval:
     """The mean of a sample's measure where it is defined, with its interval over patients."""
     known = [row for row in samples if row[name] is not None]
-    return bootstrap_interval([row[name] for row in known], SEED, patients=[row["patient"] for row in known])
+    return interval_of(name, [row[name] for row in known], [row["patient"] for row in known])

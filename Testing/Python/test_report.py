@@ -11,7 +11,7 @@ from made_experiment import CASES, TESTED, finish, forget, make_experiment
 from LNSynthLib.cases.pictures import PAPER, WARNING
 from LNSynthLib.evaluation.froc import froc
 from LNSynthLib.evaluation.segmentation import METRICS, CaseScore, intervals, pool, score_case
-from LNSynthLib.evaluation.statistics import bootstrap_interval, compare
+from LNSynthLib.evaluation.statistics import compare, mean_interval
 from LNSynthLib.experiment import figures, findings, sheets, tables
 from LNSynthLib.experiment.report import write_report
 from LNSynthLib.experiment.results import Results
@@ -19,6 +19,7 @@ from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.files import read_json, write_json
 
 ROWS = ["Real", "GAN", "LN-DDPM", "Both"]
+SCALES = {"assd_mm": "positive", "false_positives": "positive"}  # else unit
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def test_means_and_intervals_are_those_of_the_measures(made):
     for label, row in rows.items():
         found = scores(made, label)
         those = [score for *_, score in found]
-        pooled, spreads = pool(those, made.plan.score), intervals(those, 0, patients(found), made.plan.score)
+        pooled, spreads = pool(those, made.plan.score), intervals(those, patients(found), made.plan.score)
         for metric in METRICS:
             assert float(row[metric]) == near(pooled[metric])
             assert float(row[f"{metric}_low"]) == near(spreads[metric].low)
@@ -99,6 +100,22 @@ def test_means_and_intervals_are_those_of_the_measures(made):
     assert sum(stratum["nodes"] for stratum in wanted.values()) == 3 * 5 * 2  # three nodes, five cases, two seeds
 
 
+def test_few_patients_are_shown_one_by_one_beside_their_intervals(made, monkeypatch):
+    results = Results(made.out)
+    lines = tables.lines(results, "main")
+    shown = sheets.segmentation(results, "main", lines)
+    owners = sorted({CASES[case][2] for case in TESTED})
+    assert f"Patient by patient: {', '.join(owners)}" in shown and "Resources/confidence_intervals.md" in shown
+    found = scores(made, "Real")
+    means = [np.mean([score.dsc for (*_, score), owner in zip(found, patients(found), strict=True) if owner == one])
+             for one in owners]
+    part = shown[shown.index("Patient by patient"):]
+    assert " &nbsp; ".join(f"{mean:.3f}" for mean in means) in part
+    monkeypatch.setattr(tables, "FEW", len(owners))
+    enough = sheets.segmentation(results, "main", lines)
+    assert "Patient by patient" not in enough and "confidence_intervals" not in enough
+
+
 def test_several_seeds_count_as_their_mean_case_by_case(made):
     """What the tables compute on all (seed, case) equals averaging a case's scores over seeds first."""
     line = tables.lines(Results(made.out), "main")[1]
@@ -109,7 +126,7 @@ def test_several_seeds_count_as_their_mean_case_by_case(made):
     reference = scores(made, "Both")
     for metric in METRICS:
         assert line.pooled[metric] == near(np.mean(means[metric]))
-        one = bootstrap_interval(means[metric], 0, patients=owners)
+        one = mean_interval(means[metric], SCALES.get(metric, "unit"), patients=owners)
         assert (line.intervals[metric].low, line.intervals[metric].high) == (near(one.low), near(one.high))
         base = [float(np.mean([getattr(s, metric) for _, name, s in reference if name == case])) for case in TESTED]
         alone = compare(base, {"GAN": means[metric]}, owners)["GAN"]
@@ -139,7 +156,7 @@ def test_a_difference_is_paired_and_has_its_interval(made):
     found = tables.difference(lines["Both"], lines["Real"], "dsc")
     both, real = scores(made, "Both"), scores(made, "Real")
     apart = [a.dsc - b.dsc for (*_, a), (*_, b) in zip(both, real, strict=True)]
-    assert found == bootstrap_interval(apart, 0, patients=patients(both))
+    assert found == mean_interval(apart, patients=patients(both))
     assert tables.difference(lines["Both"], lines["Both"], "dsc").mean == 0
 
 
@@ -167,7 +184,7 @@ def test_image_measures_are_those_of_the_samples(made):
 
 
 def test_one_seed_s_images_have_the_intervals_of_their_cell(half, made):
-    """The bootstrap of the table is that of `evaluate_samples`."""
+    """The interval of the table is that of `evaluate_samples`."""
     results = Results(half)
     cell = made.layout.images["lnddpm"][1]
     forget(half, cell)

@@ -62,6 +62,7 @@ def test_smoothing_is_a_centred_mean():
 
 @pytest.mark.parametrize("found, said", [
     (Interval(0.1, None, None, 1), "one patient, which shows nothing"),
+    (Interval(0.0, None, None, 5), "all 5 patients alike"),
     (Interval(0.1, -0.01, 0.2, 40), "cannot be told apart"), (Interval(0.1, 0.0, 0.2, 40), "cannot be told apart"),
     (Interval(0.1, 0.05, 0.2, 9), "an indication at most"), (Interval(0.1, 0.05, 0.2, 10), "leaves out 0, on these 10"),
 ])
