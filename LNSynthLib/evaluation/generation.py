@@ -16,8 +16,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
-from ..cases.labels import LabelTable
+from ..cases.labels import AIR, LabelTable
 from ..cases.store import PreparedCase, list_prepared
 from ..cases.volume import Box, read
 from ..conditions.encode import scale_hu, unscale_hu
@@ -27,10 +28,11 @@ from ..runtime.files import read_json, write_json, write_text
 from ..runtime.seeds import rng
 from ..synthesis.catalog import samples as whole_samples
 from ..training.data import random_start
+from .copies import FLIPS, Match, Searched, Sought, flipped
 from .distribution import caveat, fid, mmd
 from .features import ABSENT, FeatureNet, lpips, pooled
 from .images import RANGE, SsimSettings, ms_ssim, mse, mse_01, psnr, scales
-from .memorisation import MemorisationSettings, Neighbour, descriptor, detail, direction, nearest
+from .memorisation import MemorisationSettings, Neighbour, detail, direction, nearest
 from .statistics import Interval, mean_interval
 from .tissue import TissueSettings, node_contrast, organ_errors
 
@@ -85,20 +87,21 @@ def evaluate_samples(samples: Path, data: list[Path], settings: ImageSettings | 
     settings = settings or ImageSettings()
     folders = whole_samples(samples)
     cases = _Cases(data)
-    rows, pixels, seen, real_seen, shapes = [], [], [], [], {}
+    rows, sought, seen, real_seen, shapes = [], [], [], [], {}
     with Progress("measuring", len(folders), callback) as progress:
         for folder in folders:
             sample = cases.sample(folder)
             row, maps = _measure(sample, settings, features)
             rows.append(row)
-            pixels.append(descriptor(sample.synthetic, settings.memorisation.cells))
+            sought.append((sample.case, sample.start, _sought(
+                sample.scaled(sample.synthetic), sample.anatomy, sample.nodes, sample.case, settings.memorisation)))
             if features:
                 seen.append(pooled(maps[0]))
                 real_seen.append(pooled(maps[1]))
-            shapes[sample.case.info["settings"]["name"], sample.real.shape] = sample.case
+            shapes[_form(sample.case, sample.real.shape)] = sample.case
             progress.step()
     training = [(case, shape) for (_, shape), like in shapes.items() for case in cases.training(like)]
-    copies = _find_copies(rows, pixels, seen, training, settings.memorisation, features, callback)
+    copies = _find_copies(rows, sought, seen, training, settings.memorisation, features, callback)
     return {"samples": rows, "summary": _summary(rows, seen, real_seen, copies, features),
             "settings": asdict(settings) | {"range": RANGE}}
 
@@ -106,7 +109,8 @@ def evaluate_samples(samples: Path, data: list[Path], settings: ImageSettings | 
 def table(result: dict) -> list[dict]:
     """A flat row a sample from what `evaluate_samples` returns; the last row, "all", has the means and who is flagged.
 
-    To the metrics it adds the distance to the nearest training patch of another patient and the texture's correlation.
+    To the metrics it adds the distance (1 - correlation) to the likeliest training patch by fine texture, that to the
+    nearest by features, and the correlation with the texture in its own place.
     """
     rows = [{name: row[name] for name in (*FACTS, *METRICS)} | {
         f"nearest_{space}": near and near["distance"] for space, near in row["nearest"].items()} | {
@@ -203,10 +207,89 @@ def _measure(sample: Sample, settings: ImageSettings, features: FeatureNet | Non
     }, maps
 
 
-def _find_copies(rows: list[dict], pixels: list, seen: list, training: list[tuple[PreparedCase, tuple]],
-                 settings: MemorisationSettings, features: FeatureNet | None, callback: Callback) -> dict:
+def _sought(scaled: np.ndarray, anatomy: np.ndarray, nodes: np.ndarray, like: PreparedCase,
+            settings: MemorisationSettings) -> Sought:
+    """A patch in [-1, 1] as it is looked for: by all its tissues but nodes."""
+    return Sought(scaled + 1, np.where(nodes == 0, anatomy, AIR), like.spacing, settings)
+
+
+def _form(case: PreparedCase, shape) -> tuple:
+    return case.info["settings"]["name"], tuple(shape)
+
+
+def _find_copies(rows: list[dict], sought: list[tuple[PreparedCase, tuple, Sought]], seen: list,
+                 training: list[tuple[PreparedCase, tuple]], settings: MemorisationSettings,
+                 features: FeatureNet | None, callback: Callback) -> dict:
     """Adds "nearest" and "copied" to the rows. Returns the limit of each space, and what it rests on."""
-    places, real = [], {"pixels": [], "features": []}
+    volumes = {}  # by form: the cases, and what is searched in each
+    with Progress("searching for copies", len(training) + len(sought) + 2 * settings.planted, callback) as progress:
+        for case, shape in training:
+            of_form = volumes.setdefault(_form(case, shape), ([], []))
+            of_form[0].append(case)
+            of_form[1].append(Searched(lambda box, case=case: case.ct(box) + 1, case.shape, shape, settings))
+            progress.step()
+        for row, (case, start, patch) in zip(rows, sought, strict=True):
+            among, searched = volumes.get(_form(case, patch.shape), ([], []))
+            own = [(index, start) for index, other in enumerate(among) if other.id == case.id]
+            row["nearest"] = {"pixels": _found(patch.best(searched, own), among, settings)}
+            progress.step()
+        planted = _planted(volumes, settings, progress)
+    limits = {"pixels": 1 - settings.detail_limit if training else None, "features": None}
+    if features:
+        limits["features"] = _nearest_features(rows, seen, training, settings, features, callback)
+    else:
+        for row in rows:
+            row["nearest"]["features"] = None
+    for row in rows:
+        verdicts = {space: near["flagged"] for space, near in row["nearest"].items() if near}
+        if row["detail"] is not None:
+            verdicts["detail"] = row["detail"] >= settings.detail_limit
+        judged = {by: verdict for by, verdict in verdicts.items() if verdict is not None}
+        row["copied"] = [by for by, verdict in judged.items() if verdict] if judged else None
+    return {"limits": limits, "training_cases": len({case.folder for case, _ in training}),
+            "training_patients": len({case.info["patient"] for case, _ in training}), "planted": planted}
+
+
+def _found(match: Match | None, cases: list[PreparedCase], settings: MemorisationSettings) -> dict | None:
+    return match and {"case": cases[match.index].id, "start": list(match.start), "flips": list(match.flips),
+                      "distance": 1 - match.texture, "structure": match.structure,
+                      "flagged": match.texture >= settings.detail_limit}
+
+
+def _planted(volumes: dict, settings: MemorisationSettings, progress: Progress) -> dict | None:
+    """How many copies the search finds that are put before it, and how many honest patches it flags.
+
+    Copies of a random place of a training case in any flip, in turn exact, with noise of 5 HU, and blurred by 1 mm,
+    looked at by the tissues of another place. Honest are real patches, searched for in other patients alone.
+    """
+    forms, counts = list(volumes.items()), {"copies": 0, "found": 0, "honest": 0, "flagged": 0}
+    for number in range(settings.planted if forms else 0):
+        random = rng(settings.seed, "planted copies", number)
+        (_, shape), (cases, searched) = forms[number % len(forms)]
+        case, other = (cases[i] for i in random.integers(len(cases), size=2))
+        box, elsewhere = (tuple(slice(s, s + n) for s, n in zip(random_start(one, shape, random, at_node=True), shape,
+                                                                strict=True)) for one in (case, other))
+        real = case.ct(box).astype(np.float32)
+        low, high = case.info["window"]
+        spoilt = (real, real + random.normal(0, 10 / (high - low), real.shape),
+                  ndimage.gaussian_filter(real, [1 / mm for mm in case.spacing]))[number % 3]
+        copy = flipped(np.clip(spoilt, -1, 1), FLIPS[random.integers(len(FLIPS))])
+        match = _sought(copy, other.anatomy(elsewhere), other.nodes(elsewhere), case, settings).best(searched)
+        counts["copies"] += match is not None
+        counts["found"] += match is not None and match.texture >= settings.detail_limit
+        progress.step()
+        others = [one for one, c in zip(searched, cases, strict=True) if c.info["patient"] != case.info["patient"]]
+        match = _sought(real, case.anatomy(box), case.nodes(box), case, settings).best(others)
+        counts["honest"] += match is not None
+        counts["flagged"] += match is not None and match.texture >= settings.detail_limit
+        progress.step()
+    return counts if counts["copies"] or counts["honest"] else None
+
+
+def _nearest_features(rows: list[dict], seen: list, training: list[tuple[PreparedCase, tuple]],
+                      settings: MemorisationSettings, features: FeatureNet, callback: Callback) -> float | None:
+    """Adds the nearest training patch of another patient by features to the rows; returns the limit."""
+    places, real = [], []
     with Progress("training patches", len(training) * settings.per_case, callback) as progress:
         for case, shape in training:
             random = rng(settings.seed, "memorisation", case.id)
@@ -214,29 +297,15 @@ def _find_copies(rows: list[dict], pixels: list, seen: list, training: list[tupl
                 start = random_start(case, shape, random, at_node=True)
                 patch = case.ct(tuple(slice(s, s + n) for s, n in zip(start, shape, strict=True)))
                 places.append((case, start))
-                real["pixels"].append(descriptor(patch, settings.cells))
-                if features:
-                    real["features"].append(direction(pooled(features.maps(patch))))
+                real.append(direction(pooled(features.maps(patch))))
                 progress.step()
-    patients, limits = [row["patient"] for row in rows], {}
-    owners = [case.info["patient"] for case, _ in places]
-    for row in rows:
-        row["nearest"] = {}
-    for space, made in (("pixels", pixels), ("features", [direction(vector) for vector in seen])):
-        if made and places:
-            found, limits[space] = nearest(np.array(made), patients, np.array(real[space]), owners,
-                                           settings.percentile)
-        else:
-            found, limits[space] = [None] * len(rows), None
-        for row, neighbour in zip(rows, found, strict=True):
-            row["nearest"][space] = neighbour and _told(neighbour, places)
-    for row in rows:
-        verdicts = {space: near["flagged"] for space, near in row["nearest"].items() if near}
-        if row["detail"] is not None:
-            verdicts["detail"] = row["detail"] >= settings.detail_limit
-        judged = {by: verdict for by, verdict in verdicts.items() if verdict is not None}
-        row["copied"] = [by for by, verdict in judged.items() if verdict] if judged else None
-    return {"limits": limits, "training_patches": len(places), "training_patients": len(set(owners))}
+    found, limit = [None] * len(rows), None
+    if places:
+        found, limit = nearest(np.array([direction(vector) for vector in seen]), [row["patient"] for row in rows],
+                               np.array(real), [case.info["patient"] for case, _ in places], settings.percentile)
+    for row, neighbour in zip(rows, found, strict=True):
+        row["nearest"]["features"] = neighbour and _told(neighbour, places)
+    return limit
 
 
 def _told(neighbour: Neighbour, places: list) -> dict:

@@ -1,8 +1,10 @@
 """Whether a generator gives back what it was trained on: two questions, for two ways of copying.
 
-1. Of other patients: is a synthetic patch nearer to some training patch of another patient than training patches of
-   different patients are to each other? (`nearest`, on voxels and on features)
-2. Of its own: does it have the fine texture of the very patch whose anatomy and nodes it was made from? (`detail`)
+1. Anywhere: does it have the fine texture of any place of any training case, as it is or reversed? (`copies`)
+   And by what a network sees: is it nearer to some training patch of another patient than training patches of different
+   patients are to each other? (`nearest`, on features)
+2. In its own place: does it have the fine texture of the very patch whose anatomy and nodes it was made from?
+   (`detail`)
 
 A synthetic patch resembles its own real patch by design: it has its anatomy. Their distance therefore proves nothing.
 But noise and small vessels inside an organ do not follow from the condition, so whatever generator only knows the
@@ -26,13 +28,16 @@ BLOCK = 256  # rows of a matrix of correlations held at once
 
 @dataclass(frozen=True)
 class MemorisationSettings:
-    per_case: int = 8              # training patches of a training case that are looked at, drawn as training draws
+    per_case: int = 8              # patches of a training case whose features are compared, drawn as training draws
     seed: int = 0                  # of that draw
-    cells: int = 16                # a side: voxels are averaged into so many cells before they are compared
-    percentile: float = 1.0        # of real-to-real distances, at or below which a synthetic patch is flagged
+    cells: int = 16                # a side: patches are averaged into about so many cells to find the likeliest places
+    candidates: int = 8            # likeliest places, of all training cases, where the texture is compared
+    points: int = 10_000           # at most so many voxels of texture are compared there
+    planted: int = 6               # copies, and as many honest real patches, searched for to see what is found; 0: none
+    percentile: float = 1.0        # of real-to-real distances of features, at or below which a patch is flagged
     detail_mm: float = 2.0         # standard deviation of the blur that is taken off to leave the fine texture
-    core_mm: float = 3.0           # texture is compared this far inside organs
-    least_voxels: int = 500        # of organ cores in a patch, or its texture is not judged
+    core_mm: float = 3.0           # texture is compared this far inside organs or tissues
+    least_voxels: int = 500        # of such cores in a patch, or its texture is not judged
     detail_limit: float = 0.5      # correlation of textures at or above which a synthetic patch is flagged
 
 
@@ -49,14 +54,6 @@ def direction(values: np.ndarray) -> np.ndarray:
     centred = centred - centred.mean()
     length = np.linalg.norm(centred)
     return centred / length if length > 1e-9 * np.sqrt(centred.size) else np.zeros_like(centred)
-
-
-def descriptor(volume: np.ndarray, cells: int) -> np.ndarray:
-    """(cells^3,) `direction` of a volume (X, Y, Z) averaged into cells: what is where, without its noise."""
-    import torch
-
-    x = torch.from_numpy(np.ascontiguousarray(volume, dtype=np.float32))
-    return direction(torch.nn.functional.adaptive_avg_pool3d(x[None], cells).numpy())
 
 
 def nearest(synthetic: np.ndarray, patients: Sequence[str], real: np.ndarray, real_patients: Sequence[str],
@@ -86,20 +83,30 @@ def detail(synthetic: np.ndarray, real: np.ndarray, organs: np.ndarray, spacing,
     one of them is flat.
     """
     settings = settings or MemorisationSettings()
-    sigma, textures = [settings.detail_mm / mm for mm in spacing], [[], []]
-    for index, box in boxes(organs).items():
-        box = grow(box, min(spacing), spacing, organs.shape)  # one voxel of what is around it, where there is any
-        organ = organs[box] == index
-        inside = core(organ, spacing, settings.core_mm)
-        # Blurred with the organ's own voxels alone, so that what is around it leaves no trace in its texture.
-        share = ndimage.gaussian_filter(organ.astype(np.float64), sigma)[inside]
-        for texture, volume in zip(textures, (synthetic, real), strict=True):
-            smooth = ndimage.gaussian_filter(np.where(organ, volume[box], 0.0), sigma)[inside] / share
-            texture.append(volume[box][inside] - smooth)
-    if sum(map(len, textures[0])) < settings.least_voxels:
+    a, b = (textures(volume, organs, spacing, settings)[0] for volume in (synthetic, real))
+    if len(a) < settings.least_voxels:
         return None
-    a, b = (direction(np.concatenate(texture)) for texture in textures)
+    a, b = direction(a), direction(b)
     return float(a @ b) if a.any() and b.any() else None
+
+
+def textures(volume: np.ndarray, tissues: np.ndarray, spacing,
+             settings: MemorisationSettings) -> tuple[np.ndarray, np.ndarray]:
+    """What a blur within each tissue takes away, in the tissues' cores; and where: (n,) and voxels (n, 3).
+
+    tissues: ids, 0 where nothing is compared.
+    """
+    sigma, values, places = [settings.detail_mm / mm for mm in spacing], [np.empty(0)], [np.empty((0, 3), int)]
+    for index, box in boxes(tissues).items():
+        box = grow(box, min(spacing), spacing, tissues.shape)  # one voxel of what is around it, where there is any
+        tissue = tissues[box] == index
+        inside = core(tissue, spacing, settings.core_mm)
+        # Blurred with the tissue's own voxels alone, so that what is around it leaves no trace in its texture.
+        share = ndimage.gaussian_filter(tissue.astype(np.float64), sigma)[inside]
+        smooth = ndimage.gaussian_filter(np.where(tissue, volume[box], 0.0), sigma)[inside] / share
+        values.append(volume[box][inside] - smooth)
+        places.append(np.argwhere(inside) + [b.start for b in box])
+    return np.concatenate(values), np.concatenate(places)
 
 
 def _nearest(vectors, owners, real, real_owners) -> list[tuple[int, float] | None]:

@@ -65,13 +65,18 @@ def memorisation(results: Results) -> str:
                 limits += [made["summary"]["memorisation"]] if made else []
     if not rows:
         return note("The plan looks for no copies.")
-    seen = {(m["training_patches"], m["training_patients"]) for m in limits}
-    words = [f"Compared with {' or '.join(f'{a} training patches of {b} patients' for a, b in sorted(seen))}."] * bool(
-        seen)
-    for space in ("pixels", "features"):
-        near = sorted({f"{m['limits'][space]:.3f}" for m in limits if m["limits"].get(space) is not None})
-        words += [f"Flagged in {space}: at most {' or '.join(near)} from a training patch of another patient, as near "
-                  "as the nearest training patches of different patients are to each other."] * bool(near)
+    words = []
+    for cases, patients in sorted({(m["training_cases"], m["training_patients"]) for m in limits
+                                   if "training_cases" in m}):  # earlier versions compared drawn patches
+        words.append(f"Every place and flip of {cases} training cases of {patients} patients was searched.")
+    if tried := [m["planted"] for m in limits if m.get("planted")]:
+        total = {key: sum(m[key] for m in tried) for key in ("found", "copies", "flagged", "honest")}
+        words.append(f"The same search flagged {total['found']} of {total['copies']} planted copies (exact, with noise "
+                     f"of 5 HU, blurred by 1 mm, in any flip), and {total['flagged']} of {total['honest']} honest "
+                     "patches (real ones, of patients it was not shown).")
+    near = sorted({f"{m['limits']['features']:.3f}" for m in limits if m["limits"].get("features") is not None})
+    words += [f"Flagged in features: at most {' or '.join(near)} from a training patch of another patient, as near as "
+              "the nearest training patches of different patients are to each other."] * bool(near)
     words.append("An image without detail resembles every other: a flag of a blurred sample tells of its blur.")
     words.append("Fine texture: correlation, inside organs, with the very patch whose anatomy the sample was given. "
                  "Test patches, which no generator has seen, tell how much of it the condition alone causes; what "

@@ -96,9 +96,12 @@ def _print_images(said: dict) -> None:
         caveat = f" ({said['fid_caveat']})" if said["fid_caveat"] else ""
         print(f"{said['features']['name']}: FID {said['fid']:.4g}{caveat}, MMD^2 {said['mmd']:.4g}")
     copies = said["memorisation"]
-    print(f"{len(copies['flagged'])} of {copies['judged']} look like copies of training patches "
-          f"({copies['training_patches']} looked at, of {copies['training_patients']} patients)"
+    print(f"{len(copies['flagged'])} of {copies['judged']} look like copies of training data (every place and flip of "
+          f"{copies['training_cases']} cases of {copies['training_patients']} patients searched)"
           f"{': ' if copies['flagged'] else ''}{', '.join(copies['flagged'])}")
+    if tried := copies["planted"]:
+        print(f"the same search flags {tried['found']} of {tried['copies']} planted copies, and {tried['flagged']} of "
+              f"{tried['honest']} real patches that are none")
 
 
 def _print_table(rows: list[dict]) -> None:

@@ -17,7 +17,8 @@ from LNSynthLib.cases.store import PreparedCase, write_prepared
 from LNSynthLib.conditions.encode import scale_hu, unscale_hu
 from LNSynthLib.evaluation import distribution, images
 from LNSynthLib.evaluation.features import VARIABLE, FeatureNet, lpips, pooled
-from LNSynthLib.evaluation.generation import FACTS, METRICS, evaluate_samples, table
+from LNSynthLib.evaluation.generation import FACTS, METRICS, ImageSettings, evaluate_samples, table
+from LNSynthLib.evaluation.memorisation import MemorisationSettings
 from LNSynthLib.generators import checkpoint
 from LNSynthLib.generators.protocol import DataForm
 from LNSynthLib.runtime.errors import LNSynthError
@@ -165,29 +166,42 @@ def test_the_table_tells_good_from_bad(result):
 
 def test_only_the_copy_is_flagged(result):
     rows = by_name(result)
-    assert rows["b-copy"]["copied"] == ["detail"] and rows["b-copy"]["detail"] > 0.99
+    assert rows["b-copy"]["copied"] == ["pixels", "detail"] and rows["b-copy"]["detail"] > 0.99
+    near = rows["b-copy"]["nearest"]["pixels"]
+    assert (near["case"], near["start"], near["flips"]) == ("case1", [3, 2, 1], [False] * 3) and near["distance"] < 0.1
     assert abs(rows["a-good"]["detail"]) < 0.1
     assert [rows[n]["copied"] for n in ("a-good", "c-moved")] == [[], []]
     copies = result["summary"]["memorisation"]
     assert copies["flagged"] == ["b-copy"] and copies["judged"] == 4
-    assert copies["training_patients"] == 4 and copies["training_patches"] == 32
+    assert copies["training_patients"] == copies["training_cases"] == 4
+    assert copies["planted"] == {"copies": 6, "found": 6, "honest": 6, "flagged": 0}
     assert set(copies["detail_by_split"]) == {"train", "test"}
     near = rows["a-good"]["nearest"]
-    assert near["pixels"]["case"] != "case0" and near["pixels"]["distance"] > copies["limits"]["pixels"]
+    assert near["pixels"]["distance"] > copies["limits"]["pixels"] == 0.5
     assert near["features"]["case"] != "case0"
 
 
-def test_a_copy_of_another_patients_training_patch_is_flagged(cases, data, tmp_path):
-    for start in ((0, 0, 0), (8, 6, 4), (4, 3, 2)):
-        box = tuple(slice(s, s + SIDE) for s in start)
-        noisy = cases[3].ct(box) + np.random.default_rng(0).normal(0, 0.1, (SIDE,) * 3)
-        make_sample(tmp_path, f"from{start[0]}", cases[0], np.clip(noisy, -1, 1))
-    make_sample(tmp_path, "own", cases[0])
-    found = evaluate_samples(tmp_path, [data])
-    rows, limit = by_name(found), found["summary"]["memorisation"]["limits"]["pixels"]
-    assert rows["own"]["copied"] == [] and rows["own"]["nearest"]["pixels"]["distance"] > limit
-    for name in ("from0", "from8", "from4"):
-        assert rows[name]["copied"] == ["pixels"] and rows[name]["nearest"]["pixels"]["case"] == "case3"
+def test_copies_of_any_place_and_flip_are_flagged_of_ones_own_case_too(cases, data, tmp_path):
+    def at(case, start):
+        return case.ct(tuple(slice(s, s + SIDE) for s in start)).astype(float)
+
+    noise = np.random.default_rng(0).normal(0, 10 / 360, (SIDE,) * 3)  # 5 HU
+    wanted = {
+        "another": (cases[3], (8, 6, 4), (0, 0, 0), at(cases[3], (8, 6, 4)) + noise),
+        "mirrored": (cases[2], (4, 3, 2), (1, 0, 0), at(cases[2], (4, 3, 2))[::-1]),
+        "turned": (cases[2], (0, 5, 2), (1, 1, 1), at(cases[2], (0, 5, 2))[::-1, ::-1, ::-1]),
+        "blurred": (cases[1], (5, 5, 0), (0, 0, 0), ndimage.gaussian_filter(at(cases[1], (5, 5, 0)), 0.5)),
+        "shifted": (cases[0], (4, 1, 1), (0, 0, 0), at(cases[0], (4, 1, 1)))}
+    for name, (*_, made) in wanted.items():
+        make_sample(tmp_path, name, cases[0], np.clip(made, -1, 1))
+    make_sample(tmp_path, "honest", cases[0])
+    found = evaluate_samples(tmp_path, [data], ImageSettings(memorisation=MemorisationSettings(planted=0)))
+    rows = by_name(found)
+    assert rows.pop("honest")["copied"] == [] and found["summary"]["memorisation"]["planted"] is None
+    for name, (case, start, flips, _) in wanted.items():
+        near = rows[name]["nearest"]["pixels"]
+        assert "pixels" in rows[name]["copied"]
+        assert (near["case"], tuple(near["start"]), tuple(near["flips"])) == (case.id, start, flips)
 
 
 def test_without_weights_their_columns_are_empty_and_it_says_so(made, data):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from LNSynthLib.evaluation.memorisation import MemorisationSettings, descriptor, detail, direction, nearest
+from LNSynthLib.evaluation.memorisation import MemorisationSettings, detail, direction, nearest
 
 SHAPE = (32, 32, 32)
 
@@ -25,10 +25,10 @@ def training():
 
 def test_copies_of_another_patients_patch_are_flagged_and_new_ones_are_not(training):
     patches, owners = training
-    real = np.array([descriptor(p, 16) for p in patches])
+    real = np.array([direction(p) for p in patches])
     noise = np.random.default_rng(0).normal(size=SHAPE)
     synthetic = [patches[9], patches[22] + 0.2 * noise, 0.5 * patches[3] - 0.2, patch(1000), patch(1001)]
-    found, limit = nearest(np.array([descriptor(s, 16) for s in synthetic]), ["p0"] * 2 + ["p5"] + ["p0"] * 2,
+    found, limit = nearest(np.array([direction(s) for s in synthetic]), ["p0"] * 2 + ["p5"] + ["p0"] * 2,
                            real, owners)
     assert [n.flagged for n in found] == [True, True, True, False, False]
     assert [n.index for n in found[:3]] == [9, 22, 3]
@@ -37,7 +37,7 @@ def test_copies_of_another_patients_patch_are_flagged_and_new_ones_are_not(train
 
 def test_ones_own_patient_does_not_count(training):
     patches, owners = training
-    real = np.array([descriptor(p, 16) for p in patches])
+    real = np.array([direction(p) for p in patches])
     (found,), _ = nearest(real[9:10], ["p2"], real, owners)
     assert owners[found.index] != "p2" and found.distance > 0.1
 
@@ -63,18 +63,10 @@ def test_nearest_is_an_exhaustive_search_and_its_limit_the_percentile():
 
 
 def test_without_other_patients_there_is_nothing_to_tell(training):
-    real = np.array([descriptor(p, 8) for p in training[0][:4]])
+    real = np.array([direction(p) for p in training[0][:4]])
     assert nearest(real, ["p0"] * 4, real, ["p0"] * 4) == ([None] * 4, None)
     (found,), limit = nearest(real[:1], ["p1"], real, ["p0"] * 4)
     assert limit is None and found.flagged is None and found.index == 0
-
-
-def test_the_descriptor_is_the_mean_of_each_cell():
-    volume = np.random.default_rng(2).normal(size=(8, 12, 4))
-    cells = volume.reshape(4, 2, 4, 3, 4, 1).mean((1, 3, 5)).ravel()
-    wanted = (cells - cells.mean()) / (cells.std() * np.sqrt(64))
-    assert descriptor(volume, 4) == pytest.approx(wanted, abs=1e-6)
-    assert not descriptor(np.full(SHAPE, -1.0), 4).any()
 
 
 @pytest.fixture(scope="module")

@@ -132,3 +132,21 @@ def test_refitting_reproduces_the_file(fitting, shared_data, repository):
         assert np.allclose(file["mean"], arrays["mean"], atol=2e-3)
         assert np.allclose(file["quantiles"][:6], arrays["quantiles"][:6], atol=1e-3)
         assert np.allclose(file["rest_gain"], arrays["rest_gain"], atol=0.05)
+
+
+def test_every_other_node_is_a_mirror_image(prior):
+    """The same numbers give a node or its mirror image (right and left exchanged), each in half of the draws."""
+    class Fixed:  # a generator whose normal numbers are always the same; only the last decision differs
+        def __init__(self, decision):
+            self.decision, self.normal = decision, np.random.default_rng(8)
+
+        def standard_normal(self, shape):
+            return self.normal.standard_normal(shape)
+
+        def random(self):
+            return self.decision
+
+    one, other = (rasterise(*prior.draw(Fixed(decision)), (1.0, 1.0, 1.0)) for decision in (0.2, 0.8))
+    assert np.array_equal(one, other[::-1]) and not np.array_equal(one, other)
+    assert np.array_equal(rasterise(*prior.draw(Fixed(0.49)), (1.0,) * 3), one)
+    assert np.array_equal(rasterise(*prior.draw(Fixed(0.51)), (1.0,) * 3), other)
