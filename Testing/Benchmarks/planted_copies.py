@@ -102,8 +102,8 @@ def main() -> int:
     for kind, textures in sorted(found.items()):
         print(f"{kind:26} {np.mean(np.array(textures) >= settings.detail_limit):5.0%} of {len(textures)} flagged, "
               f"texture {min(textures):.2f} to {max(textures):.2f}, median {np.median(textures):.2f}")
-    print(f"{len(cases)} cases read in {opened:.1f} s, {seconds / searches:.2f} s of processor time a search; 100 samples "
-          f"in 20 cases: about {100 * seconds / searches * 20 / len(cases) / 60:.1f} min at most")
+    print(f"{len(cases)} cases read in {opened:.1f} s, {seconds / searches:.2f} s of processor time a search; 100 "
+          f"samples in 20 cases: about {100 * seconds / searches * 20 / len(cases) / 60:.1f} min at most")
     share = {honest: np.mean([t >= settings.detail_limit for kind, ts in found.items() for t in ts
                               if kind.startswith("honest") == honest]) for honest in (False, True)}
     return 0 if share[False] >= 0.95 and share[True] <= 0.05 else 1
