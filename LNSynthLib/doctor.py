@@ -17,7 +17,7 @@ from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.settings import resources
 
 # Distribution -> what needs it. Without the first group nothing works; the second serves a verb or two each.
-REQUIRED = ("accelerate", "blosc2", "filelock", "highdicom", "matplotlib", "monai", "nibabel", "numpy", "pillow",
+REQUIRED = ("accelerate", "blosc2", "highdicom", "matplotlib", "monai", "nibabel", "numpy", "pillow",
             "psutil", "pydicom", "PyYAML", "safetensors", "scikit-image", "scipy", "SimpleITK", "tensorboard", "torch")
 OPTIONAL = {"TotalSegmentator": "`lnsynth anatomy`", "nnunetv2": "`lnsynth segment` and `lnsynth anatomy`",
             "idc-index": "`lnsynth fetch`"}

@@ -183,7 +183,8 @@ class Dataset:
                 entry["anatomy_version"] = None
             with self.changing():
                 written.close()
-                self.manifest["cases"] = [e for e in self.manifest["cases"] if e["id"] != case.id] + [entry]
+                others = [e for e in self.manifest["cases"] if e["id"] != case.id]
+                self.manifest["cases"] = sorted([*others, entry], key=lambda e: e["id"])  # whoever was first
         return entry
 
     def attach_anatomy(self, id: str, anatomy: Volume, version: int = 2) -> None:

@@ -1,6 +1,5 @@
-"""One process at a time: a lock on a file, which the system lets go of when its process dies. Standard library only.
-
-filelock does the same, but a review is written by programs in which nothing is installed yet.
+"""One process at a time: a lock on a file, which the system lets go of when its process dies. Standard library only:
+a review is written by programs in which nothing is installed yet.
 """
 
 from __future__ import annotations
