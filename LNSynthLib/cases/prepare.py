@@ -139,7 +139,7 @@ def prepare_case(dataset: Dataset, id: str, settings: PrepareSettings) -> tuple[
     """(prepared case, True when it had to be made). Raises LNSynthError for a case that cannot be prepared."""
     folder = inside(dataset.folder, f"prepared/{settings.name}/{id}", dataset.folder / "dataset.json")
     table = LabelTable.load(settings.labels)
-    hashes = {role: sha256_once(path) for role in ROLES if (path := dataset.checked_path(id, role)) and path.is_file()}
+    hashes = {role: sha256_once(path) for role in ROLES if (path := dataset.checked_path(id, role)) and path.exists()}
     entry = dataset.entry(id)
     about = {"kind": dataset.kind} | {k: entry[k] for k in ("id", "patient", "split", "source", "anatomy_version")}
     inputs = {"version": VERSION, "settings": asdict(settings), "table": asdict(table), "sha256": hashes} | about

@@ -74,6 +74,19 @@ def scratch(parent: Path | None = None) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def home() -> Iterator[None]:
+    """Within the block libraries' temporary files (of loader processes, say) lie in a `scratch` folder, so that they
+    go as ours do."""
+    before = tempfile.tempdir
+    with scratch() as folder:
+        tempfile.tempdir = str(folder)
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
+
+
 def sweep_once(folder: Path) -> None:
     """`sweep`, but at most once a process and folder: nobody dies so often that it pays to look again."""
     key = os.getpid(), Path(folder)

@@ -18,6 +18,7 @@ from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, json_lines
 from ..runtime.files import read_json, write_text
 from ..runtime.settings import build
+from ..runtime.temporary import home
 from .model import CONFIGURATION, DATASET, PLANS
 from .plan import plan, preprocess
 from .settings import SegmentSettings
@@ -51,7 +52,7 @@ if __name__ == "__main__":
     forks_end_with_this()
     report = json_lines(sys.stdout)
     try:
-        with cancellable():
+        with cancellable(), home():
             work(Path(sys.argv[1]), sys.argv[2], report)
     except LNSynthError as error:
         report(Event("failed", error=str(error)))

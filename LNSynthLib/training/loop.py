@@ -25,7 +25,7 @@ from ..runtime.events import Callback, Event, Progress, duration, ignore
 from ..runtime.files import read_json, write_json
 from ..runtime.locks import turn
 from ..runtime.seeds import derive, torch_rng
-from ..runtime.temporary import sweep
+from ..runtime.temporary import home, sweep
 from . import checkpoints
 from .data import Patches, collect, loader, places
 from .ema import MovingAverage
@@ -64,7 +64,7 @@ def train(preset: Preset, data: Sequence[str | Path], out: str | Path, *, resume
     out.parent.mkdir(parents=True, exist_ok=True)
     held = nullcontext() if not accelerator.is_main_process else turn(
         out, LOCK_S, "another program trains in this folder; let it end first, or choose another")
-    with held:
+    with held, home():
         return _train(preset, data, out, resume, accelerator, callback)
 
 

@@ -220,7 +220,8 @@ def hidden(verb: Verb, home: Path) -> list[str]:
     """What must be gone after a run that succeeded."""
     found = [path for path in verb.out.parent.rglob(".*")]
     if verb.out.parent.exists():
-        found += [path for path in (home / "tmp").iterdir()]
+        cache = "torchinductor_"  # torch's, for longer than a run
+        found += [path for path in (home / "tmp").iterdir() if not path.name.startswith(cache)]
     return [str(path.relative_to(home)) for path in found]
 
 
@@ -269,7 +270,9 @@ def run(home: Path, kills: int, seed: int, names: list[str] | None = None) -> tu
         if start(verb, number, home).wait():
             found.append(("next run fails", (home / "said").read_text()[-500:]))
         found += [("torn", f"after the next run: {fault}") for fault in torn(name, verb.out)]
-        found += [("still hidden", path) for path in hidden(verb, home)]
+        for path in hidden(verb, home):
+            found.append(("still hidden", path))
+            shutil.rmtree(home / path, ignore_errors=True)  # told once
         row["kills"] += 1
         row.update(kind for kind, _ in found)
         faults += [f"{name}, kill {number} at {moment:.2f} s of {took[name]:.2f}: {kind}: {what}"

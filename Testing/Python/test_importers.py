@@ -1,5 +1,8 @@
 """Own folders and public collections become data sets: paired, checked, on one grid, split by patient."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pydicom
 import pytest
@@ -154,6 +157,20 @@ def test_real_cases_stay_among_themselves(folders):
     Dataset.create(out, kind="phantom")
     with pytest.raises(LNSynthError, match="holds phantom cases; choose another folder for real ones"):
         import_folder(images, nodes, out)
+
+
+def test_three_imports_at_once_keep_every_case(tmp_path, repository):
+    running = []
+    for who in "abc":
+        for n in range(3):
+            volume.write(tmp_path / who / "images" / f"{who}{n}.nii.gz", make_ct(ord(who) * 3 + n))
+            volume.write(tmp_path / who / "nodes" / f"{who}{n}.nii.gz", two_nodes())
+        running.append(subprocess.Popen([sys.executable, "-m", "LNSynthLib", "import", "--images",
+                                         tmp_path / who / "images", "--nodes", tmp_path / who / "nodes", "--out",
+                                         tmp_path / "out"], cwd=repository, stdout=subprocess.DEVNULL))
+    assert [process.wait(120) for process in running] == [0, 0, 0]
+    dataset = Dataset.open(tmp_path / "out")
+    assert [dataset.load(e["id"]).id for e in dataset.cases()] == [f"{who}{n}" for who in "abc" for n in range(3)]
 
 
 def test_import_by_its_verb(folders, capsys):

@@ -20,6 +20,7 @@ from LNSynthLib.cases.labels import LabelTable
 from LNSynthLib.cases.phantom import phantom, phantom_dataset
 from LNSynthLib.cases.volume import Volume, read, same_grid, write
 from LNSynthLib.conditions.transforms import VarySettings
+from LNSynthLib.runtime import temporary
 from LNSynthLib.runtime.errors import Cancelled, LNSynthError
 from LNSynthLib.runtime.events import Event
 from LNSynthLib.runtime.files import sha256
@@ -328,21 +329,24 @@ def test_an_input_in_a_folder_that_would_be_made_again_is_refused(generator, sce
 
 def test_two_runs_at_once_do_not_take_the_same_numbers(generator, scene, tmp_path):
     settings, second = replace(SETTINGS, count=1, steps=1), []
+    living = tmp_path / f".v-002{temporary.mark()}"
+    dead = tmp_path / living.name.replace(f"-{os.getpid()}-", "-4999999-")
 
     def meanwhile(event: Event):
         if event.stage == "synthesising" and not second:
-            (tmp_path / ".v-002.a_1b2c3d").mkdir()  # the first run's, which works on it
+            living.mkdir()  # the first run's, which works on it
             with pytest.raises(LNSynthError, match="another run is making samples v-... here") as error:
                 variants(generator, scene, tmp_path, replace(settings, seed=9), prefix="v", device="cpu")
             other = variants(generator, scene, tmp_path, settings, prefix="w", device="cpu")
             second.extend([error, other["made"]])
 
     variants(generator, scene, tmp_path, settings, prefix="v", device="cpu", callback=meanwhile)
-    assert second[1] == ["w-001"] and (tmp_path / ".v-002.a_1b2c3d").exists()
-    (tmp_path / ".v-002.other-001.x").mkdir()  # another prefix's: "v-002.other"
+    assert second[1] == ["w-001"] and living.exists()
+    dead.mkdir()  # of a run that was killed
+    (tmp_path / ".v-002.mine").mkdir()  # somebody else's
     last = variants(generator, scene, tmp_path, replace(settings, seed=9), prefix="v", device="cpu")
     assert last["made"] == ["v-002"] and [p.name for p in samples(tmp_path)] == ["v-001", "v-002", "w-001"]
-    assert [p.name for p in sorted(tmp_path.glob(".v-0*"))] == [".v-002.other-001.x"]
+    assert [p.name for p in sorted(tmp_path.glob(".v-0*"))] == [living.name, ".v-002.mine"]
 
 
 def test_a_variant_in_which_nothing_could_be_varied_costs_itself_alone(generator, scene, tmp_path, monkeypatch):
