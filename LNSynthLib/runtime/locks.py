@@ -77,6 +77,19 @@ def turn(path: Path, wait_s: float = TURN_S, busy: str = "another program keeps 
         yield
 
 
+@contextmanager
+def alone_in(folder: Path, wait_s: float, busy: str) -> Iterator[None]:
+    """While this block works in a folder, no other process does that asks so too. The folder is made; it goes again
+    where nothing came into it. Errors as for `turn`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with turn(folder / "run", wait_s, busy):
+            yield
+    finally:
+        with suppress(OSError):  # it is not empty
+            folder.rmdir()
+
+
 def _open(lock: Path) -> int:
     flags = os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
     try:

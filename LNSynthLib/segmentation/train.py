@@ -25,7 +25,7 @@ from ..runtime.devices import pick
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, ignore
 from ..runtime.files import read_json, write_hashes, write_json
-from ..runtime.locks import turn
+from ..runtime.locks import alone_in
 from ..synthesis.outputs import check_apart
 from . import model
 from .export import export
@@ -49,8 +49,7 @@ def train_segmenter(real: Sequence[Path], synthetic: Sequence[Path], out: Path, 
     out, device = Path(out), pick(device)
     model.check_installed()
     check_apart([out], [*real, *synthetic])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with turn(out, LOCK_S, "another program trains in this folder; let it end first, or choose another"):
+    with alone_in(out, LOCK_S, "another program trains in this folder; let it end first, or choose another"):
         return _train(real, synthetic, out, settings, resume, device, callback)
 
 

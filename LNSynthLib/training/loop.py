@@ -23,7 +23,7 @@ from ..generators import checkpoint as generators
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, Progress, duration, ignore
 from ..runtime.files import read_json, write_json
-from ..runtime.locks import turn
+from ..runtime.locks import alone_in
 from ..runtime.seeds import derive, torch_rng
 from ..runtime.temporary import home, sweep
 from . import checkpoints
@@ -61,8 +61,7 @@ def train(preset: Preset, data: Sequence[str | Path], out: str | Path, *, resume
         raise LNSynthError(f"A batch of {settings.batch} cannot be shared by {accelerator.num_processes} processes "
                            f"with {settings.micro_batch} sample(s) each; set training.batch to a multiple of "
                            f"{settings.micro_batch * accelerator.num_processes}.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    held = nullcontext() if not accelerator.is_main_process else turn(
+    held = nullcontext() if not accelerator.is_main_process else alone_in(
         out, LOCK_S, "another program trains in this folder; let it end first, or choose another")
     with held, home():
         return _train(preset, data, out, resume, accelerator, callback)
@@ -272,7 +271,7 @@ def _claim(out: Path, preset: Preset, data: Sequence[str | Path], cases: list, r
         if (different := _difference(theirs, ours, one_stage)):
             raise LNSynthError(f"{out} holds a run with another {different}; resume it with its own settings and data, "
                                "or choose another folder.")
-    elif out.exists() and any(out.iterdir()):
+    elif any(not entry.name.startswith(".") for entry in out.iterdir()):
         raise LNSynthError(f"{out} is not empty and holds no training run; choose another folder.")
     write_json(path, {**ours, "draws": DRAWS, "data": [str(Path(folder).resolve()) for folder in data],
                       "versions": {"lnsynth": __version__, "torch": torch.__version__}})

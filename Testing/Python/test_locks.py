@@ -9,7 +9,7 @@ import time
 import pytest
 
 from LNSynthLib.runtime.errors import LNSynthError
-from LNSynthLib.runtime.locks import alone, turn
+from LNSynthLib.runtime.locks import alone, alone_in, turn
 
 TURNS = """
 import sys, time
@@ -79,3 +79,14 @@ def test_a_lock_that_is_another_users_is_taken_in_turn(tmp_path):
     lock.mkdir()
     with pytest.raises(LNSynthError, match="cannot be made"), turn(tmp_path / "table"):
         pass
+
+
+def test_a_folder_is_held_by_one_and_goes_where_nothing_came_into_it(tmp_path):
+    with alone_in(tmp_path / "run", 1, "busy"):
+        with pytest.raises(LNSynthError, match="busy"), alone_in(tmp_path / "run", 0.05, "busy"):
+            pass
+        assert (tmp_path / "run").is_dir()
+    assert not (tmp_path / "run").exists()
+    with alone_in(tmp_path / "run", 1, "busy"):
+        (tmp_path / "run" / "made").write_text("")
+    assert os.listdir(tmp_path / "run") == ["made"]

@@ -20,7 +20,7 @@ from LNSynthLib.generators import checkpoint as generators
 from LNSynthLib.runtime import temporary
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.files import write_json
-from LNSynthLib.runtime.locks import turn
+from LNSynthLib.runtime.locks import alone_in
 from LNSynthLib.runtime.seeds import derive, torch_rng
 from LNSynthLib.training import checkpoints, data
 from LNSynthLib.training.log import read as read_log
@@ -276,7 +276,7 @@ def test_a_checkpoint_without_hashes_is_resumed_from(dataset, whole_run, tmp_pat
 
 
 def test_two_trainings_do_not_share_a_folder(dataset, whole_run, tmp_path):
-    with turn(whole_run), pytest.raises(LNSynthError, match="another program trains in this folder"):
+    with alone_in(whole_run, 1, ""), pytest.raises(LNSynthError, match="another program trains in this folder"):
         train(tiny(), [dataset], whole_run, resume=True, device="cpu")
 
 
