@@ -25,14 +25,15 @@ ROOM_MM = 22.0  # around a node, for translation and growth
 
 
 def ellipsoid(size_mm, spacing, rng) -> np.ndarray:
-    """A node in its bounding box, bool."""
-    spacing = np.asarray(spacing, float)
+    """A node in its bounding box, bool; drawn again where it lies between the slices."""
+    spacing, mask = np.asarray(spacing, float), np.zeros(1, bool)
     radii = size_mm / 2 * np.array([1.25, 1.0, 0.8])
-    axes = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     half = np.ceil(radii.max() / spacing).astype(int) + 1
     grid = np.stack(np.meshgrid(*[np.arange(-h, h + 1) for h in half], indexing="ij"), -1)
-    points = (grid + rng.uniform(-0.5, 0.5, 3)) * spacing @ axes / radii
-    mask = (points**2).sum(-1) <= 1
+    while not mask.any():
+        axes = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+        points = (grid + rng.uniform(-0.5, 0.5, 3)) * spacing @ axes / radii
+        mask = (points**2).sum(-1) <= 1
     return mask[ndimage.find_objects(mask.astype(np.uint8))[0]]
 
 
