@@ -58,10 +58,10 @@ def write_volume(node, path: Path) -> None:
     A synthetic one is marked in the header. Raises LNSynthError for a node without voxels, and for a transform that is
     not rigid.
     """
-    from LNSynthLib.cases import volume
+    from LNSynthLib.cases import synthetic, volume
 
     check_transform(node)
-    marked = "SYNTHETIC: LNSynth sample, not a patient's image" if is_synthetic(node) else ""
+    marked = synthetic.mark() if is_synthetic(node) else ""
     volume.write(Path(path), volume_of(node), node.GetAttribute(HEADER) or marked)
 
 

@@ -15,6 +15,7 @@ from ..runtime.errors import LNSynthError
 from ..runtime.files import atomic_path, read_json, sha256, sha256_array, sha256_once, write_json
 from ..runtime.locks import turn
 from ..runtime.names import check_id, check_name, inside
+from . import synthetic
 from .volume import Volume, canonical, read, write
 
 SPLITS = ("train", "val", "test")
@@ -22,7 +23,8 @@ KINDS = ("real", "phantom", "pseudo")
 FORMAT = 1
 ROLES = ("ct", "nodes", "anatomy")
 ENTRY = {"id": check_name, "patient": str, "split": set(SPLITS), "source": str, "anatomy_version": {1, 2, None},
-         "files": {"ct": str, "nodes?": (str, NONE), "anatomy?": (str, NONE)}, "sha256": {"ct": str}}
+         "files": {"ct": str, "nodes?": (str, NONE), "anatomy?": (str, NONE)}, "sha256": {"ct": str},
+         "synthetic?": set(synthetic.KINDS)}
 MANIFEST = {"name": str, "kind": set(KINDS), "cases": [ENTRY]}
 
 
@@ -163,22 +165,24 @@ class Dataset:
     def add(self, case: Case) -> dict:
         """Write a case's files and its manifest entry, which is returned; a case of the same id is replaced.
 
-        case.entry may say patient (default: the id), split (train), source, anatomy_version (2) and whatever else the
-        manifest should keep; files and hashes are filled in here. The CT is stored as int16 where it holds whole HU,
-        else float32; nodes as uint16, anatomy as uint8.
+        case.entry may say patient (default: the id), split (train), source, anatomy_version (2), synthetic (the kind,
+        where the CT is not a scanner's own) and whatever else the manifest should keep; files and hashes are filled in
+        here. The CT is stored as int16 where it holds whole HU, else float32; nodes as uint16, anatomy as uint8.
         """
         check_id(case.id, self.folder)
         entry = {"patient": case.id, "split": "train", "source": "", "anatomy_version": 2, **case.entry}
         if entry["split"] not in SPLITS:
             raise LNSynthError(f"Case {case.id}: the split is one of {', '.join(SPLITS)}, not {entry['split']!r}.")
         entry |= {"id": case.id, "files": {}, "sha256": {}}
-        marking = "" if self.kind == "real" else f"SYNTHETIC ({self.kind}), not a patient's image"
+        if self.kind == "phantom":  # of a pseudo one only the painted slices, which `pseudo` knows
+            synthetic.remember(case.ct, "phantom")
+        marking = synthetic.mark_of(entry.get("synthetic") or self.kind)
         with ExitStack() as written:  # whole beside, and then in their places while nobody else changes the manifest
             self._write(entry, "ct", case.ct, written, _ct_type(case.ct.array), marking)
             if case.nodes is not None:
                 self._write(entry, "nodes", case.nodes, written, np.uint16, marking)
             if case.anatomy is not None:
-                self._write(entry, "anatomy", case.anatomy, written, np.uint8)
+                self._write(entry, "anatomy", case.anatomy, written, np.uint8, marking)
             else:
                 entry["anatomy_version"] = None
             with self.changing():

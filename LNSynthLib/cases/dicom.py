@@ -8,6 +8,7 @@ import numpy as np
 
 from ..runtime.errors import LNSynthError
 from ..runtime.files import atomic_path
+from . import synthetic
 from .series import ct_grid
 from .volume import LPS, Volume
 
@@ -92,10 +93,9 @@ def write_seg(path: Path, nodes: Volume, ct_folder: Path, description: str = "Ly
         if any(not header.get(name) for header in source):
             raise LNSynthError(f"{ct_folder}: the series' identifiers are blank ({name}), so that no SEG can refer to "
                                "it; export the series again with them, or keep the mask as NIfTI or NRRD.")
-    for name in ("SeriesDescription", "ImageComments", "DerivationDescription"):
-        if "SYNTHETIC" in str(source[0].get(name, "")):
-            raise LNSynthError(f"{ct_folder}: the series is marked SYNTHETIC ({name}), and no DICOM SEG is written for "
-                               "such a CT; keep its mask as NIfTI or NRRD.")
+    if synthetic.marked(ct_folder):
+        raise LNSynthError(f"{ct_folder}: the series is marked SYNTHETIC, and no DICOM SEG is written for such a CT; "
+                           "keep its mask as NIfTI or NRRD.")
     segments = [
         highdicom.seg.SegmentDescription(
             segment_number=n,

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
+from . import synthetic
 from .checks import check_ct, check_labels, check_nodes, check_pair
 from .dataset import SPLITS, Case, Dataset
 from .dicom import is_seg, read_seg
@@ -184,10 +185,13 @@ def read_item(item: Item, all_segments: bool = False) -> Case:
     """
     ct = read(item.image)
     check_ct(ct, str(item.image))
+    cure = "leave it out, or train with it as a sample (`lnsynth segment train --synthetic`)"
+    synthetic.check_real(item.image, ct, cure)
     if item.nodes.is_dir() or is_seg(item.nodes):
         nodes = read_seg(item.nodes, ct, all_segments)
     else:
         nodes = read(item.nodes)
+    synthetic.check_real(item.nodes, nodes, cure)
     anatomy = read(item.anatomy) if item.anatomy else None
     ct = canonical(ct)
     nodes = _on_grid(ct, nodes, str(item.nodes))

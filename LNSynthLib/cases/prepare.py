@@ -141,7 +141,8 @@ def prepare_case(dataset: Dataset, id: str, settings: PrepareSettings) -> tuple[
     table = LabelTable.load(settings.labels)
     hashes = {role: sha256_once(path) for role in ROLES if (path := dataset.checked_path(id, role)) and path.exists()}
     entry = dataset.entry(id)
-    about = {"kind": dataset.kind} | {k: entry[k] for k in ("id", "patient", "split", "source", "anatomy_version")}
+    about = {k: entry[k] for k in ("id", "patient", "split", "source", "anatomy_version")}
+    about = {"kind": entry.get("synthetic") or dataset.kind} | about
     inputs = {"version": VERSION, "settings": asdict(settings), "table": asdict(table), "sha256": hashes} | about
     key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     if (folder / "case.json").is_file():

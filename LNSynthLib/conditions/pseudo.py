@@ -15,6 +15,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.special import erfinv
 
+from ..cases import synthetic
 from ..cases.body import label_map
 from ..cases.checks import check_ct, check_labels, check_pair
 from ..cases.dataset import Case, Dataset
@@ -227,6 +228,7 @@ def pseudo_dataset(
                     "painted": records,
                 }
                 case = Case(id, Volume(hu, image.affine), Volume(instances, image.affine), raw, entry)
+                synthetic.remember(case.ct, "pseudo", before=image)
                 dataset.add(case)
             progress.step(message=id)
     return dataset

@@ -15,6 +15,7 @@ from ..cases.dataset import Case, Dataset
 from ..cases.labels import LabelTable
 from ..cases.prepare import PrepareSettings, checked, compute, prepare_case
 from ..cases.store import PreparedCase
+from ..cases.synthetic import mark, mark_of
 from ..cases.volume import Volume, canonical, read, write
 from ..conditions.encode import unscale_hu
 from ..runtime.errors import LNSynthError
@@ -87,7 +88,7 @@ def export(division: Division, settings: SegmentSettings, raw: Path, callback: C
 
 def _case(item: Item, settings: SegmentSettings) -> tuple[Volume, Volume, str]:
     case = prepared_case(item, settings)
-    said = "" if case.kind == "real" else f"SYNTHETIC ({case.kind}), not a patient's image"
+    said = mark_of(case.kind)
     hu = unscale_hu(case.ct(), case.info["window"])
     return Volume(hu, case.affine), Volume(case.nodes(), case.affine), said
 
@@ -95,7 +96,7 @@ def _case(item: Item, settings: SegmentSettings) -> tuple[Volume, Volume, str]:
 def _sample(item: Item, settings: SegmentSettings) -> tuple[Volume, Volume, str]:
     if sha256(item.folder / "ct.nii.gz") != item.sha256:
         raise LNSynthError(f"{item.folder}: ct.nii.gz is not the one its provenance tells of; make the sample again.")
-    said = "SYNTHETIC: LNSynth sample, not a patient's image"
+    said = mark()
     ct, nodes = (read(item.folder / f"{what}.nii.gz") for what in ("ct", "nodes"))
     if not in_place(read_json(item.folder / "provenance.json")):
         return canonical(ct), canonical(nodes), said

@@ -14,6 +14,7 @@ from ..cases.body import LOWEST_HU
 from ..cases.checks import check_ct, check_finite
 from ..cases.nodes import instances, records
 from ..cases.prepare import AIR_FILL_HU
+from ..cases.synthetic import kind, mark
 from ..cases.volume import Volume, canonical, isotropic_grid, read, resample_to, write
 from ..runtime.devices import pick
 from ..runtime.errors import LNSynthError
@@ -189,6 +190,8 @@ def predict_file(path: Path, ct: Path, out: Path, *, probability: Path | None = 
         check_ct(volume, str(ct))
     prediction = segmenter.predict(volume, callback)
     said = f"LNSynth: lymph nodes by nnU-Net {segmenter.identity[:12]}, for research"
+    if kind(ct, volume):
+        said = mark(f"nodes by nnU-Net {segmenter.identity[:12]} in such a CT")
     write(out, Volume(prediction.instances, volume.affine), said)
     if probability:
         write(probability, Volume(prediction.probability, volume.affine), said)

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from ..cases.dataset import Dataset, voxels_sha256
+from ..cases.synthetic import WORD
 from ..cases.volume import read
 from ..runtime.errors import LNSynthError
 from ..runtime.files import read_json
@@ -121,6 +122,9 @@ def _cases(folders: Sequence[Path]) -> tuple[list[Item], list[dict]]:
         for entry in dataset.cases():
             if "nodes" not in entry["files"]:
                 left_out.append({"name": entry["id"], "reason": "no node mask"})
+                continue
+            if entry.get("synthetic"):
+                left_out.append({"name": entry["id"], "reason": f"its CT is {WORD}"})
                 continue
             found.append(Item(f"{entry['id']}-real", dataset.kind, entry["split"], entry["patient"], entry["id"],
                               Path(folder), entry["sha256"]["ct"]))

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from .. import __version__
+from ..cases.synthetic import WORD, mark
 from ..cases.volume import Volume, read, same_grid, write
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
@@ -87,7 +88,7 @@ def _case(standing: Standing, out: Path, layout: Layout) -> dict:
     shutil.copyfile(sample / PAIR[0], out / image)  # marked SYNTHETIC in its header
     if layout == "nnunet":
         binary = Volume((nodes.array > 0).astype(np.uint8), ct.affine)
-        write(out / mask, binary, "SYNTHETIC: LNSynth sample, not a patient's image")
+        write(out / mask, binary, mark())
     else:
         shutil.copyfile(sample / PAIR[1], out / mask)
     (out / "provenance").mkdir(exist_ok=True)
@@ -110,5 +111,6 @@ def _describe(out: Path, layout: Layout, rows: list[dict], folder: Path, name: s
         write_json(out / "dataset.json", {
             "channel_names": {"0": "CT"}, "labels": {"background": 0, "lymph_node": 1}, "numTraining": len(rows),
             "file_ending": ".nii.gz", "overwrite_image_reader_writer": "SimpleITKIO", "name": name,
-            "description": f"SYNTHETIC, made by LNSynth {__version__} for research: no patient's images. Accepted by "
+            "synthetic": True,
+            "description": f"{WORD}, made by LNSynth {__version__} for research: no patient's images. Accepted by "
                            f"{', '.join(sorted({row['reviewer'] for row in rows} - {''})) or 'a reviewer'}."})

@@ -7,10 +7,10 @@ import html
 import io
 from pathlib import Path
 
+from ..cases.synthetic import BANNER
 from ..runtime.errors import LNSynthError
 from .pairs import Standing, reason
 
-BANNER = "SYNTHETIC - not a patient's image"
 WIDTH = 900  # pixels of a montage on the page
 
 STYLE = """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +12,11 @@ import numpy as np
 
 from ..cases import itk_files, nifti
 from ..cases.checks import check_ct
+from ..cases.synthetic import remember
 from ..cases.volume import ITK, NIFTI, Volume, read, write
 from ..runtime.errors import LNSynthError
 from ..runtime.files import atomic_path
+from .canvas import Canvas, canonical_view
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +38,16 @@ class CTFile:
         if self.scaling != (1.0, 0.0):
             stored = Volume(stored.array * np.float32(slope) + np.float32(intercept), stored.affine)
         write(path, stored, description)
+
+    def remember(self, made: Volume, patches: Sequence[dict]) -> None:
+        """Keeps the hashes of the slices that `insert`'s patches changed, so that `cases.synthetic` knows them again;
+        to be called before there is a file of them. made: of which `self.stored` is the source."""
+        boxes = [patch["box"][2] for patch in patches]
+        if boxes:
+            levels = slice(min(low for low, _ in boxes), max(high for _, high in boxes))
+            before, after = (Volume(Canvas(view, *self.scaling).to_hu(view.array[:, :, levels]), view.affine)
+                             for view in map(canonical_view, (self.stored, made)))
+            remember(after, before=before)
 
 
 def file_kind(path: Path) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..cases import synthetic
 from ..cases.checks import check_ct
 from ..cases.dataset import Case, Dataset
 from ..cases.labels import LabelTable
@@ -63,8 +64,8 @@ def demo(out: Path, generator: Path, *, ct: Path | None = None, anatomy: Path | 
     seconds = time.monotonic() - began
     montage = page.variants_picture(drafts, made)
     write_png(out / "montage.png", montage, description(facts))
-    write_text(out / "index.html", page.page(dataset.kind, drafts, made, montage, placed, facts, seconds))
-    return {"page": str(out / "index.html"), "kind": dataset.kind, "seconds": round(seconds, 1)}
+    write_text(out / "index.html", page.page(case.kind, drafts, made, montage, placed, facts, seconds))
+    return {"page": str(out / "index.html"), "kind": case.kind, "seconds": round(seconds, 1)}
 
 
 def _dataset(folder: Path, ct: Path | None, anatomy: Path | None, seed: int, callback) -> tuple[Dataset, str]:
@@ -78,7 +79,8 @@ def _dataset(folder: Path, ct: Path | None, anatomy: Path | None, seed: int, cal
     check_ct(volume, str(ct))
     home = folder / "ct"
     dataset = Dataset.open_or_create(home)
-    dataset.add(Case("ct", volume, None, read(anatomy) if anatomy is not None else None, {"source": Path(ct).name}))
+    about = {"source": Path(ct).name} | ({"synthetic": said} if (said := synthetic.kind(ct, volume)) else {})
+    dataset.add(Case("ct", volume, None, read(anatomy) if anatomy is not None else None, about))
     return dataset, "ct"
 
 
@@ -168,7 +170,7 @@ def _in_place(dataset: Dataset, case: PreparedCase, form, generator: Path, out: 
     share = resample_to(Volume(new.astype(np.float32), case.affine), source.affine, source.shape, order=1).array
     mask = Volume((share >= 0.5).astype(np.uint8), source.affine)
     folder = out / "in-place"
-    write(folder / "node.nii.gz", mask, "lymph node to insert")
+    write(folder / "node.nii.gz", mask, synthetic.mark("lymph node to insert"))
     organs = dataset.checked_path(case.id, "anatomy")
     record = insert_file(generator, path, folder / "node.nii.gz", folder / "ct.nii.gz",
                          InsertSettings(seed=seed, steps=steps), anatomy=organs, device=device, callback=callback)

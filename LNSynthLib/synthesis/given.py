@@ -9,7 +9,8 @@ from pathlib import Path
 from ..cases.checks import check_labels, check_nodes, check_pair
 from ..cases.dataset import Dataset, voxels_sha256
 from ..cases.labels import LabelTable
-from ..cases.volume import Volume, description, read, stem
+from ..cases.synthetic import marked
+from ..cases.volume import Volume, read, stem
 from ..conditions import anatomy as organs
 from ..runtime.files import sha256
 from .canvas import Canvas, canonical_view
@@ -82,11 +83,9 @@ def origin(ct: Path, case: str | None = None, otherwise: str | None = None) -> t
         dataset = Dataset.open(home)
         for entry in dataset.cases():
             if home / entry["files"]["ct"] == ct:
-                return case or entry["id"], dataset.kind
+                return case or entry["id"], entry.get("synthetic") or dataset.kind
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", case or otherwise or stem(ct)).strip("-.") or "ct"
-    said = description(ct)
-    marked = re.match(r"SYNTHETIC \((phantom|pseudo)\)", said)
-    return name, marked[1] if marked else "synthetic" if said.startswith("SYNTHETIC") else "real"
+    return name, marked(ct) or "real"
 
 
 def digest(path: Path) -> str | dict:

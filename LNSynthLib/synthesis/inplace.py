@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..cases.checks import check_labels, check_nodes
+from ..cases.synthetic import sidecar
 from ..cases.volume import Volume, read
 from ..generators import checkpoint
 from ..runtime.devices import pick
@@ -17,7 +18,7 @@ from .exact import exact
 from .given import check_grid, digest
 from .insert import InsertSettings, insert
 from .outputs import check_apart
-from .provenance import description, provenance, replaced, sidecar
+from .provenance import description, provenance, replaced
 
 
 def insert_file(generator: Path, ct: Path, nodes: Path, out: Path, settings: InsertSettings, *,
@@ -46,6 +47,7 @@ def insert_file(generator: Path, ct: Path, nodes: Path, out: Path, settings: Ins
         made = insert(source.stored, mask, model, settings, anatomy=organs, anatomy_version=anatomy_version, only=only,
                       remove=remove, scaling=source.scaling, device=device, name=str(nodes), callback=callback)
 
+    source.remember(made.ct, made.patches)
     with atomic_path(out) as beside:
         source.write(beside, made.ct, description(facts))
         record = provenance(

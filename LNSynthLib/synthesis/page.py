@@ -18,6 +18,8 @@ from .samples import BANNER
 
 KINDS = {
     "phantom": ("a phantom", "The CT it starts from is a PHANTOM: a procedural drawing, no patient's image."),
+    "synthetic": ("a synthetic CT", "The CT it starts from is SYNTHETIC itself: no patient's image."),
+    "pseudo": ("a CT with painted nodes", "The CT it starts from has PAINTED nodes: no patient's image."),
     "real": ("your CT", "The CT it starts from is the one you gave; its lymph nodes here are not the patient's."),
 }
 NEAR_MM = 45.0

@@ -11,6 +11,7 @@ import torch
 from .. import __version__
 from ..cases.labels import table_path
 from ..cases.store import PreparedCase
+from ..cases.synthetic import WORD, mark, sidecar
 from ..runtime.errors import LNSynthError
 from ..runtime.files import read_json, sha256, sha256_once
 
@@ -33,7 +34,7 @@ def provenance(what: str, facts: dict, *, labels: str, seed: int, sampler: str, 
     return {
         "synthetic": True,
         "what": what,
-        "note": "SYNTHETIC: made by a generative model for research. Not a patient's image.",
+        "note": f"{WORD}: made by a generative model for research. Not a patient's image.",
         "generator": {name: facts[name] for name in ("kind", "weights_sha256", "settings")} | {
             "labels_sha256": sha256(table_path(labels))},
         "sampling": {"seed": seed, "sampler": sampler, "steps": steps, **(run or {})},
@@ -54,12 +55,7 @@ def prepared_source(case: PreparedCase) -> dict:
 
 def description(facts: dict) -> str:
     """What goes into the header of a synthetic file; at most 79 bytes, the room in a NIfTI."""
-    return f"SYNTHETIC: LNSynth {facts['kind'][:16]} {facts['weights_sha256'][:12]}, not a patient's image"
-
-
-def sidecar(path: Path) -> Path:
-    """The provenance file of a volume file: beside it, ct.nii.gz -> ct.nii.gz.provenance.json."""
-    return Path(path).with_name(f"{Path(path).name}.provenance.json")
+    return mark(f"LNSynth {facts['kind'][:16]} {facts['weights_sha256'][:12]}")
 
 
 def replaced(path: Path) -> dict:

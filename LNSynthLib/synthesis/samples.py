@@ -9,14 +9,13 @@ import numpy as np
 
 from ..cases import pictures
 from ..cases.labels import LabelTable
+from ..cases.synthetic import BANNER, remember, remember_mask
 from ..cases.volume import Volume, write
 from ..conditions.encode import unscale_hu
 from ..runtime.errors import LNSynthError
 from ..runtime.files import atomic_folder, read_json, sha256, write_json
 from .draft import Draft
 from .provenance import description
-
-BANNER = "SYNTHETIC - not a patient's image"
 
 
 def to_hu(sample: np.ndarray, window) -> np.ndarray:
@@ -33,9 +32,12 @@ def write_sample(folder: Path, draft: Draft, hu: np.ndarray, facts: dict, about,
     """
     table = LabelTable.load(draft.form.labels)
     said = description(facts)
+    ct, nodes = Volume(hu, draft.affine), Volume(draft.nodes.astype(np.uint16), draft.affine)
+    remember(ct)  # before there is a file of it
+    remember_mask(nodes, before=Volume(draft.case.nodes(draft.box) if before is None else before, draft.affine))
     with atomic_folder(folder) as beside:
-        write(beside / "ct.nii.gz", Volume(hu, draft.affine), said)
-        write(beside / "nodes.nii.gz", Volume(draft.nodes.astype(np.uint16), draft.affine), said)
+        write(beside / "ct.nii.gz", ct, said)
+        write(beside / "nodes.nii.gz", nodes, said)
         write(beside / "anatomy.nii.gz", Volume(table.to_totalsegmentator(draft.anatomy), draft.affine), said)
         pictures.write_png(beside / "montage.png", montage(draft, hu, before), said)
         seal(beside, about)

@@ -12,6 +12,7 @@ import numpy as np
 from ..cases.labels import LabelTable
 from ..cases.nodes import instances, records
 from ..cases.pictures import write_png
+from ..cases.synthetic import remember_mask
 from ..cases.volume import Volume, crop, grow, write
 from ..conditions.nodes import boxes
 from ..conditions.placement import kept_clear
@@ -144,6 +145,8 @@ class _InPlace:
                 run={"run_seed": run.settings.seed, "sample": variant.number}, condition=condition, outputs=outputs)
             return {"key": variant.key, "nodes": listed, **record}
 
+        self.source.remember(ct, condition["patches"] + (condition["removal"] or {"patches": []})["patches"])
+        remember_mask(mask, before=self.run.given.present)
         with atomic_folder(variant.folder) as beside:
             self.source.write(beside / "ct.nii.gz", ct, said)
             write(beside / "nodes.nii.gz", mask, said)

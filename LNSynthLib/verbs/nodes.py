@@ -34,6 +34,7 @@ def run(args, callback):
     from pathlib import Path
 
     from ..cases.labels import LabelTable
+    from ..cases.synthetic import kind
     from ..cases.volume import stem
     from ..runtime.events import Progress
     from ..runtime.files import write_json
@@ -44,6 +45,7 @@ def run(args, callback):
     table = LabelTable.load(args.table)
     ct, anatomy, nodes = _read(args, table)
     grid = ct or nodes
+    made = bool(args.add or args.vary or nodes and kind(Path(args.nodes), nodes) or ct and kind(Path(args.ct), ct))
     changing = bool(args.remove or args.add or args.vary)
     written, results = [], []
     with Progress("nodes", max(1, args.vary), callback) as progress:
@@ -54,7 +56,7 @@ def run(args, callback):
                 out = Path(args.out)
                 if args.vary > 1:
                     out = out.with_name(f"{stem(out)}_{variant}{out.name[len(stem(out)):]}")
-                _write_mask(out, mask, grid)
+                _write_mask(out, mask, grid, nodes, made)
                 _write_csv(out.with_name(stem(out) + ".csv"), measures)
                 write_json(out.with_name(stem(out) + ".json"), {"seed": args.seed, **results[-1]})
                 written.append(str(out))
@@ -98,17 +100,18 @@ def _seg(args) -> dict:
 
     from ..cases.checks import check_nodes
     from ..cases.dicom import write_seg
-    from ..cases.volume import Volume, description, read
+    from ..cases.synthetic import check_real
+    from ..cases.volume import Volume, read
     from ..runtime.errors import LNSynthError
 
     if not args.ct or not args.nodes or not Path(args.ct).is_dir():
         raise LNSynthError(f"{args.out}: a DICOM SEG refers to the DICOM series that the nodes were drawn on; give its "
                            "folder as --ct and the mask as --nodes, or write the mask as NIfTI.")
-    if "SYNTHETIC" in description(args.nodes):
-        raise LNSynthError(f"{args.nodes}: the mask is marked SYNTHETIC, and no DICOM SEG is written of such; give the "
-                           "nodes that were drawn on the real CT.")
     nodes = read(Path(args.nodes))
     check_nodes(nodes, args.nodes)
+    why = "no DICOM SEG is written of such; give the nodes that were drawn on the patient's CT"
+    check_real(Path(args.nodes), nodes, why)
+    check_real(Path(args.ct), cure=why)
     nodes = Volume(_instances(nodes, nodes), nodes.affine)
     write_seg(Path(args.out), nodes, Path(args.ct))
     measures = _measure(nodes.array, nodes, None, None)
@@ -198,12 +201,18 @@ def _measure(mask, grid, anatomy, table) -> list[dict]:
     return [node.as_dict() for node in measure(mask, grid.affine, labels, table)]
 
 
-def _write_mask(out, mask, grid) -> None:
+def _write_mask(out, mask, grid, before, made: bool) -> None:
+    """before: the mask that it was changed from, or None; made: whether it holds what is not in the patient."""
     import numpy as np
 
+    from ..cases.synthetic import mark, remember_mask
     from ..cases.volume import Volume, write
 
-    write(out, Volume(mask, grid.affine), "lymph nodes, instances", np.uint16 if mask.max() > 255 else np.uint8)
+    nodes = Volume(mask, grid.affine)
+    if made:
+        remember_mask(nodes, before)
+    write(out, nodes, mark("lymph nodes, instances") if made else "lymph nodes, instances",
+          np.uint16 if mask.max() > 255 else np.uint8)
 
 
 def _write_csv(out, measures) -> None:

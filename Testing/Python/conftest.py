@@ -1,10 +1,13 @@
 """What every test may ask for."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
+# Of this run and its child processes alone: the registry of what is synthetic never is the user's own.
+os.environ["LNSYNTH_HOME"] = tempfile.mkdtemp(prefix="lnsynth-home.")
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 

@@ -15,13 +15,14 @@ from scipy import ndimage
 
 from LNSynthLib import cli
 from LNSynthLib.cases.labels import table_path
+from LNSynthLib.cases.synthetic import sidecar
 from LNSynthLib.cases.volume import Volume, read, write
 from LNSynthLib.generators import checkpoint
 from LNSynthLib.runtime.errors import Cancelled, LNSynthError
 from LNSynthLib.runtime.files import sha256
 from LNSynthLib.synthesis.inplace import insert_file
 from LNSynthLib.synthesis.insert import InsertSettings
-from LNSynthLib.synthesis.provenance import description, read_provenance, sidecar
+from LNSynthLib.synthesis.provenance import description, read_provenance
 
 SETTINGS = InsertSettings(steps=2, seed=5)
 
