@@ -31,13 +31,14 @@ from .volume import ITK, NIFTI, Volume, bounding_box, canonical, description, re
 WORD = "SYNTHETIC"
 BANNER = f"{WORD} - not a patient's image"  # over pictures
 KINDS = ("phantom", "pseudo", "synthetic")  # all made up, a real CT with painted nodes, made by a generator
-LEAST_VOXELS = 64  # of a slice or a mask: fewer could be like another by chance
+LEAST_VOXELS = 64  # of a slice: fewer could be like another by chance
+LEAST_MASK = 8     # voxels of a mask, whose place is in its hash too
 DICOM_TEXTS = ("SeriesDescription", "ImageComments", "DerivationDescription")
 
 
 def mark(about: str = "LNSynth sample") -> str:
-    """The text for a header. about: at most 46 ASCII characters, so that it fits a NIfTI's 79 bytes."""
-    return f"{WORD}: {about[:46]}, not a patient's image"
+    """The text for a header. about: at most 45 ASCII characters, so that it fits a NIfTI's 79 bytes."""
+    return f"{WORD}: {about[:45]}, not a patient's image"
 
 
 def mark_of(kind: str) -> str:
@@ -147,7 +148,7 @@ def _mask(mask: Volume) -> str:
     if low < 0 or array.dtype.kind == "f" and not np.array_equal(array, np.rint(array)):
         return ""
     box = bounding_box(array)
-    if box is None or np.count_nonzero(inside := array[box] > 0) < LEAST_VOXELS:
+    if box is None or np.count_nonzero(inside := array[box] > 0) < LEAST_MASK:
         return ""
     corner = (upright.affine @ [*(b.start for b in box), 1])[:3]
     place = [int(v) for v in np.rint(np.concatenate([corner, upright.spacing]) * 10)]

@@ -40,8 +40,8 @@ def test_one_value_is_told_apart_by_its_pieces(tmp_path):
 
 
 @pytest.mark.parametrize("what, said", [
-    ("a file as CT", "DICOM series"), ("no CT", "DICOM series"), ("a marked series", "SYNTHETIC (SeriesDescription)"),
-    ("a marked mask", "marked SYNTHETIC"), ("another grid", "not the CT's"), ("no identifiers", "export"),
+    ("a file as CT", "DICOM series"), ("no CT", "DICOM series"), ("a marked series", "it is SYNTHETIC"),
+    ("a marked mask", "it is SYNTHETIC"), ("another grid", "not the CT's"), ("no identifiers", "export"),
     ("no node", "empty"), ("a change", "must end in")])
 def test_what_no_seg_is_written_of(tmp_path, capsys, what, said):
     folder = write_series(tmp_path / "ct", tissue(), AXIAL)
