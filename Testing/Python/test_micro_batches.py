@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from LNSynthLib.generators import checkpoint as generators
 from LNSynthLib.generators.checkpoint import create
+from LNSynthLib.generators.pix2pix import Pix2pix
 from LNSynthLib.runtime.seeds import torch_rng
 from LNSynthLib.training import checkpoints
 from LNSynthLib.training.log import read as read_log
@@ -104,6 +105,25 @@ def test_a_run_may_be_resumed_with_other_micro_batches(dataset, whole, tmp_path)
                                                    "augment": first.training.augment})), [dataset], run, device="cpu")
     train(preset("lnddpm", 4), [dataset], run, resume=True, device="cpu")
     assert_equal(learned(run), whole("lnddpm"))
+
+
+def test_each_sample_of_each_step_has_a_stream_of_its_own(dataset, tmp_path, monkeypatch):
+    seen = []
+
+    def loss(self, batch, streams, player, plain=Pix2pix.loss):
+        seen.append((player, [stream.initial_seed() for stream in streams]))
+        return plain(self, batch, streams, player)
+
+    monkeypatch.setattr(Pix2pix, "loss", loss)
+    found = {}
+    for micro_batch in (4, 1):
+        seen.clear()
+        train(preset("pix2pix", micro_batch), [dataset], tmp_path / str(micro_batch), device="cpu")
+        found[micro_batch] = [[seed for who, seeds in seen if who == player for seed in seeds]
+                              for player in ("discriminator", "generator")]
+        assert found[micro_batch][0] == found[micro_batch][1]  # they start alike for every player
+        assert len(set(found[micro_batch][0])) == 4 * 4  # four steps of four samples
+    assert found[4] == found[1]
 
 
 @pytest.mark.parametrize("kind", TINY)
