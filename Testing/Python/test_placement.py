@@ -9,7 +9,7 @@ from scipy import ndimage
 from LNSynthLib.cases.body import label_map
 from LNSynthLib.cases.labels import LabelTable
 from LNSynthLib.conditions.nodes import TOUCHING, axes_mm, boxes
-from LNSynthLib.conditions.placement import add, clear_of_others, place
+from LNSynthLib.conditions.placement import _Sites, add, clear_of_others, place
 from LNSynthLib.conditions.prior import ShapePrior
 
 PRIOR = ShapePrior.load()
@@ -163,3 +163,38 @@ def test_without_a_size_a_smaller_node_is_taken_where_room_is_little():
              for s in range(8)]
     assert sum(f is not None for f in found) >= 4
     assert all(f[0].sum() * 1.5 < 12 * 12 * 12 for f in found if f is not None)
+
+
+def test_every_place_that_is_weighed_keeps_the_limits_of_its_station():
+    """Limits in mm as the module's first lines give them, within one voxel of the coarse grid (4 mm)."""
+    table, mm, near = LabelTable.load("abdomen14"), np.array(SPACING), 4.0
+    labels = abdomen(table)
+
+    def of(*names):
+        return np.isin(labels, [table.index(name) for name in names])
+
+    def distances(mask, places):
+        return ndimage.distance_transform_edt(~mask, sampling=mm)[tuple(places.T)]
+
+    sites, vessels = _Sites(labels, mm, table), of("aorta", "inferior_vena_cava")
+    assert set(sites.places) == {"retroperitoneal", "portal", "mesenteric"}
+    y_of, z_of = (np.flatnonzero(vessels.any((0, 2))) * 2.0, np.flatnonzero(of("pancreas").any((0, 1))) * 2.5)
+    front = np.flatnonzero(of("liver", "pancreas").any((0, 2)))[-1] * 2.0
+    for places in sites.places.values():
+        x, y, z = (places * mm).T
+        assert table.free(labels[tuple(places.T)]).all()
+        assert y.max() <= front - 10 + near and y.min() >= y_of[0] - 5 - near
+        assert z.max() <= z_of[-1] + 20 + near
+    assert (sites.places["retroperitoneal"] * mm)[:, 2].max() > z_of[-1] + 10  # the limit is what ends them
+    x, y, z = (sites.places["mesenteric"] * mm).T
+    assert y_of[-1] + 10 - near <= y.min() and front - 10 - near < y.max() <= y_of[-1] + 80 + near
+    assert 60 < np.abs(x - np.argwhere(vessels).mean(0)[0] * 2.0).max() <= 70 + near and z.max() <= z_of[-1] + near
+    for station, mask, most in (("retroperitoneal", vessels, 25),
+                                ("portal", of("portal_vein_and_splenic_vein", "pancreas"), 20)):
+        apart, weight = distances(mask, sites.places[station]), sites.weights[station]
+        assert most - near < apart.max() <= most + near
+        assert np.corrcoef(np.log(weight), -apart / 10)[0, 1] > 0.95  # weights fall by e in 10 mm
+    body = np.full((60, 60, 40), table.index("body"), np.uint8)
+    body[:3], body[-3:] = 0, 0
+    x = (_Sites(body, mm, table).places["anywhere"] * mm)[:, 0]
+    assert 6 + 20 - near < x.min() and x.max() < 114 - 20 + near
