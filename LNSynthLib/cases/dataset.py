@@ -270,6 +270,18 @@ def _merged(known: dict, ours: dict, theirs: dict) -> dict:
     return {**theirs, **about, "cases": list(cases.values())}
 
 
+def home_of(ct: Path) -> tuple[Dataset, dict] | None:
+    """(data set, entry) of the case whose CT file this is; None for a file that lies in no data set."""
+    ct = Path(ct).resolve()
+    home = ct.parents[2] if len(ct.parents) > 2 else ct.parent
+    if ct.is_file() and (home / "dataset.json").is_file():
+        dataset = Dataset.open(home)
+        for entry in dataset.cases():
+            if home / entry["files"]["ct"] == ct:
+                return dataset, entry
+    return None
+
+
 def voxels_sha256(ct: Volume) -> str:
     """What identifies a CT (HU) whatever the file, type and order of axes it is stored in: a hash of its whole HU."""
     limits = np.iinfo(np.int16)

@@ -9,24 +9,13 @@ import numpy as np
 from ..runtime.errors import LNSynthError
 from ..runtime.files import atomic_path
 from . import synthetic
+from .alignment import paste
+from .segments import Segment, Segmentation, by_value, is_seg
 from .series import ct_grid
 from .volume import LPS, Volume
 
-SEG_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # Segmentation, Label Map Segmentation
 REFERRED = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPClassUID", "SOPInstanceUID")
 NODE_RGB = (68, 172, 100)  # Slicer's colour of lymph nodes
-
-
-def is_seg(path: Path) -> bool:
-    """True for a DICOM file whose modality is SEG."""
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
-    try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality", "SOPClassUID"])
-    except (InvalidDicomError, EOFError, OSError):
-        return False
-    return header.get("Modality") == "SEG" or header.get("SOPClassUID") in SEG_CLASSES
 
 
 def find_seg(folder: Path) -> Path:
@@ -37,35 +26,81 @@ def find_seg(folder: Path) -> Path:
     return found[0]
 
 
-def read_seg(path: Path, ct: Volume, all_segments: bool = False) -> Volume:
-    """The lymph nodes of a DICOM SEG as a mask on the CT's grid (uint16): segment n of those taken becomes n.
+def seg_segmentation(path: Path) -> Segmentation:
+    """The segments of a DICOM SEG (binary or label map), or of the one in a folder, on a grid of the SEG's own.
 
-    path          a SEG file (binary or label map), or a folder that holds one
-    ct            the CT it was drawn on; the SEG may cover only some of its slices
-    all_segments  False: only segments that name a lymph node in label or type; True: every segment is a node
-    Where segments overlap, the higher number wins. Raises LNSynthError when the SEG cannot be read, names no lymph
-    node, or its voxels are not the CT's.
+    Raises LNSynthError for a SEG that cannot be read, or that holds probabilities.
     """
     import highdicom
 
     path = find_seg(path) if Path(path).is_dir() else Path(path)
     try:
         seg = highdicom.seg.segread(path)
-        numbers = [n for n in seg.segment_numbers if all_segments or _is_node(seg.get_segment_description(n))]
-        if not numbers:
-            labels = ", ".join(seg.get_segment_description(n).segment_label for n in seg.segment_numbers)
-            raise LNSynthError(f"{path}: no segment is called a lymph node (but {labels}); rename it in the SEG.")
         if seg.segmentation_type == highdicom.seg.SegmentationTypeValues.FRACTIONAL:
             raise LNSynthError(f"{path}: the SEG holds probabilities; export it as a binary segmentation.")
-        volume = seg.get_volume(
-            segment_numbers=numbers, combine_segments=True, relabel=True, skip_overlap_checks=True, dtype=np.uint16
-        )
+        described = [_described(seg.get_segment_description(n)) for n in seg.segment_numbers]
+        volume, masks = _masks(seg)
+        patient, frame = str(seg.get("PatientID", "")).strip(), str(seg.get("FrameOfReferenceUID", "")).strip()
     except LNSynthError:
         raise
     except Exception as error:  # highdicom and pydicom raise whatever a malformed file makes them stumble over
         raise LNSynthError(f"{path}: the DICOM SEG cannot be read ({_first_line(error)}); export it again.") from error
-    mask = Volume(volume.array.transpose(2, 1, 0), LPS @ volume.affine[:, [2, 1, 0, 3]])
-    return _onto(mask, ct.affine, ct.shape, path)
+    segments = [Segment(*about, *where) for about, where in zip(described, masks, strict=True)]
+    return Segmentation(path, LPS @ volume.affine[:, [2, 1, 0, 3]], tuple(reversed(volume.array.shape)), segments,
+                        patient=patient, frame=frame)
+
+
+def check_same_patient(seg: Segmentation, series: Path) -> None:
+    """Raises LNSynthError, naming both, where a SEG and a DICOM series tell another patient or frame of reference."""
+    header = _first_slice(series)
+    for what, mine, keyword in (("patient", seg.patient, "PatientID"),
+                                ("frame of reference", seg.frame, "FrameOfReferenceUID")):
+        theirs = str(header.get(keyword, "")).strip() if header is not None else ""
+        if mine and theirs and mine != theirs:
+            raise LNSynthError(f"{seg.path}: the SEG was drawn on another CT (its {what} is {mine}, and that of "
+                               f"{series} is {theirs}); give the series that it belongs to.")
+
+
+def _first_slice(series: Path):
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    for file in sorted(p for p in Path(series).iterdir() if p.is_file()):
+        try:
+            header = pydicom.dcmread(file, stop_before_pixels=True,
+                                     specific_tags=["Modality", "PatientID", "FrameOfReferenceUID"])
+        except (InvalidDicomError, EOFError, OSError):
+            continue
+        if header.get("Modality") == "CT":
+            return header
+    return None
+
+
+def _masks(seg) -> tuple:
+    """(highdicom volume, [(box, mask) of each segment in order of number]), axes as in `Segmentation`."""
+    how = {"combine_segments": True, "relabel": True, "dtype": np.uint16}
+    empty = tuple(slice(0, 0) for _ in range(3)), np.zeros((0, 0, 0), bool)
+    try:
+        volume = seg.get_volume(**how)
+        found = {value: where for value, *where in by_value(volume.array.transpose(2, 1, 0))}
+        return volume, [tuple(found.get(n, empty)) for n in range(1, len(seg.segment_numbers) + 1)]
+    except RuntimeError as error:
+        if "overlap" not in str(error):
+            raise
+    masks = []
+    for number in seg.segment_numbers:
+        volume = seg.get_volume(segment_numbers=[number], **how)
+        masks.append(next((where for _, *where in by_value(volume.array.transpose(2, 1, 0))), empty))
+    return volume, [tuple(where) for where in masks]
+
+
+def _described(description) -> tuple[str, str, tuple]:
+    """(label, what its codes mean in words, the codes) of a segment."""
+    codes = [*description.SegmentedPropertyTypeCodeSequence,
+             *description.SegmentedPropertyTypeCodeSequence[0].get("SegmentedPropertyTypeModifierCodeSequence", ()),
+             *description.get("AnatomicRegionSequence", ()), *description.get("PrimaryAnatomicStructureSequence", ())]
+    return (description.segment_label, " ".join(str(code.get("CodeMeaning", "")) for code in codes),
+            tuple((str(code.get("CodingSchemeDesignator", "")), str(code.get("CodeValue", ""))) for code in codes))
 
 
 def write_seg(path: Path, nodes: Volume, ct_folder: Path, description: str = "Lymph nodes") -> None:
@@ -85,7 +120,7 @@ def write_seg(path: Path, nodes: Volume, ct_folder: Path, description: str = "Ly
     ids = np.unique(nodes.array[nodes.array > 0])
     if not len(ids):
         raise LNSynthError(f"{path}: the node mask is empty, so there is no segment to write; draw at least one node.")
-    on_ct = _onto(nodes, affine, shape, path)
+    on_ct = paste(nodes, affine, shape, str(path))
     number = np.zeros(int(ids.max()) + 1, np.uint16)
     number[ids.astype(int)] = np.arange(1, len(ids) + 1)
     source = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
@@ -108,7 +143,7 @@ def write_seg(path: Path, nodes: Volume, ct_folder: Path, description: str = "Ly
         for n, id in enumerate(ids, start=1)
     ]
     volume = highdicom.Volume(
-        np.ascontiguousarray(number[on_ct.array].transpose(2, 1, 0)),
+        np.ascontiguousarray(number[on_ct].transpose(2, 1, 0)),
         (LPS @ affine)[:, [2, 1, 0, 3]],
         coordinate_system="PATIENT",
         frame_of_reference_uid=source[0].FrameOfReferenceUID,
@@ -130,32 +165,6 @@ def write_seg(path: Path, nodes: Volume, ct_folder: Path, description: str = "Ly
     )
     with atomic_path(path) as beside:
         seg.save_as(beside)
-
-
-def _onto(mask: Volume, affine: np.ndarray, shape: tuple, path: Path) -> Volume:
-    """The mask on the CT's grid, voxel by voxel: only order, direction and the slices covered may differ."""
-    steps = np.linalg.inv(affine) @ mask.affine
-    for axis, size in enumerate(mask.shape):
-        if size == 1:  # a SEG of one slice often takes the slice thickness for the distance of slices
-            steps[:3, axis] /= np.abs(steps[:3, axis]).max()
-    whole = np.rint(steps).astype(int)
-    drift = np.abs(steps - whole)[:3] @ [*(n - 1 for n in mask.shape), 1]
-    if drift.max() > 0.1 or not round(np.linalg.det(whole)):
-        raise LNSynthError(f"{path}: the mask's voxels are not the CT's; give the CT series that it was drawn on.")
-    marked = np.argwhere(mask.array)
-    place = marked @ whole[:3, :3].T + whole[:3, 3]
-    if ((place < 0) | (place >= shape)).any():
-        raise LNSynthError(f"{path}: a part of the mask lies outside the CT; give the CT series that it was drawn on.")
-    result = np.zeros(shape, np.uint16)
-    result[tuple(place.T)] = mask.array[tuple(marked.T)]
-    return Volume(result, affine)
-
-
-def _is_node(description) -> bool:
-    """Whether a segment is called a lymph node: by its code (SNOMED CT 59441001), its type's meaning or its label."""
-    kind = description.segmented_property_type
-    words = f"{description.segment_label} {kind.meaning}".lower()
-    return kind.value == "59441001" or "lymph" in words or "node" in words
 
 
 def _first_line(error: Exception) -> str:

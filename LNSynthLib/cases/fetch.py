@@ -14,6 +14,7 @@ from ..runtime.temporary import scratch
 from .dataset import Dataset
 from .dicom import find_seg
 from .importers import Item, read_item
+from .masks import EVERY, telling
 from .splits import PAPER, split_by_patient
 
 
@@ -98,8 +99,9 @@ def fetch_collection(
                 ct, seg = _arrived(study, folder, download or idc_download)  # a broken network ends it all
                 try:
                     # A collection of lymph nodes: every segment is a node, however it is called.
-                    case = read_item(Item(study.patient, ct, find_seg(seg)), all_segments=True)
-                    case.entry = {
+                    case = read_item(Item(study.patient, ct, find_seg(seg)), telling(callback), names=EVERY,
+                                     anyway=True)
+                    case.entry |= {
                         "patient": study.patient,
                         "split": splits[study.patient],
                         "source": name,

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
 from . import synthetic
-from .checks import check_ct, check_labels, check_nodes, check_pair
+from .checks import check_ct, check_nodes
 from .dataset import SPLITS, Case, Dataset
-from .dicom import is_seg, read_seg
+from .masks import Tell, read_anatomy, read_nodes, telling
 from .nodes import instances
+from .plausibility import check_plausible, doubts
+from .segments import is_seg
 from .splits import PAPER, split_by_patient
-from .volume import Volume, canonical, is_volume_file, read, stem
+from .volume import canonical, is_volume_file, read, stem
 
 COLUMNS = ("image", "nodes", "id", "anatomy", "patient", "split", "source")  # of a table; the first two are needed
 
@@ -44,6 +45,8 @@ def import_folder(
     name: str = "",
     source: str = "",
     anatomy_version: int = 2,
+    segments: Sequence[str] = (),
+    anyway: bool = False,
     shares: tuple = PAPER,
     seed: int = 0,
     callback: Callback = ignore,
@@ -55,6 +58,8 @@ def import_folder(
                      source; paths count from the three folders
     source           where the images come from; default: the name of the images folder
     anatomy_version  TotalSegmentator version of the anatomy masks' ids
+    segments         of SEGs and .seg.nrrd files that are nodes; default: those that are called lymph node
+    anyway           take nodes that are doubted (`plausibility`)
     shares           of train, val and test for the patients whose split the table does not name
     Raises LNSynthError when images and masks do not match up (before any work), or at the end when cases were refused,
     and why; the others are in the data set then.
@@ -67,12 +72,11 @@ def import_folder(
     with Progress("importing", len(items), callback) as progress:
         for item in items:
             try:
-                case = read_item(item)
-                case.entry = {
+                case = read_item(item, telling(callback), anatomy_version, segments, anyway)
+                case.entry |= {
                     "patient": item.patient or item.id,
                     "split": splits[item.id],
                     "source": item.source or source,
-                    "anatomy_version": anatomy_version,
                 }
                 dataset.add(case)
                 message = f"{item.id}: {int(case.nodes.array.max())} nodes"
@@ -178,34 +182,22 @@ def _splits(items: list[Item], source: str, shares: tuple, seed: int) -> dict[st
     return {item.id: drawn[item.patient or item.id] for item in items}
 
 
-def read_item(item: Item, all_segments: bool = False) -> Case:
+def read_item(item: Item, tell: Tell, version: int = 2, names: Sequence[str] = (), anyway: bool = False) -> Case:
     """Read and check one case: canonical axes, nodes as instances, every mask exactly on the CT's grid.
 
-    all_segments  take every segment of a DICOM SEG for a node, whatever it is called
+    version: of the anatomy's ids; the entry's "anatomy_version" says what they are now. tell, names: as for
+    `masks.read_nodes`. anyway: take nodes that are doubted (`plausibility`).
     """
     ct = read(item.image)
     check_ct(ct, str(item.image))
     cure = "leave it out, or train with it as a sample (`lnsynth segment train --synthetic`)"
     synthetic.check_real(item.image, ct, cure)
-    if item.nodes.is_dir() or is_seg(item.nodes):
-        nodes = read_seg(item.nodes, ct, all_segments)
-    else:
-        nodes = read(item.nodes)
+    ct, anatomy = canonical(ct), None
+    nodes = read_nodes(item.nodes, ct, tell, source=item.image, names=names)
     synthetic.check_real(item.nodes, nodes, cure)
-    anatomy = read(item.anatomy) if item.anatomy else None
-    ct = canonical(ct)
-    nodes = _on_grid(ct, nodes, str(item.nodes))
     check_nodes(nodes, str(item.nodes))
     nodes.array = instances(nodes.array)
-    if anatomy is not None:
-        anatomy = _on_grid(ct, anatomy, str(item.anatomy))
-        check_labels(anatomy, str(item.anatomy))
-        anatomy.array = anatomy.array.astype(np.uint8)
-    return Case(id=item.id, ct=ct, nodes=nodes, anatomy=anatomy)
-
-
-def _on_grid(ct: Volume, mask: Volume, name: str) -> Volume:
-    """The mask in the CT's order of axes and with exactly its affine, once it is seen to lie on that grid."""
-    mask = canonical(mask)
-    check_pair(ct, mask, name)
-    return Volume(mask.array, ct.affine)
+    if item.anatomy:
+        anatomy, version = read_anatomy(item.anatomy, ct, version, tell, source=item.image)
+    check_plausible(doubts(nodes, ct, organs=anatomy), str(item.nodes), anyway, tell)
+    return Case(id=item.id, ct=ct, nodes=nodes, anatomy=anatomy, entry={"anatomy_version": version})

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..runtime.errors import LNSynthError
+from .volume import Volume, bounding_box, canonical_view
 
 TOUCHING = np.ones((3, 3, 3), bool)  # 26 neighbours: voxels that share a corner belong together
 
@@ -22,8 +23,7 @@ def instances(mask: np.ndarray) -> np.ndarray:
     from scipy import ndimage
 
     mask = np.asarray(mask)
-    values = np.unique(mask)
-    values = values[values > 0]
+    values = np.unique(mask[mask > 0])
     if len(values) <= 1:
         labelled, count = ndimage.label(mask > 0, TOUCHING)
     else:
@@ -34,6 +34,27 @@ def instances(mask: np.ndarray) -> np.ndarray:
         raise LNSynthError(f"the node mask falls into {count} pieces, which cannot be lymph nodes: "
                            "check that it is a mask and not an image")
     return labelled.astype(np.uint16)
+
+
+def numbered(mask: Volume) -> Volume:
+    """The nodes of a mask by number (uint16), its axes as they are: the one numbering that everything goes by.
+
+    A mask with several positive values tells nodes apart: they keep their numbers. One with a single value is split
+    into pieces, numbered from 1 in RAS order, so that a number does not depend on how a file stores its axes. Raises
+    LNSynthError as `instances`.
+    """
+    result, upright = Volume(np.zeros(mask.shape, np.uint16), mask.affine), canonical_view(mask).array
+    box = bounding_box(upright)
+    if box is not None:
+        canonical_view(result).array[box] = told_apart(upright[box])
+    return result
+
+
+def told_apart(mask: np.ndarray) -> np.ndarray:
+    """As `numbered`, of an array with its axes in RAS order (a part of a mask gets the same order of pieces)."""
+    mask = np.asarray(mask)
+    several = len(np.unique(mask[mask > 0])) > 1
+    return np.where(mask > 0, mask, 0).astype(np.uint16) if several else instances(mask)
 
 
 def records(nodes: np.ndarray, affine: np.ndarray) -> list[dict]:

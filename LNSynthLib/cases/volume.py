@@ -140,6 +140,15 @@ def canonical(volume: Volume) -> Volume:
     return Volume(np.ascontiguousarray(array), volume.affine @ inv_ornt_aff(orientation, volume.shape))
 
 
+def canonical_view(volume: Volume) -> Volume:
+    """The volume with its axes in RAS order and direction, without a copy: writing to it writes to the volume."""
+    from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+
+    orientation = io_orientation(volume.affine)
+    return Volume(apply_orientation(volume.array, orientation),
+                  volume.affine @ inv_ornt_aff(orientation, volume.shape))
+
+
 def crop(volume: Volume, box: Box) -> Volume:
     """The part of the volume inside the box, at the same place in the patient. The box must lie inside the volume."""
     for bounds, size in zip(box, volume.shape, strict=True):

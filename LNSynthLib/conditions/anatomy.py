@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..cases.checks import check_ct, check_labels, check_pair
-from ..cases.labels import LAST_ID, LabelTable
+from ..cases.checks import check_ct, check_pair
+from ..cases.labels import LabelTable
+from ..cases.masks import Tell, read_anatomy
 from ..cases.volume import Volume, read, write
 from ..runtime.cancel import end_with_application, run_child
 from ..runtime.devices import pick
@@ -97,18 +98,16 @@ def segment(ct: Volume, table: LabelTable, fast: bool = False, device: str = "au
     return Volume(labels.array.astype(np.uint8), ct.affine)
 
 
-def load(path: Path, ct: Volume | None = None, version: int = 2, table: LabelTable | None = None) -> Volume:
-    """Labels from a file in TotalSegmentator ids of `version` (1 or 2), as v2 ids (uint8).
+def load(path: Path, ct: Volume | None = None, version: int = 2, table: LabelTable | None = None, *,
+         tell: Tell = lambda _: None, source: Path | None = None) -> Volume:
+    """Labels from a file in TotalSegmentator ids of `version` (1 or 2), or that names its labels, as v2 ids (uint8).
 
-    ct: refuse labels that lie on another grid. Ids of version 1 become those of version 2 for the structures of
+    ct, tell, source: as for `masks.read_anatomy`. Ids of version 1 become those of version 2 for the structures of
     `table` (default abdomen14); the others are dropped. Raises LNSynthError for what cannot be such labels.
     """
-    labels = read(path)
-    check_labels(labels, str(path), highest=LAST_ID.get(version, 255))
-    if ct is not None:
-        check_pair(ct, labels, str(path))
+    labels, version = read_anatomy(path, ct, version, tell, source=source)
     if version == 2:
-        return Volume(labels.array.astype(np.uint8), labels.affine)
+        return labels
     table = table or LabelTable.load("abdomen14")
     return Volume(table.to_totalsegmentator(table.from_totalsegmentator(labels.array, version)), labels.affine)
 

@@ -17,10 +17,11 @@ from scipy.special import erfinv
 
 from ..cases import synthetic
 from ..cases.body import label_map
-from ..cases.checks import check_ct, check_labels, check_pair
-from ..cases.dataset import Case, Dataset
+from ..cases.checks import check_ct
+from ..cases.dataset import Case, Dataset, home_of, voxels_sha256
 from ..cases.labels import AIR, BODY, LabelTable
-from ..cases.volume import Volume, canonical, read, stem
+from ..cases.masks import read_anatomy, telling
+from ..cases.volume import Volume, canonical, read, same_grid
 from ..runtime import seeds
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
@@ -33,6 +34,7 @@ VENOUS_SHARE = 0.35  # how far a node's HU lies from muscle (0) towards the vein
 ROUNDS = 4  # of placing what is missing
 LAG_MM = 6.0  # noise is taken as independent beyond this
 STAIRS = 0.3  # voxels
+SAME_SHARE = 0.9  # of its voxels, at least, a CT has in common with what was painted into it
 FAINT = 0.02  # a node's share of a voxel below which the voxel stays as it is
 
 
@@ -186,25 +188,30 @@ def pseudo_dataset(
     *,
     version: int = 2,
     nodes: tuple[int, int] = (2, 9),
-    split: str = "train",
+    split: str | None = None,
+    case: str | None = None,
+    patient: str | None = None,
     callback: Callback = ignore,
 ) -> Dataset:
     """Adds `variants` cases of one CT, each with its own painted nodes, to a (new or old) data set of kind "pseudo".
 
     ct, anatomy  image files on one grid; anatomy in TotalSegmentator `total` ids of that version
     nodes        fewest and most nodes a case; fewer where the fat has no room for them
-    split        of all the variants: they share one patient
+    split        of all the variants: they share one patient; default: that of the data set the CT lies in, else train
+    case         what the CT is called; default: its case in the data set that it lies in
+    patient      whose CT it is; default: the patient of that case, else the case
 
-    Variant k of a CT depends on the CT's name, `seed` and k. Variants that are there stay. Raises LNSynthError for
-    unusable files, for a folder that holds another kind of data set, and where not one node finds room.
+    Variant k of a CT depends on the case's name, `seed` and k. Variants that are there stay. Raises LNSynthError for
+    unusable files, for a CT that lies in no data set where no case is named, for one whose case another CT is called
+    already, for a folder that holds another kind of data set, and where not one node finds room.
     """
-    name = stem(ct)
-    image, raw = canonical(read(ct)), canonical(read(anatomy))  # files may flip axes differently
+    name, patient, split = _origin(Path(ct), case, patient, split)
+    image = canonical(read(ct))
     check_ct(image, str(ct))
-    check_pair(image, raw, str(anatomy))
-    check_labels(raw, str(anatomy))
+    raw, version = read_anatomy(anatomy, image, version, telling(callback), source=ct)
     note = "Real CTs with SYNTHETIC lymph nodes painted into their fat: practice pairs, never ground truth."
-    dataset = Dataset.open_or_create(folder, kind="pseudo", note=note)
+    dataset, voxels = Dataset.open_or_create(folder, kind="pseudo", note=note), voxels_sha256(image)
+    _check_same_ct(dataset, name, voxels, image, ct)
     table, prior = LabelTable.load(TABLE), ShapePrior.load()
     labels = label_map(image.array, raw.array, image.spacing, table, version=version)
     look = measure_look(image.array, labels, image.spacing, table)
@@ -220,8 +227,9 @@ def pseudo_dataset(
                     raise LNSynthError(f"{ct}: no node found room in its fat; check that the anatomy fits the CT.")
                 hu = paint(image.array, instances, image.spacing, rng, look)
                 entry = {
-                    "patient": name,
+                    "patient": patient,
                     "split": split,
+                    "ct": {"case": name, "voxels_sha256": voxels},
                     "source": f"real CT {Path(ct).name} with painted nodes; node shapes: {prior.attribution}",
                     "anatomy_version": version,
                     "seed": seed,
@@ -254,6 +262,37 @@ def place(
     ids = np.zeros(int(instances.max()) + 1, np.uint16)
     ids[[record["id"] for record in kept]] = np.arange(1, len(kept) + 1)
     return ids[instances], [{**record, "id": int(ids[record["id"]])} for record in kept]
+
+
+def _origin(ct: Path, case: str | None, patient: str | None, split: str | None) -> tuple[str, str, str]:
+    """(case, patient, split) of a CT: as named, else as the data set has them that it lies in."""
+    home = home_of(ct)
+    if home is None:
+        if not case:
+            raise LNSynthError(f"{ct}: the CT lies in no data set, and a file's name does not say whose it is; name "
+                               "its case (--case), and its patient (--patient) where that is another name.")
+        return case, patient or case, split or "train"
+    entry = home[1]
+    if split and split != entry["split"]:
+        raise LNSynthError(f"{ct}: {home[0].folder} has this CT in split {entry['split']}, not {split}; leave --split "
+                           "out, so that no patient is in two.")
+    return case or entry["id"], patient or entry["patient"], entry["split"]
+
+
+def _check_same_ct(dataset: Dataset, case: str, voxels: str, image: Volume, ct: Path) -> None:
+    """Raises LNSynthError where another CT than this one has given cases of this name."""
+    for entry in dataset.cases():
+        if "ct" in entry:
+            other = entry["ct"]["case"] == case and entry["ct"]["voxels_sha256"] != voxels
+        else:  # of an earlier version: a CT differs from what was painted into it in its nodes alone
+            other = False
+            if entry["id"].startswith(f"{case}-pseudo-"):
+                painted = read(dataset.path(entry["id"], "ct"))
+                other = (not same_grid(painted, image)[0]
+                         or np.count_nonzero(painted.array == image.array) < SAME_SHARE * image.array.size)
+        if other:
+            raise LNSynthError(f"{ct}: in {dataset.folder}, {case} is another CT already (of {entry['id']}); name this "
+                               "one otherwise (--case).")
 
 
 def _even_tissue(labels, table, muscle, spacing) -> np.ndarray:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from ..cases.nodes import instances
+from ..cases.alignment import ordered_as
+from ..cases.masks import read_two, telling
+from ..cases.nodes import numbered
+from ..cases.plausibility import check_plausible, doubts
+from ..cases.segments import is_seg
 from ..cases.volume import Volume, canonical, is_volume_file, read, same_grid, stem
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
@@ -20,27 +25,30 @@ from .segmentation import METRICS, CaseScore, ScoreSettings, intervals, pool, sc
 
 
 def score_folders(predicted: Path, truth: Path, probability: Path | None, settings: ScoreSettings,
-                  callback: Callback = ignore) -> dict[str, CaseScore]:
+                  callback: Callback = ignore, segments: Sequence[str] = ()) -> dict[str, CaseScore]:
     """Scores every case of a folder, by name; or one file against one.
 
     predicted    CASE.nii.gz (or another volume file) of each case: what is above 0 is node
     truth        the same names: instances, or one value for all nodes, which are then separated where they do not touch
     probability  the same names: volumes, or the CASE.npz that `nnUNetv2_predict --save_probabilities` writes
+    segments     of SEGs and .seg.nrrd files that are nodes; default: those that are called lymph node
     Raises LNSynthError for a case that lacks a file, and for files that do not lie on one grid.
     """
     cases = _matched(predicted, truth, probability)
     scores = {}
     with Progress("scoring", len(cases), callback) as progress:
         for name, (guess_path, truth_path, probability_path) in cases.items():
-            guess, answer = _mask(guess_path), _mask(truth_path)
+            guess, answer = read_two(guess_path, truth_path, telling(callback), names=segments)
             _check_grid(guess_path, guess, truth_path, answer)
             chance = None
             if probability_path is not None:
-                chance = _probability(probability_path, guess)
+                chance = ordered_as(_probability(probability_path, guess_path, guess), answer.affine)
                 _check_grid(probability_path, chance, truth_path, answer)
                 chance = canonical(chance).array
-            answer = canonical(answer)
-            scores[name] = score_case(canonical(guess).array, instances(answer.array), answer.spacing, settings, chance)
+            answer = canonical(numbered(answer))
+            for path, mask in ((guess_path, numbered(guess)), (truth_path, answer)):
+                check_plausible(doubts(mask), str(path), True, telling(callback))
+            scores[name] = score_case(canonical(guess).array, answer.array, answer.spacing, settings, chance)
             progress.step(message=name)
     return scores
 
@@ -137,25 +145,15 @@ def _volumes(folder: Path, *more: str) -> dict[str, Path]:
     for path in sorted(folder.iterdir()):
         if path.suffix in more:
             found[path.stem] = path
-        elif is_volume_file(path):
-            name = stem(path)
+        elif is_volume_file(path) or (path.suffix.lower() == ".dcm" and is_seg(path)):
+            name = stem(path).removesuffix(".dcm")
             if name in found and found[name].suffix not in more:
                 raise LNSynthError(f"{path} and {found[name].name} are of the same case; leave one of them.")
             found.setdefault(name, path)
     return found
 
 
-def _mask(path: Path) -> Volume:
-    volume = read(path)
-    if volume.array.dtype.kind == "f":
-        whole = np.rint(volume.array)
-        if not np.array_equal(whole, volume.array):
-            raise LNSynthError(f"{path}: it holds fractions, so it is no mask; give the segmentation itself.")
-        volume = Volume(whole.astype(np.int32), volume.affine)
-    return volume
-
-
-def _probability(path: Path, mask: Volume) -> Volume:
+def _probability(path: Path, mask_path: Path, mask: Volume) -> Volume:
     """Foreground probability. nnU-Net's .npz has (class, z, y, x) on the prediction's grid and no affine of its own."""
     if path.suffix != ".npz":
         return read(path)
@@ -164,7 +162,10 @@ def _probability(path: Path, mask: Volume) -> Volume:
             classes = stored["probabilities"]
     except (OSError, KeyError, ValueError, zipfile.BadZipFile):
         raise LNSynthError(f"{path} is not as nnUNetv2_predict writes probabilities; predict again.") from None
-    return Volume(classes[1:].sum(0, dtype=np.float32).transpose(2, 1, 0), mask.affine)
+    chance = classes[1:].sum(0, dtype=np.float32).transpose(2, 1, 0)
+    if is_volume_file(mask_path):
+        mask = read(mask_path)  # as it is stored
+    return Volume(chance, mask.affine)
 
 
 def _check_grid(path: Path, volume: Volume, other_path: Path, other: Volume) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..cases.dataset import SPLITS, Dataset
 from ..cases.phantom import phantom_dataset
 from ..cases.prepare import PrepareSettings, prepare
+from ..cases.volume import stem
 from ..conditions.pseudo import pseudo_dataset
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, ignore
@@ -87,7 +88,7 @@ def obtain(source: DataSource, root: Path, folder: Path, prepared: Preparation, 
     else:
         for painted in source.painted:
             dataset = pseudo_dataset(folder, root / painted.ct, root / painted.anatomy, painted.variants, source.seed,
-                                     split=painted.split, callback=callback)
+                                     split=painted.split, case=stem(Path(painted.ct)), callback=callback)
     for settings in preparations(prepared):
         prepare(dataset, settings, callback=callback)
     return dataset

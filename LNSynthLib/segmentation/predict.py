@@ -12,7 +12,7 @@ import torch
 
 from ..cases.body import LOWEST_HU
 from ..cases.checks import check_ct, check_finite
-from ..cases.nodes import instances, records
+from ..cases.nodes import numbered, records
 from ..cases.prepare import AIR_FILL_HU
 from ..cases.synthetic import kind, mark
 from ..cases.volume import Volume, canonical, isotropic_grid, read, resample_to, write
@@ -144,7 +144,7 @@ class Segmenter:
         # Without smoothing: a voxel is a node's where its centre is, in thick slices too.
         back = resample_to(Volume(inside, affine), upright.affine, upright.shape, order=1, antialias=False)
         probability = _oriented_as(volume, back.array)
-        return Prediction(probability, instances(probability > 0.5))
+        return Prediction(probability, numbered(Volume(probability > 0.5, volume.affine)).array)
 
     def _probability(self, hu: np.ndarray, callback: Callback) -> np.ndarray:
         """Of being a node, float32 (X, Y, Z), of a CT that is at the model's spacing."""

@@ -9,15 +9,6 @@ import numpy as np
 from ..cases.volume import Box, Volume, crop
 
 
-def canonical_view(volume: Volume) -> Volume:
-    """The volume with its axes in RAS order and direction, without a copy: writing to it writes to the volume."""
-    from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
-
-    orientation = io_orientation(volume.affine)
-    return Volume(apply_orientation(volume.array, orientation),
-                  volume.affine @ inv_ornt_aff(orientation, volume.shape))
-
-
 def padded(array: np.ndarray, box: Box) -> np.ndarray:
     """A box that may reach beyond the array, where it is 0."""
     inside = tuple(slice(max(0, b.start), min(n, b.stop)) for b, n in zip(box, array.shape, strict=True))

@@ -13,10 +13,10 @@ import numpy as np
 from ..cases import itk_files, nifti
 from ..cases.checks import check_ct
 from ..cases.synthetic import remember
-from ..cases.volume import ITK, NIFTI, Volume, read, write
+from ..cases.volume import ITK, NIFTI, Volume, canonical_view, read, write
 from ..runtime.errors import LNSynthError
 from ..runtime.files import atomic_path
-from .canvas import Canvas, canonical_view
+from .canvas import Canvas
 
 
 @dataclass(frozen=True, eq=False)

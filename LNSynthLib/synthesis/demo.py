@@ -11,6 +11,7 @@ from ..cases import synthetic
 from ..cases.checks import check_ct
 from ..cases.dataset import Case, Dataset
 from ..cases.labels import LabelTable
+from ..cases.masks import read_anatomy, telling
 from ..cases.phantom import phantom_dataset
 from ..cases.pictures import widest, write_png
 from ..cases.prepare import PrepareSettings, prepare
@@ -80,7 +81,10 @@ def _dataset(folder: Path, ct: Path | None, anatomy: Path | None, seed: int, cal
     home = folder / "ct"
     dataset = Dataset.open_or_create(home)
     about = {"source": Path(ct).name} | ({"synthetic": said} if (said := synthetic.kind(ct, volume)) else {})
-    dataset.add(Case("ct", volume, None, read(anatomy) if anatomy is not None else None, about))
+    organs = None
+    if anatomy is not None:
+        organs, about["anatomy_version"] = read_anatomy(anatomy, volume, 2, telling(callback), source=ct)
+    dataset.add(Case("ct", volume, None, organs, about))
     return dataset, "ct"
 
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..cases.nodes import instances
-from ..cases.volume import Box, Volume, bounding_box, crop, grow
+from ..cases.nodes import told_apart
+from ..cases.volume import Box, Volume, bounding_box, canonical_view, crop, grow
 from ..conditions.nodes import boxes
 from ..runtime.errors import LNSynthError
-from .canvas import canonical_view
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +40,7 @@ class Wanted:
             there = np.zeros(mine.shape, np.uint16)
         else:
             there = crop(present, region).array
-        wanted, there = _told_apart(mine.array, there), _told_apart(there, mine.array)
+        wanted, there = _split(mine.array, there), _split(there, mine.array)
         return cls(region, Volume(wanted, mine.affine), Volume(there, mine.affine))
 
     def every(self) -> np.ndarray:
@@ -74,12 +73,10 @@ def difference(nodes: np.ndarray, present: np.ndarray) -> Difference:
     return Difference(same, new, [i for i in boxes(present) if i not in same.values()])
 
 
-def _told_apart(mask: np.ndarray, other: np.ndarray) -> np.ndarray:
+def _split(mask: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Instances (uint16) of a mask: its numbers where it has several, else pieces, joined as in `other`."""
-    if len(np.unique(mask[mask > 0])) > 1:
-        return mask.astype(np.uint16)
-    pieces = instances(mask)
-    if len(np.unique(other[other > 0])) > 1:
+    pieces = told_apart(mask)
+    if len(np.unique(mask[mask > 0])) == 1 and len(np.unique(other[other > 0])) > 1:
         for number, box in boxes(other.astype(np.uint16)).items():
             its = np.unique(pieces[box][other[box] == number])
             together = np.isin(pieces, its)

@@ -6,21 +6,24 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..cases.checks import check_labels, check_nodes, check_pair
-from ..cases.dataset import Dataset, voxels_sha256
+from ..cases.checks import check_nodes
+from ..cases.dataset import home_of, voxels_sha256
 from ..cases.labels import LabelTable
+from ..cases.masks import Tell, read_nodes
+from ..cases.nodes import numbered
+from ..cases.plausibility import check_plausible, doubts
 from ..cases.synthetic import marked
-from ..cases.volume import Volume, read, stem
+from ..cases.volume import Volume, stem
 from ..conditions import anatomy as organs
 from ..runtime.files import sha256
-from .canvas import Canvas, canonical_view
+from .canvas import Canvas
 from .ctfile import CTFile, open_ct
 
 
 @dataclass(frozen=True)
 class Files:
     """present: the nodes that the CT shows; anatomy: TotalSegmentator ids of `version`; case: id of the CT's case in
-    a data set, None to find it out."""
+    a data set, None to find it out; segments: of a SEG or .seg.nrrd that are nodes (`cases.masks.read_nodes`)."""
 
     ct: Path
     nodes: Path
@@ -28,6 +31,7 @@ class Files:
     anatomy: Path | None = None
     version: int = 2
     case: str | None = None
+    segments: tuple[str, ...] = ()
 
     def named(self) -> dict[str, Path]:
         files = {"ct": self.ct, "nodes": self.nodes, "present": self.present, "anatomy": self.anatomy}
@@ -51,22 +55,25 @@ class Given:
     voxels: str
 
     @classmethod
-    def read(cls, files: Files, table: LabelTable) -> Given:
-        """table: whose organs anatomy of version 1 is reduced to. Raises LNSynthError, naming the file, for what is no
-        CT, no mask, or on another grid; the nodes may be empty where `present` is not."""
+    def read(cls, files: Files, table: LabelTable, tell: Tell, anyway: bool = False) -> Given:
+        """table: whose organs anatomy of version 1 is reduced to; masks come on the CT's grid as it is stored.
+
+        Raises LNSynthError, naming the file, for what is no CT, no mask, or on another grid; the nodes may be empty
+        where `present` is not. Nodes that are doubted (`cases.plausibility`) are refused too, unless `anyway`.
+        """
         ct = open_ct(files.ct)
-        nodes = read(files.nodes)
-        present = read(files.present) if files.present is not None else None
-        for path, mask in ((files.nodes, nodes), (files.present, present)):
-            if mask is not None:
-                check_grid(ct.stored, mask, path)
-                check_labels(mask, str(path), highest=65535)
+        how = {"source": files.ct, "names": files.segments}
+        nodes = read_nodes(files.nodes, ct.stored, tell, **how)
+        present = read_nodes(files.present, ct.stored, tell, **how) if files.present is not None else None
         if present is None or not present.array.any():
             check_nodes(nodes, str(files.nodes))
         anatomy = None
         if files.anatomy is not None:
-            anatomy = organs.load(files.anatomy, None, files.version, table)
-            check_grid(ct.stored, anatomy, files.anatomy)
+            anatomy = organs.load(files.anatomy, ct.stored, files.version, table, tell=tell, source=files.ct)
+        for path, mask, shown in ((files.nodes, nodes, False), (files.present, present, True)):
+            if mask is not None:
+                found = doubts(numbered(mask), ct.stored, shown=shown, scaling=ct.scaling, organs=anatomy)
+                check_plausible(found, str(path), anyway, tell)
         hu = Canvas(ct.stored, *ct.scaling).to_hu(ct.stored.array) if ct.scaling != (1.0, 0.0) else ct.stored.array
         return cls(ct, nodes, present, anatomy, voxels_sha256(Volume(hu, ct.stored.affine)))
 
@@ -77,13 +84,9 @@ def origin(ct: Path, case: str | None = None, otherwise: str | None = None) -> t
     case: the id whatever else is known; otherwise: of a CT outside data sets, before its file's name. kind is one of
     `cases.dataset.KINDS`, or "synthetic" for a CT that a generator made.
     """
-    ct = Path(ct).resolve()
-    home = ct.parents[2] if len(ct.parents) > 2 else ct.parent
-    if ct.is_file() and (home / "dataset.json").is_file():
-        dataset = Dataset.open(home)
-        for entry in dataset.cases():
-            if home / entry["files"]["ct"] == ct:
-                return case or entry["id"], entry.get("synthetic") or dataset.kind
+    if home := home_of(ct):
+        dataset, entry = home
+        return case or entry["id"], entry.get("synthetic") or dataset.kind
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", case or otherwise or stem(ct)).strip("-.") or "ct"
     return name, marked(ct) or "real"
 
@@ -92,10 +95,3 @@ def digest(path: Path) -> str | dict:
     """SHA-256 of a file, or of each file of a DICOM folder."""
     path = Path(path)
     return sha256(path) if path.is_file() else {p.name: sha256(p) for p in sorted(path.iterdir()) if p.is_file()}
-
-
-def check_grid(ct: Volume, mask: Volume, path: Path) -> None:
-    """Raises LNSynthError unless a mask lies on the CT's grid; its voxels may come in another order, as other programs
-    write them."""
-    check_pair(canonical_view(ct), canonical_view(mask), str(path))
-

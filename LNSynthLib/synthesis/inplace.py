@@ -6,16 +6,20 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ..cases.checks import check_labels, check_nodes
+import numpy as np
+
+from ..cases.checks import check_nodes
+from ..cases.masks import read_anatomy, read_nodes, telling
+from ..cases.nodes import numbered
+from ..cases.plausibility import check_plausible, doubts
 from ..cases.synthetic import sidecar
-from ..cases.volume import Volume, read
 from ..generators import checkpoint
 from ..runtime.devices import pick
 from ..runtime.events import Callback, ignore
 from ..runtime.files import atomic_path, sha256, write_json
 from .ctfile import check_target, open_ct
 from .exact import exact
-from .given import check_grid, digest
+from .given import digest
 from .insert import InsertSettings, insert
 from .outputs import check_apart
 from .provenance import description, provenance, replaced
@@ -23,12 +27,14 @@ from .provenance import description, provenance, replaced
 
 def insert_file(generator: Path, ct: Path, nodes: Path, out: Path, settings: InsertSettings, *,
                 anatomy: Path | None = None, anatomy_version: int = 2, only: Sequence[int] | None = None,
-                remove: bool = False, device: str = "auto", callback: Callback = ignore) -> dict:
+                remove: bool = False, segments: Sequence[str] = (), anyway: bool = False,
+                device: str = "auto", callback: Callback = ignore) -> dict:
     """Makes (or removes) the nodes of a mask in a CT and writes it as `out`, `out`'s provenance beside it.
 
     Where `out` is the same kind of file as the CT, its header, voxel type and scaling stay, and so does every stored
-    number away from the nodes. Arguments as for `insert`. Returns the content of the provenance file, with "file".
-    Raises LNSynthError for inputs that do not fit together, before any work.
+    number away from the nodes. Arguments as for `insert`; segments: of a SEG or .seg.nrrd that are nodes; anyway: go on
+    where nodes are doubted (`cases.plausibility`). Returns the content of the provenance file, with "file". Raises
+    LNSynthError for inputs that do not fit together, before any work.
     """
     inputs = {"ct": ct, "nodes": nodes} | ({"anatomy": anatomy} if anatomy is not None else {})
     check_target(out)
@@ -38,11 +44,17 @@ def insert_file(generator: Path, ct: Path, nodes: Path, out: Path, settings: Ins
     if not model.samplers:
         settings = replace(settings, sampler="none", steps=1)
     source = open_ct(ct)
-    mask = read(nodes)
-    organs = read(anatomy) if anatomy is not None else None
-    _check(source.stored, mask, nodes, check_nodes)
-    if organs is not None:
-        _check(source.stored, organs, anatomy, check_labels)
+    tell, organs = telling(callback), None
+    mask = read_nodes(nodes, source.stored, tell, source=ct, names=segments)
+    check_nodes(mask, str(nodes))
+    if anatomy is not None:
+        organs, anatomy_version = read_anatomy(anatomy, source.stored, anatomy_version, tell, source=ct)
+    mask = numbered(mask)
+    every = set(np.unique(mask.array[mask.array > 0]).tolist())
+    chosen = every if only is None else every & set(only)
+    found = doubts(mask, source.stored, shown=chosen if remove else every - chosen, scaling=source.scaling,
+                   organs=organs)
+    check_plausible(found, str(nodes), anyway, tell)
     with exact():
         made = insert(source.stored, mask, model, settings, anatomy=organs, anatomy_version=anatomy_version, only=only,
                       remove=remove, scaling=source.scaling, device=device, name=str(nodes), callback=callback)
@@ -61,8 +73,3 @@ def insert_file(generator: Path, ct: Path, nodes: Path, out: Path, settings: Ins
         write_json(sidecar(out), {**record, **replaced(out)})
     write_json(sidecar(out), record)
     return {"file": str(out), **record}
-
-
-def _check(ct: Volume, mask: Volume, path: Path, check) -> None:
-    check_grid(ct, mask, path)
-    check(mask, str(path))

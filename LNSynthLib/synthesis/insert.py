@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import ndimage
 
-from ..cases.volume import Volume, grow, resample_to
+from ..cases.volume import Volume, canonical_view, grow, resample_to
 from ..conditions.encode import unscale_hu
 from ..generators.protocol import Generator
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
 from ..runtime.seeds import derive, rng
-from .canvas import Canvas, canonical_view
+from .canvas import Canvas
 from .composite import Composite, blend, grain, replace
 from .patches import LEAST_CONTEXT_MM, Grid, covered, groups, patch_grid, patch_shape, size_mm, union
 from .scene import Nodes, Patch, Scene, Seen

@@ -10,9 +10,10 @@ from scipy import ndimage
 
 from ..cases.body import LOWEST_HU, node_hu
 from ..cases.labels import LabelTable
+from ..cases.nodes import told_apart
 from ..cases.volume import Box, Volume, bounding_box, crop, grow, resample_to
 from ..conditions.encode import encode, expected_hu, scale_hu
-from ..conditions.nodes import boxes, instances
+from ..conditions.nodes import boxes
 from ..generators.protocol import DataForm
 from ..runtime.errors import LNSynthError
 from .canvas import Canvas, padded
@@ -39,10 +40,7 @@ class Nodes:
             raise LNSynthError("The node mask is empty; draw at least one node.")
         region = grow(found, margin_mm, mask.spacing, mask.shape)
         part = crop(mask, region)
-        # A mask that tells nodes apart keeps its numbers; one of a single value is split.
-        told_apart = len(np.unique(part.array)) > 2
-        separate = Volume(part.array.astype(np.uint16) if told_apart else instances(part.array), part.affine)
-        return cls.within(region, separate)
+        return cls.within(region, Volume(told_apart(part.array), part.affine))
 
     @classmethod
     def within(cls, region: Box, instances: Volume) -> Nodes:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from ..cases.masks import telling
 from ..conditions.transforms import VarySettings
 from ..generators import checkpoint
 from ..runtime.devices import pick
@@ -78,13 +79,14 @@ class Run:
 
 
 def variants(generator: Path, files: Files, out: Path, settings: VariantSettings, *, prefix: str | None = None,
-             device: str = "auto", callback: Callback = ignore) -> dict:
+             anyway: bool = False, device: str = "auto", callback: Callback = ignore) -> dict:
     """Makes the variants, folders OUT/<prefix>-001 and so on.
 
     Returns {"folder", "samples", "made", "unchanged", "skipped"}: names of the samples; skipped: {"variant" (counted
     from 1), "reason"} of each in which no node could be varied.
 
     prefix  of the folders' names; None: the case's id
+    anyway  go on where nodes are doubted (`cases.plausibility`)
 
     In place, the nodes of `files.nodes` are compared voxel for voxel with those that the CT shows, `files.present`:
     what is not wanted any more is removed, what is new is made, and what both have stays as it is. In a patch, which
@@ -109,7 +111,8 @@ def variants(generator: Path, files: Files, out: Path, settings: VariantSettings
     _check_prefix(prefix)
     check_apart([_lock(out, prefix)], inputs)
     source = {"case": case, "kind": kind, "files": {role: path.name for role, path in files.named().items()},
-              "sha256": files.digests()} | ({"anatomy_version": files.version} if files.anatomy is not None else {})
+              "sha256": files.digests()} | ({"anatomy_version": files.version} if files.anatomy is not None else {}) | (
+                  {"segments": list(files.segments)} if files.segments else {})
     out.mkdir(parents=True, exist_ok=True)
     with turn(out / prefix, LOCK_S, f"another run is making samples {prefix}-... here; wait until it has ended, or "
               "choose another --prefix or --out"):
@@ -128,7 +131,7 @@ def variants(generator: Path, files: Files, out: Path, settings: VariantSettings
             if variant.there:
                 report(variant)
         if todo:
-            given = Given.read(files, _table(model))
+            given = Given.read(files, _table(model), telling(callback), anyway)
             run = Run(model, facts, files, given, {**source, "voxels_sha256": given.voxels}, settings, device)
             for variant, reason in _make(run, todo, callback):
                 if reason:

@@ -13,7 +13,7 @@ from ..cases.labels import LabelTable
 from ..cases.nodes import instances, records
 from ..cases.pictures import write_png
 from ..cases.synthetic import remember_mask
-from ..cases.volume import Volume, crop, grow, write
+from ..cases.volume import Volume, canonical_view, crop, grow, write
 from ..conditions.nodes import boxes
 from ..conditions.placement import kept_clear
 from ..conditions.transforms import vary
@@ -22,7 +22,7 @@ from ..runtime.events import Event
 from ..runtime.files import atomic_folder
 from ..runtime.seeds import derive, rng
 from ..runtime.temporary import scratch
-from .canvas import Canvas, canonical_view
+from .canvas import Canvas
 from .difference import Difference, Wanted, difference
 from .exact import exact
 from .insert import insert, region_margin

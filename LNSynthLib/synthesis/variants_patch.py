@@ -16,10 +16,10 @@ from ..cases.labels import LabelTable
 from ..cases.nodes import records
 from ..cases.prepare import PrepareSettings, checked, compute
 from ..cases.store import PreparedCase, write_prepared
-from ..cases.volume import Volume
+from ..cases.volume import Volume, canonical_view
 from ..runtime.errors import LNSynthError
 from ..runtime.temporary import scratch
-from .canvas import Canvas, canonical_view, padded
+from .canvas import Canvas, padded
 from .difference import Wanted, difference
 from .draft import Draft
 from .exact import exact

@@ -3,6 +3,8 @@
 Everything lands in OUT, to be opened at OUT/index.html. Takes some minutes on two CPU cores.
 """
 
+from ..options import count, seed
+
 
 def add_arguments(parser) -> None:
     parser.add_argument("--out", default="demo_out", metavar="OUT", help="folder (default demo_out)")
@@ -10,8 +12,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--anatomy", metavar="MASK", help="its TotalSegmentator v2 labels (see `lnsynth anatomy`)")
     parser.add_argument("--generator", metavar="WEIGHTS|RUN",
                         help="folder of a generator or of a training run (default: the demo weights)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S")
-    parser.add_argument("--steps", type=int, default=25, metavar="N", help="sampling steps (default 25)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="S")
+    parser.add_argument("--steps", type=count, default=25, metavar="N", help="sampling steps (default 25)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
 
 

@@ -4,6 +4,8 @@
   lnsynth evaluate images --samples synthetic --data mydata --features resnet_10_23dataset.pth --out scores
 """
 
+from ..options import SEGMENTS
+
 SUBJECTS = {
     "segmentation": "predicted node masks against the true ones: DSC, IOU, Recall, Precision, ASSD, NodeRecall",
     "images": "synthetic patches against the real ones in their place: MSE, PSNR, MS-SSIM, LPIPS, HU of organs and "
@@ -27,6 +29,7 @@ def _segmentation_arguments(parser) -> None:
                         help="predicted masks, CASE.nii.gz in a folder as nnU-Net writes them, or one file")
     parser.add_argument("--truth", required=True, metavar="DIR|FILE",
                         help="true masks of the same names: one number a node, or one value for all")
+    parser.add_argument("--segments", nargs="+", default=[], metavar="NAME", help=SEGMENTS)
     parser.add_argument("--probability", metavar="DIR|FILE",
                         help="probabilities of the same names, or nnU-Net's .npz: adds FROC")
     parser.add_argument("--out", metavar="DIR", help="folder for scores.csv, scores.json and froc.png")
@@ -43,7 +46,8 @@ def _segmentation(args, callback) -> dict:
 
     settings = build(ScoreSettings, override({}, args.assignments), "--set")
     probability = Path(args.probability) if args.probability else None
-    scores = score_folders(Path(args.predicted), Path(args.truth), probability, settings, callback)
+    scores = score_folders(Path(args.predicted), Path(args.truth), probability, settings, callback,
+                           args.segments)
     result = summary(scores, settings)
     _print_table(table(scores, settings))
     _print_strata(result["pooled"]["node_recall_by_short_axis"])

@@ -8,6 +8,8 @@ command goes on; a changed plan reruns only what its change touches. Many machin
 scheduler's array with --shard I/N, or torchrun --nproc-per-node N -m LNSynthLib experiment run ...
 """
 
+from ..options import count
+
 WRITES = ("out", "folder")  # see `cli`
 
 
@@ -20,7 +22,7 @@ def add_arguments(parser) -> None:
                         help="folder below which the plan's data lie (default: this one)")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="assignments",
                         help="change settings of the plan, e.g. multiple=5 budget.steps=100")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes at once (default 1: this one)")
+    parser.add_argument("--workers", type=count, default=1, metavar="N", help="processes at once (default 1: this one)")
     parser.add_argument("--shard", metavar="I/N", help="this process is number I (from 0) of N that share OUT")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto",
                         help="cpu leaves a GPU alone; CUDA_VISIBLE_DEVICES chooses among several")
@@ -42,8 +44,8 @@ def _run(args, out: str, callback) -> dict:
     from ..runtime.errors import LNSynthError
 
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    if args.workers < 1 or (args.workers > 1 and args.shard):
-        raise LNSynthError("--workers must be 1 or more, and 1 with --shard.")
+    if args.workers > 1 and args.shard:
+        raise LNSynthError("--workers must be 1 with --shard.")
     if args.workers > 1:
         from ..experiment.workers import run_workers
 

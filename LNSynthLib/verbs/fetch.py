@@ -6,16 +6,18 @@
 From the Imaging Data Commons, patient by patient; interrupted, the next call goes on from there.
 """
 
+from ..options import count, seed
+
 
 def add_arguments(parser):
     parser.add_argument("collection", choices=("ct_lymph_nodes", "mediastinal_lymph_node_seg"), help="which one")
     parser.add_argument("--out", required=True, metavar="DATASET", help="folder of the data set, new or to complete")
-    parser.add_argument("--limit", type=int, metavar="N", help="the first N patients only")
+    parser.add_argument("--limit", type=count, metavar="N", help="the first N patients only")
     parser.add_argument("--region", default="", choices=("abdomen", "mediastinum"),
                         help="part of the collection (default: abdomen where it has it)")
     parser.add_argument("--split", default="paper", metavar="SHARES",
                         help="train:val:test by patient: paper (88:23:27, default), train, val, test or e.g. 70:15:15")
-    parser.add_argument("--seed", type=int, default=0, help="of the split (default 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the split (default 0)")
 
 
 def run(args, callback):
@@ -23,10 +25,7 @@ def run(args, callback):
 
     from LNSynthLib.cases.fetch import fetch_collection
     from LNSynthLib.cases.splits import parse_shares
-    from LNSynthLib.runtime.errors import LNSynthError
 
-    if args.limit is not None and args.limit < 1:
-        raise LNSynthError(f"--limit is {args.limit}; give 1 or more patients.")
     dataset = fetch_collection(args.collection, Path(args.out), region=args.region, limit=args.limit,
                                shares=parse_shares(args.split), seed=args.seed, callback=callback)
     summary = dataset.summary()

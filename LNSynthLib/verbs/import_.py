@@ -7,6 +7,8 @@ match, and several CTs of a patient, are listed in a CSV with the columns image,
 patient, split, source.
 """
 
+from ..options import add_mask_options, seed
+
 
 def add_arguments(parser):
     parser.add_argument("--images", required=True, metavar="DIR", help="folder of CTs")
@@ -14,13 +16,14 @@ def add_arguments(parser):
     parser.add_argument("--anatomy", metavar="DIR", help="folder of TotalSegmentator masks (task total)")
     parser.add_argument("--anatomy-version", type=int, choices=(1, 2), default=2,
                         help="TotalSegmentator version of those masks' ids (default 2)")
+    add_mask_options(parser)
     parser.add_argument("--pairs", metavar="CSV", help="which files belong together; paths count from the folders")
     parser.add_argument("--out", required=True, metavar="DATASET", help="folder of the data set, new or to add to")
     parser.add_argument("--name", default="", help="name of the data set (default: its folder's)")
     parser.add_argument("--source", default="", help="where the CTs come from (default: the image folder's name)")
     parser.add_argument("--split", default="paper", metavar="SHARES",
                         help="train:val:test by patient: paper (88:23:27, default), train, val, test or e.g. 70:15:15")
-    parser.add_argument("--seed", type=int, default=0, help="of the split (default 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the split (default 0)")
 
 
 def run(args, callback):
@@ -32,7 +35,8 @@ def run(args, callback):
     dataset = import_folder(
         Path(args.images), Path(args.nodes), Path(args.out), Path(args.anatomy) if args.anatomy else None,
         table=Path(args.pairs) if args.pairs else None, name=args.name, source=args.source,
-        anatomy_version=args.anatomy_version, shares=parse_shares(args.split), seed=args.seed, callback=callback)
+        anatomy_version=args.anatomy_version, segments=args.segments, anyway=args.anyway,
+        shares=parse_shares(args.split), seed=args.seed, callback=callback)
     summary = dataset.summary()
     counts = ", ".join(f"{count} {name}" for name, count in summary.items())
     print(f"{args.out}: {counts}")

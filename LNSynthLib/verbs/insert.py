@@ -4,6 +4,8 @@ The CT may have any size, orientation and spacing; it keeps its grid, and every 
 the nodes keeps its value. The result is marked SYNTHETIC in its header and has a provenance file beside it.
 """
 
+from ..options import add_mask_options, count, real, seed
+
 
 def add_arguments(parser) -> None:
     parser.add_argument("--generator", metavar="WEIGHTS|RUN",
@@ -13,19 +15,20 @@ def add_arguments(parser) -> None:
     parser.add_argument("--anatomy", metavar="MASK", help="TotalSegmentator labels on the CT's grid (recommended)")
     parser.add_argument("--anatomy-version", type=int, choices=(1, 2), default=2,
                         help="major version of TotalSegmentator whose ids the labels are (default 2)")
+    add_mask_options(parser)
     parser.add_argument("--out", required=True, metavar="FILE", help="the CT to write: .nii, .nii.gz, .nrrd or .mha")
     parser.add_argument("--remove", action="store_true", help="remove the nodes instead of generating them")
-    parser.add_argument("--only", type=int, nargs="+", metavar="N",
+    parser.add_argument("--only", type=count, nargs="+", metavar="N",
                         help="numbers of the nodes to generate or remove, as `lnsynth nodes` lists them; the others "
                              "are taken to be in the CT already (default: all)")
     parser.add_argument("--composite", choices=("residual", "replace"), default="residual",
                         help="residual keeps the CT's own noise, bone and gas (default); replace fades to the "
                              "generator's smoother image")
-    parser.add_argument("--margin", type=float, default=6.0, metavar="MM",
+    parser.add_argument("--margin", type=real(above=0), default=6.0, metavar="MM",
                         help="how far around a node the CT may change (default 6)")
     parser.add_argument("--sampler", choices=("dpmpp", "ddim", "ddpm"), default="dpmpp")
-    parser.add_argument("--steps", type=int, default=25, metavar="N", help="sampling steps (default 25)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--steps", type=count, default=25, metavar="N", help="sampling steps (default 25)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="S")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
 
 
@@ -44,7 +47,8 @@ def run(args, callback) -> dict:
                               margin_mm=args.margin)
     result = insert_file(generator_path(args.generator), Path(args.ct), Path(args.nodes), Path(args.out), settings,
                          anatomy=Path(args.anatomy) if args.anatomy else None, anatomy_version=args.anatomy_version,
-                         only=args.only, remove=args.remove, device=args.device, callback=callback)
+                         only=args.only, remove=args.remove, segments=args.segments, anyway=args.anyway,
+                         device=args.device, callback=callback)
     for patch in result["condition"]["patches"]:
         print(f"node {', '.join(map(str, patch['nodes']))}: mean {patch['mean_hu_before']:.0f} HU before, "
               f"{patch['mean_hu_after']:.0f} HU after, {patch['voxels_changed']} voxels changed")

@@ -10,6 +10,8 @@ change, a .json. Adding and varying need the CT, for the body, and the anatomy, 
   lnsynth nodes --ct DICOM_FOLDER --nodes nodes.nii.gz --out seg.dcm
 """
 
+from ..options import add_mask_options, count, number, real, seed
+
 
 def add_arguments(parser):
     parser.add_argument("--nodes", metavar="MASK", help="node mask; without it, --add begins with none")
@@ -17,13 +19,14 @@ def add_arguments(parser):
     parser.add_argument("--anatomy", metavar="MASK", help="TotalSegmentator labels on the same grid")
     parser.add_argument("--anatomy-version", type=int, choices=(1, 2), default=2,
                         help="TotalSegmentator version of those labels' ids (default 2)")
+    add_mask_options(parser)
     parser.add_argument("--measure", action="store_true", help="write only the table: --out is a .csv or .json")
-    parser.add_argument("--remove", type=int, action="append", default=[], metavar="ID", help="take this node away")
-    parser.add_argument("--add", type=int, default=0, metavar="K", help="add K nodes of random shape where nodes lie")
-    parser.add_argument("--short-axis", type=float, metavar="MM", help="size of added nodes (default: as real ones)")
-    parser.add_argument("--vary", type=int, default=0, metavar="K",
+    parser.add_argument("--remove", type=count, action="append", default=[], metavar="ID", help="take this node away")
+    parser.add_argument("--add", type=number, default=0, metavar="K", help="add K nodes of random shape")
+    parser.add_argument("--short-axis", type=real(3, 80), metavar="MM", help="of added nodes (default: as real ones)")
+    parser.add_argument("--vary", type=number, default=0, metavar="K",
                         help="write K masks with every node changed at random (K > 1: _1, _2, ... in their names)")
-    parser.add_argument("--seed", type=int, default=0, help="of what is random (default 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of what is random (default 0)")
     parser.add_argument("--table", default="abdomen17", metavar="NAME|YAML",
                         help="label table (default abdomen17, which knows fat)")
     parser.add_argument("--out", metavar="FILE", help="the mask to write (.nii.gz, .nrrd, .mha), the "
@@ -34,6 +37,7 @@ def run(args, callback):
     from pathlib import Path
 
     from ..cases.labels import LabelTable
+    from ..cases.masks import telling
     from ..cases.synthetic import kind
     from ..cases.volume import stem
     from ..runtime.events import Progress
@@ -41,9 +45,9 @@ def run(args, callback):
 
     _check(args)
     if args.out and args.out.lower().endswith(".dcm"):
-        return _seg(args)
+        return _seg(args, callback)
     table = LabelTable.load(args.table)
-    ct, anatomy, nodes = _read(args, table)
+    ct, anatomy, nodes = _read(args, table, telling(callback))
     grid = ct or nodes
     made = bool(args.add or args.vary or nodes and kind(Path(args.nodes), nodes) or ct and kind(Path(args.ct), ct))
     changing = bool(args.remove or args.add or args.vary)
@@ -76,8 +80,6 @@ def _check(args) -> None:
     """Arguments that make no sense together."""
     from ..runtime.errors import LNSynthError
 
-    if min(args.add, args.vary) < 0 or (args.short_axis is not None and not 3 <= args.short_axis <= 80):
-        raise LNSynthError("--add and --vary count from 0, and --short-axis is 3 to 80 mm; correct them.")
     changing = args.remove or args.add or args.vary
     if not args.nodes and not (args.add and args.ct):
         raise LNSynthError("--nodes is missing: give a node mask, or --ct with --add to begin without nodes.")
@@ -94,61 +96,58 @@ def _check(args) -> None:
         raise LNSynthError(f"{args.out}: a {what} is written here, so its name must end in {', '.join(endings)}.")
 
 
-def _seg(args) -> dict:
+def _seg(args, callback) -> dict:
     """Writes the mask as DICOM SEG, one segment a node."""
     from pathlib import Path
 
     from ..cases.checks import check_nodes
     from ..cases.dicom import write_seg
+    from ..cases.masks import read_nodes, telling
+    from ..cases.nodes import numbered
+    from ..cases.plausibility import check_plausible, doubts
     from ..cases.synthetic import check_real
-    from ..cases.volume import Volume, read
     from ..runtime.errors import LNSynthError
 
     if not args.ct or not args.nodes or not Path(args.ct).is_dir():
         raise LNSynthError(f"{args.out}: a DICOM SEG refers to the DICOM series that the nodes were drawn on; give its "
                            "folder as --ct and the mask as --nodes, or write the mask as NIfTI.")
-    nodes = read(Path(args.nodes))
+    nodes = read_nodes(Path(args.nodes), None, telling(callback), source=Path(args.ct), names=args.segments)
     check_nodes(nodes, args.nodes)
     why = "no DICOM SEG is written of such; give the nodes that were drawn on the patient's CT"
     check_real(Path(args.nodes), nodes, why)
     check_real(Path(args.ct), cure=why)
-    nodes = Volume(_instances(nodes, nodes), nodes.affine)
+    nodes = numbered(nodes)
+    check_plausible(doubts(nodes), args.nodes, args.anyway, telling(callback))
     write_seg(Path(args.out), nodes, Path(args.ct))
     measures = _measure(nodes.array, nodes, None, None)
     _print(measures, [])
     return {"out": [args.out], "results": [{"nodes": measures, "changes": []}]}
 
 
-def _read(args, table):
-    """CT, raw anatomy and nodes as given (volumes or None), checked and on one grid."""
+def _read(args, table, tell):
+    """CT, raw anatomy and nodes as given (volumes or None), checked and on one grid: the CT's, as it is stored."""
     from pathlib import Path
 
-    from ..cases.checks import check_ct, check_nodes, check_pair
+    from ..cases.checks import check_ct, check_nodes
+    from ..cases.masks import read_nodes
+    from ..cases.nodes import numbered
+    from ..cases.plausibility import check_plausible, doubts
     from ..cases.volume import read
     from ..conditions.anatomy import load
 
     ct = read(Path(args.ct)) if args.ct else None
     if ct is not None:
         check_ct(ct, args.ct)
-    nodes = read(Path(args.nodes)) if args.nodes else None
-    if nodes is not None:
+    source, nodes, anatomy = Path(args.ct) if args.ct else None, None, None
+    if args.nodes:
+        nodes = read_nodes(Path(args.nodes), ct, tell, source=source, names=args.segments)
         check_nodes(nodes, args.nodes)
-        if ct is not None:
-            check_pair(ct, nodes, args.nodes)
-    anatomy = load(Path(args.anatomy), ct or nodes, args.anatomy_version, table) if args.anatomy else None
+    if args.anatomy:
+        anatomy = load(Path(args.anatomy), ct or nodes, args.anatomy_version, table, tell=tell, source=source)
+    if nodes is not None:
+        only_told = args.anyway or not (args.remove or args.add or args.vary)
+        check_plausible(doubts(numbered(nodes), ct, shown=False, organs=anatomy), args.nodes, only_told, tell)
     return ct, anatomy, nodes
-
-
-def _instances(nodes, grid):
-    """Ids as in the file where it tells nodes apart, else by connected component; none without a file."""
-    import numpy as np
-
-    from ..conditions.nodes import instances
-
-    if nodes is None:
-        return np.zeros(grid.shape, np.uint16)
-    told_apart = len(np.unique(nodes.array)) > 2
-    return nodes.array.astype(np.uint16) if told_apart else instances(nodes.array)
 
 
 def _variants(args, table, ct, anatomy, nodes):
@@ -156,6 +155,7 @@ def _variants(args, table, ct, anatomy, nodes):
     import numpy as np
 
     from ..cases.body import label_map
+    from ..cases.nodes import numbered
     from ..cases.volume import Volume, canonical
     from ..conditions.nodes import remove
     from ..conditions.placement import add, kept_clear
@@ -163,7 +163,7 @@ def _variants(args, table, ct, anatomy, nodes):
     from ..conditions.transforms import VarySettings, vary
     from ..runtime.seeds import rng
 
-    mask, records = _instances(nodes, ct or nodes), []
+    mask, records = np.zeros(ct.shape, np.uint16) if nodes is None else numbered(nodes).array, []
     for index in args.remove:
         mask = remove(mask, index)
         records.append({"id": index, "operation": "removed"})

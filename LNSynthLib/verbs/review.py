@@ -4,6 +4,9 @@ Decisions are rows of FOLDER/review.csv; `lnsynth segment train` leaves out what
 filter. Of one reviewer's decisions on a sample the latest counts; where reviewers disagree, one rejection excludes it.
 """
 
+from ..options import real
+
+
 def add_arguments(parser) -> None:
     ways = parser.add_subparsers(dest="way", metavar="list|decide|filter|page|export", required=True)
 
@@ -34,7 +37,7 @@ def add_arguments(parser) -> None:
     decide.add_argument("--reviewer", metavar="NAME", help="who decides (default: your user name)")
     judge = way("filter", "keep only the samples whose nodes a segmenter finds: FOLDER/filter.csv")
     judge.add_argument("--model", required=True, metavar="MODEL", help="folder of a trained segmenter")
-    judge.add_argument("--threshold", type=float, default=0.7, metavar="T",
+    judge.add_argument("--threshold", type=real(0, 1), default=0.7, metavar="T",
                        help="a node is found where more than this share of its voxels is (default 0.7)")
     judge.add_argument("--filter-rule", choices=("every", "any", "mean"), default="every",
                        help="how many of a sample's nodes must be found (default every)")

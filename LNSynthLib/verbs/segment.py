@@ -7,6 +7,8 @@ Validation is always real (cases of split val), test cases are never looked at, 
 one, is on both sides. RUN holds a normal nnU-Net model, which nnU-Net's own commands run too.
 """
 
+from ..options import count
+
 WRITES = ("out", "probability")  # see `cli`
 
 
@@ -18,7 +20,7 @@ def add_arguments(parser) -> None:
     train.add_argument("--synthetic", nargs="+", default=[], metavar="SAMPLES",
                        help="folders that `lnsynth synthesize` wrote, of cases of these data sets")
     train.add_argument("--strategy", choices=("real", "synthetic", "both"), help="what to train on (default real)")
-    train.add_argument("--multiple", type=int, metavar="N",
+    train.add_argument("--multiple", type=count, metavar="N",
                        help="at most N synthetic samples a real training case (default 10; paper: 5, 10 or 20)")
     train.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
     train.add_argument("--trainer-preset", default="paper", metavar="NAME|FILE",

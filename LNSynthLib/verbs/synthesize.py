@@ -5,6 +5,8 @@ makes only what is missing. The samples are the same whatever the number of work
 torchrun --nproc-per-node N -m LNSynthLib synthesize ...
 """
 
+from ..options import count, real, seed
+
 
 def add_arguments(parser) -> None:
     parser.add_argument("--generator", metavar="WEIGHTS|RUN",
@@ -14,21 +16,21 @@ def add_arguments(parser) -> None:
     parser.add_argument("--prepared", metavar="NAME",
                         help="preparation of the data sets to take, where several fit the generator")
     parser.add_argument("--out", required=True, metavar="OUT", help="folder for the samples")
-    parser.add_argument("--per-case", type=int, default=1, metavar="K", help="samples a case (default 1; paper: 10)")
+    parser.add_argument("--per-case", type=count, default=1, metavar="K", help="samples a case (default 1; paper: 10)")
     parser.add_argument("--split", choices=("train", "val", "test", "all"), default="train",
                         help="cases to start from (default train, so that no test case leaks into training data)")
     parser.add_argument("--sampler", choices=("dpmpp", "ddim", "ddpm"), default="dpmpp")
-    parser.add_argument("--steps", type=int, default=25, metavar="N", help="sampling steps (default 25)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--steps", type=count, default=25, metavar="N", help="sampling steps (default 25)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="S")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="assignments",
                         help="change how nodes vary, e.g. remove=0 translation_mm=4")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes at once (default 1: this one)")
-    parser.add_argument("--threads", type=int, default=1, metavar="N",
+    parser.add_argument("--workers", type=count, default=1, metavar="N", help="processes at once (default 1: this one)")
+    parser.add_argument("--threads", type=count, default=1, metavar="N",
                         help="CPU threads for one sample (default 1; another number changes a sample's last bits)")
     parser.add_argument("--filter", metavar="MODEL",
                         help="a trained segmenter that judges the samples of OUT afterwards: those whose nodes it does "
                              "not find are listed in OUT/filter.csv and left out of training")
-    parser.add_argument("--threshold", type=float, default=0.7, metavar="T",
+    parser.add_argument("--threshold", type=real(0, 1), default=0.7, metavar="T",
                         help="with --filter: a node is found where more than this share of it is (default 0.7)")
     parser.add_argument("--filter-rule", choices=("every", "any", "mean"), default="every",
                         help="with --filter: how many of a sample's nodes must be found (default every)")
@@ -41,8 +43,6 @@ def run(args, callback) -> dict:
 
     from ..runtime.errors import LNSynthError
 
-    if args.per_case < 1 or args.steps < 1 or args.workers < 1 or args.threads < 1:
-        raise LNSynthError("--per-case, --steps, --workers and --threads must be 1 or more.")
     if args.filter and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise LNSynthError("--filter judges all samples at once; when torchrun has made them, run the same command "
                            "without torchrun.")

@@ -4,6 +4,8 @@ The run's folder is self-contained: its settings, log, checkpoints, sample monta
 weights that `lnsynth synthesize` takes. Several GPUs: torchrun --nproc-per-node N -m LNSynthLib train ...
 """
 
+from ..options import real
+
 
 def add_arguments(parser) -> None:
     parser.add_argument("--preset", metavar="NAME|FILE", help="paper, small, demo, mini, or a YAML file like theirs")
@@ -15,7 +17,7 @@ def add_arguments(parser) -> None:
                         help="go on after the last checkpoint in RUN; preset and data may then be left out")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="assignments",
                         help="change settings of the preset, e.g. training.batch=4 generator.denoiser.blocks=1")
-    parser.add_argument("--max-minutes", type=float, metavar="M", help="stop after M minutes, ready to resume")
+    parser.add_argument("--max-minutes", type=real(above=0), metavar="M", help="stop after M minutes, ready to resume")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="cpu leaves a GPU alone")
     parser.add_argument("--dry-run", action="store_true", help="print what the preset costs, and train nothing")
 

@@ -7,6 +7,8 @@ Samples that are there already stay, corrected ones too; run again, it makes onl
   lnsynth variants --ct ct.nii.gz --nodes new.nii.gz --anatomy anatomy.nii.gz --vary --count 5 --out samples
 """
 
+from ..options import add_mask_options, count, seed
+
 
 def add_arguments(parser) -> None:
     parser.add_argument("--generator", metavar="WEIGHTS|RUN",
@@ -19,6 +21,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--anatomy", metavar="MASK", help="TotalSegmentator labels on the CT's grid (recommended)")
     parser.add_argument("--anatomy-version", type=int, choices=(1, 2), default=2,
                         help="major version of TotalSegmentator whose ids the labels are (default 2)")
+    add_mask_options(parser)
     parser.add_argument("--case", metavar="ID",
                         help="the case's id in your data set (default: as the file lies in one, else NAME of "
                              "--prefix, else the CT's name)")
@@ -28,14 +31,14 @@ def add_arguments(parser) -> None:
     parser.add_argument("--mode", choices=("in-place", "patch"), default="in-place",
                         help="in-place: the full CT, changed at the nodes alone (default); patch: a patch, every voxel "
                              "of which is generated")
-    parser.add_argument("--count", type=int, default=1, metavar="K", help="number of variants (default 1)")
+    parser.add_argument("--count", type=count, default=1, metavar="K", help="number of variants (default 1)")
     parser.add_argument("--vary", action="store_true", help="change the nodes at random in each variant")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="assignments",
                         help="with --vary: how nodes vary, e.g. remove=0 translation_mm=4")
     parser.add_argument("--remake", action="store_true", help="make nodes that the CT shows already anew too")
     parser.add_argument("--sampler", choices=("dpmpp", "ddim", "ddpm"), default="dpmpp")
-    parser.add_argument("--steps", type=int, default=25, metavar="N", help="sampling steps (default 25)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--steps", type=count, default=25, metavar="N", help="sampling steps (default 25)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="S")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
 
 
@@ -59,9 +62,10 @@ def run(args, callback) -> dict:
     settings = VariantSettings(count=args.count, mode=args.mode, seed=args.seed, sampler=args.sampler,
                                steps=args.steps, vary=vary, remake=args.remake)
     present, anatomy = (Path(path) if path else None for path in (args.present, args.anatomy))
-    files = Files(Path(args.ct), Path(args.nodes), present, anatomy, args.anatomy_version, args.case)
+    files = Files(Path(args.ct), Path(args.nodes), present, anatomy, args.anatomy_version, args.case,
+                  tuple(args.segments))
     result = variants(generator_path(args.generator), files, Path(args.out), settings, prefix=args.prefix,
-                      device=args.device, callback=callback)
+                      anyway=args.anyway, device=args.device, callback=callback)
     print(f"{args.out}: {len(result['made'])} samples made, {len(result['unchanged'])} unchanged (SYNTHETIC)")
     for left_out in result["skipped"]:
         print(f"variant {left_out['variant']} left out: {left_out['reason']}")

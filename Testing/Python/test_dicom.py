@@ -9,7 +9,8 @@ import SimpleITK as sitk
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from LNSynthLib.cases import volume
-from LNSynthLib.cases.dicom import find_seg, is_seg, read_seg, write_seg
+from LNSynthLib.cases.dicom import find_seg, is_seg, write_seg
+from LNSynthLib.cases.masks import EVERY, read_nodes
 from LNSynthLib.cases.series import ct_grid
 from LNSynthLib.cases.volume import LPS, Volume, canonical, read, same_grid
 from LNSynthLib.runtime.errors import Cancelled, LNSynthError
@@ -60,6 +61,10 @@ def write_series(folder, hu, affine, patient="P1", slopes=None):
         data.PixelData = np.ascontiguousarray(((hu[:, :, k].T - intercept) / slope).round().astype(np.uint16)).tobytes()
         data.save_as(folder / f"{(k * 7) % hu.shape[2]:03d}.dcm", enforce_file_format=True)
     return folder
+
+
+def read_seg(path, ct, names=()):
+    return read_nodes(path, ct, lambda _: None, names=names)
 
 
 def edit(path, **tags):
@@ -272,7 +277,7 @@ def test_only_lymph_nodes_are_taken_unless_all_are_wanted(tmp_path):
     seg.save_as(tmp_path / "mixed.dcm")
     ct, nodes = read(folder), canonical(nodes_on(AXIAL)).array
     np.testing.assert_array_equal(canonical(read_seg(tmp_path / "mixed.dcm", ct)).array, nodes == 2)
-    np.testing.assert_array_equal(canonical(read_seg(tmp_path / "mixed.dcm", ct, all_segments=True)).array, nodes)
+    np.testing.assert_array_equal(canonical(read_seg(tmp_path / "mixed.dcm", ct, EVERY)).array, nodes)
     seg.SegmentSequence[1].SegmentLabel = "kidney"
     seg.save_as(tmp_path / "organs.dcm")
     with pytest.raises(LNSynthError, match="organs.dcm: no segment is called a lymph node .but liver, kidney, spleen"):
@@ -307,6 +312,7 @@ def test_cancelling_while_a_seg_is_read_is_no_damage(tmp_path, monkeypatch):
     def stopped(_):
         raise Cancelled("stopped by SIGINT")
 
+    write_seg(tmp_path / "seg.dcm", nodes_on(AXIAL), write_series(tmp_path / "ct", tissue(), AXIAL))
     monkeypatch.setattr("highdicom.seg.segread", stopped)
     with pytest.raises(Cancelled):
         read_seg(tmp_path / "seg.dcm", Volume(tissue(), AXIAL))

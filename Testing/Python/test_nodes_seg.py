@@ -3,10 +3,9 @@
 import highdicom
 import numpy as np
 import pytest
-from test_dicom import AXIAL, edit, nodes_on, real_series, tissue, write_series  # noqa: F401
+from test_dicom import AXIAL, edit, nodes_on, read_seg, real_series, tissue, write_series  # noqa: F401
 
 from LNSynthLib import cli
-from LNSynthLib.cases.dicom import read_seg
 from LNSynthLib.cases.volume import Volume, canonical, read, write
 
 

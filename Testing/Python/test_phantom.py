@@ -173,4 +173,4 @@ def test_the_command_makes_a_dataset(tmp_path, capsys):
     assert '"kind": "phantom"' in capsys.readouterr().out
     assert Dataset.open(folder).load("phantom-0-0000").nodes.array.max() == 2
     assert main(["phantom", "--out", str(folder), "--spacing", "0"]) == EXIT_REFUSED
-    assert "0.4 to 6 mm" in capsys.readouterr().err
+    assert "--spacing: it must be from 0.4 to 6, not 0" in capsys.readouterr().err

@@ -134,9 +134,9 @@ def files(tmp_path, case):
 
 def test_a_dataset_of_painted_nodes_says_so_and_can_be_completed(tmp_path, files, case):
     folder = tmp_path / "pseudo"
-    pseudo.pseudo_dataset(folder, *files, variants=1, seed=3, nodes=(2, 3))
+    pseudo.pseudo_dataset(folder, *files, variants=1, seed=3, nodes=(2, 3), case="ct")
     stamp = (folder / "cases" / "ct-pseudo-3-000" / "ct.nii.gz").stat().st_mtime_ns
-    dataset = pseudo.pseudo_dataset(folder, *files, variants=2, seed=3, nodes=(2, 3), split="val")
+    dataset = pseudo.pseudo_dataset(folder, *files, variants=2, seed=3, nodes=(2, 3), split="val", case="ct")
     assert (folder / "cases" / "ct-pseudo-3-000" / "ct.nii.gz").stat().st_mtime_ns == stamp
     assert dataset.kind == "pseudo" and "SYNTHETIC" in dataset.manifest["note"]
     one, two = (Dataset.open(folder).load(e["id"]) for e in dataset.cases())
@@ -152,11 +152,11 @@ def test_a_dataset_of_painted_nodes_says_so_and_can_be_completed(tmp_path, files
 def test_unfit_input_is_refused(tmp_path, files, case):
     Dataset.create(tmp_path / "real", kind="real")
     with pytest.raises(LNSynthError, match="real"):
-        pseudo.pseudo_dataset(tmp_path / "real", *files, variants=1, seed=0)
+        pseudo.pseudo_dataset(tmp_path / "real", *files, variants=1, seed=0, case="ct")
     smaller = read(files[1])
     write(tmp_path / "small.nii.gz", Volume(smaller.array[:-3], smaller.affine))
     with pytest.raises(LNSynthError, match="grid"):
-        pseudo.pseudo_dataset(tmp_path / "new", files[0], tmp_path / "small.nii.gz", variants=1, seed=0)
+        pseudo.pseudo_dataset(tmp_path / "new", files[0], tmp_path / "small.nii.gz", variants=1, seed=0, case="ct")
     with pytest.raises(LNSynthError, match="soft tissue"):
         pseudo.measure_look(case[0].ct.array, np.zeros_like(case[1]), SPACING, TABLE)
 
@@ -176,7 +176,7 @@ def test_the_look_of_real_cts(shared_data, name, anatomy, levels):
 def test_the_command_makes_a_dataset(tmp_path, files, capsys):
     ct, anatomy = map(str, files)
     folder = tmp_path / "made"
-    where = ["--ct", ct, "--anatomy", anatomy, "--out", str(folder)]
+    where = ["--ct", ct, "--case", "mine", "--anatomy", anatomy, "--out", str(folder)]
     assert main(["pseudo", *where, "--nodes", "3", "2"]) == EXIT_REFUSED
     assert not folder.exists() and "MIN" in capsys.readouterr().err
     assert main(["--events", "json", "pseudo", *where, "--nodes", "2", "2"]) == 0

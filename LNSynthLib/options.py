@@ -1,0 +1,62 @@
+"""Options that verbs share, and the ranges of their numbers: a value that makes no sense is refused as it is read.
+
+The parser imports this, so it uses the standard library alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+
+HIGHEST_SEED = 2**63 - 1
+MOST = 10**6  # cases, variants, steps, workers: more is a slip of the hand
+
+
+def whole(least: int = 0, most: int = MOST) -> Callable[[str], int]:
+    """A whole number from `least` to `most`, as argparse's `type`."""
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        _check(value, least, most)
+        return value
+    return read
+
+
+def real(least: float = -math.inf, most: float = math.inf, *, above: float = -math.inf) -> Callable[[str], float]:
+    """A finite number from `least` to `most`, and greater than `above`, as argparse's `type`."""
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        if not math.isfinite(value):
+            raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+        if value <= above:
+            raise argparse.ArgumentTypeError(f"it must be more than {above:g}, not {text}")
+        _check(value, least, most)
+        return value
+    return read
+
+
+def _check(value, least, most) -> None:
+    if not least <= value <= most:
+        wanted = f"from {least:g} to {most:g}" if value > most or most < MOST else f"{least:g} or more"
+        raise argparse.ArgumentTypeError(f"it must be {wanted}, not {value:g}")
+
+
+seed = whole(0, HIGHEST_SEED)
+count = whole(1)   # of things of which there is one at least: steps, variants, samples a case
+number = whole(0)  # of things of which there may be none: workers beside this process, nodes to add
+
+SEGMENTS = ("segments of a DICOM SEG or .seg.nrrd that are nodes; all takes every one (default: those that are called "
+            "lymph node)")
+
+
+def add_mask_options(parser: argparse.ArgumentParser) -> None:
+    """Options of every verb that reads a node mask."""
+    parser.add_argument("--segments", nargs="+", default=[], metavar="NAME", help=SEGMENTS)
+    parser.add_argument("--anyway", action="store_true",
+                        help="go on where a mask does not look like lymph nodes in this CT (size, HU, place)")
