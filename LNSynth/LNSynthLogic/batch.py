@@ -7,8 +7,6 @@ made with other settings or from other files; what lies in such a one's place is
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +17,7 @@ from zlib import crc32
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.events import Event
 from LNSynthLib.runtime.files import write_text
+from LNSynthLib.runtime.tables import csv_text
 
 from . import commands, jobs, made
 from .jobs import Job, State
@@ -284,13 +283,9 @@ class Run:
         """The summary so far, so that it is there whatever happens next."""
         if self._summary is None:
             return
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for row in self.rows:
-            writer.writerow([row.name, row.state, f"{row.seconds:.1f}", row.error])
+        rows = ((row.name, row.state, f"{row.seconds:.1f}", row.error) for row in self.rows)
         try:
-            write_text(self._summary, text.getvalue())
+            write_text(self._summary, csv_text(COLUMNS, (dict(zip(COLUMNS, row, strict=True)) for row in rows)))
         except (OSError, LNSynthError) as error:
             self._tell(_("{file} cannot be written ({reason}).").format(
                 file=self._summary, reason=getattr(error, "strerror", error)))

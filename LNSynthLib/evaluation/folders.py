@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -20,6 +18,7 @@ from ..cases.volume import Volume, canonical, is_volume_file, read, same_grid, s
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
 from ..runtime.files import atomic_path, write_json, write_text
+from ..runtime.tables import csv_text
 from .froc import RATES, Froc, froc
 from .segmentation import METRICS, CaseScore, ScoreSettings, intervals, pool, score_case
 
@@ -75,13 +74,9 @@ def table(scores: dict[str, CaseScore], settings: ScoreSettings) -> list[dict]:
 
 def write_scores(out: Path, scores: dict[str, CaseScore], settings: ScoreSettings) -> list[Path]:
     """Writes OUT/scores.csv, scores.json and, where candidates have scores, froc.png; returns their paths."""
-    text = io.StringIO()
     rows = table(scores, settings)
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
     written = [out / "scores.csv", out / "scores.json"]
-    write_text(written[0], text.getvalue())
+    write_text(written[0], csv_text(list(rows[0]), rows))
     write_json(written[1], summary(scores, settings))
     curve = _curve(scores)
     if curve is not None:

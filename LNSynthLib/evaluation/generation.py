@@ -7,8 +7,6 @@ patches as two sets.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections import Counter
 from collections.abc import Iterable
@@ -26,6 +24,7 @@ from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
 from ..runtime.files import read_json, write_json, write_text
 from ..runtime.seeds import rng
+from ..runtime.tables import csv_text
 from ..synthesis.catalog import samples as whole_samples
 from ..training.data import random_start
 from .copies import FLIPS, Match, Searched, Sought, flipped
@@ -125,11 +124,8 @@ def table(result: dict) -> list[dict]:
 
 def write_images(out: Path, result: dict) -> list[Path]:
     """Writes OUT/images.csv (`table`) and images.json (everything); returns their paths."""
-    text, rows = io.StringIO(), table(result)
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(out / "images.csv", text.getvalue())
+    rows = table(result)
+    write_text(out / "images.csv", csv_text(list(rows[0]), rows))
     write_json(out / "images.json", result)
     return [out / "images.csv", out / "images.json"]
 

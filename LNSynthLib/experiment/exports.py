@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from ..evaluation.generation import METRICS as IMAGE_METRICS
 from ..evaluation.segmentation import METRICS
 from ..evaluation.statistics import Interval
 from ..runtime.files import write_text
+from ..runtime.tables import csv_text
 from .plates import froc_curves, generator_curves, segmenter_curves
 from .results import Results
 from .summaries import cost
@@ -24,12 +23,7 @@ ROWS_A_CURVE = 400
 
 def write_csv(path: Path, rows: Sequence[Mapping]) -> None:
     """A line a row, columns of the first row; without rows an empty file, which says that there are none yet."""
-    text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_text(path, csv_text(list(rows[0]), rows) if rows else "")
 
 
 def write_all(results: Results, folder: Path, segmentations: Mapping[str, Sequence[Line]],

@@ -7,8 +7,6 @@ each node of a sample is measured, and a rule says how many of them must pass.
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from pathlib import Path
 from typing import Literal, Protocol
@@ -21,6 +19,7 @@ from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
 from ..runtime.files import write_json, write_text
 from ..runtime.locks import turn
+from ..runtime.tables import csv_text
 from ..synthesis.catalog import pair_id, samples
 from ..synthesis.pairs import FILTER_COLUMNS, Verdict, filter_table, read_filter
 
@@ -141,15 +140,10 @@ def report(result: dict) -> str:
 
 
 def _write(folder: Path, verdicts: dict[str, Verdict | None]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, FILTER_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for v in verdicts.values():
-        if v is not None:
-            writer.writerow({
-                "sample": v.sample, "kept": "yes" if v.kept else "no",
-                "least_coverage": "" if v.least is None else f"{v.least:.{DIGITS}f}",
-                "coverage": " ".join(f"{node}:{share:.{DIGITS}f}" for node, share in v.coverage.items()),
-                "threshold": repr(v.threshold), "rule": v.rule, "segmenter": v.segmenter, "reason": v.reason,
-                "pair": v.pair})
-    write_text(filter_table(folder), text.getvalue())
+    rows = [{
+        "sample": v.sample, "kept": "yes" if v.kept else "no",
+        "least_coverage": "" if v.least is None else f"{v.least:.{DIGITS}f}",
+        "coverage": " ".join(f"{node}:{share:.{DIGITS}f}" for node, share in v.coverage.items()),
+        "threshold": repr(v.threshold), "rule": v.rule, "segmenter": v.segmenter, "reason": v.reason,
+        "pair": v.pair} for v in verdicts.values() if v is not None]
+    write_text(filter_table(folder), csv_text(FILTER_COLUMNS, rows))

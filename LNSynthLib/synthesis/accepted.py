@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 import shutil
 from pathlib import Path
@@ -17,6 +15,7 @@ from ..cases.volume import Volume, read, same_grid, write
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
 from ..runtime.files import atomic_folder, read_json, sha256, write_json, write_text
+from ..runtime.tables import csv_text
 from .catalog import PAIR
 from .outputs import check_apart
 from .pairs import Standing, standings
@@ -101,11 +100,7 @@ def _case(standing: Standing, out: Path, layout: Layout) -> dict:
 
 
 def _describe(out: Path, layout: Layout, rows: list[dict], folder: Path, name: str) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(out / "dataset.csv", text.getvalue())
+    write_text(out / "dataset.csv", csv_text(COLUMNS, rows))
     write_text(out / "README.md", README.format(version=__version__, count=len(rows), folder=folder.resolve().name))
     if layout == "nnunet":
         write_json(out / "dataset.json", {

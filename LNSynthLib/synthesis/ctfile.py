@@ -1,4 +1,4 @@
-"""A CT file of which a few voxels change: everything else in it, header and stored numbers, stays as it is."""
+"""A CT file of which a few voxels change: the others' stored numbers, type, scaling and place stay as they are."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ from ..runtime.errors import LNSynthError
 from ..runtime.files import atomic_path
 from .canvas import Canvas
 
+# Of a NIfTI's header: how the voxels are stored and where they lie. Free text, extensions and the keys of NRRD and
+# MetaImage may name the patient, and do not go into a file that is made to be given away.
+KEPT = {"sizeof_hdr", "dim_info", "dim", "intent_code", "datatype", "bitpix", "pixdim", "vox_offset", "scl_slope",
+        "scl_inter", "cal_max", "cal_min", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c",
+        "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z", "magic", "eol_check"}
+
 
 @dataclass(frozen=True, eq=False)
 class CTFile:
@@ -29,8 +35,8 @@ class CTFile:
     keep: Callable[[Path, np.ndarray, str], None]
 
     def write(self, path: Path, stored: Volume, description: str) -> None:
-        """Writes changed voxels to another file, header kept but for its description; or, where the suffix asks for
-        another kind of file, as a volume in HU."""
+        """Writes changed voxels to another file, stored as in this one but without its texts; or, where the suffix
+        asks for another kind of file, as a volume in HU."""
         if file_kind(path) == file_kind(self.path) != "folder":
             self.keep(Path(path), stored.array, description)
             return
@@ -81,9 +87,11 @@ def _nifti(path: Path, volume: Volume) -> CTFile:
     def keep(target: Path, array: np.ndarray, description: str) -> None:
         size = int(file.header["sizeof_hdr"])
         header = file.header.copy()
-        header["descrip"] = description.encode()
+        for field in set(header.keys()) - KEPT:
+            header[field] = 0 if header[field].dtype.kind in "iuf" else b""
+        header["descrip"], header["vox_offset"] = description.encode(), size + 4
         with atomic_path(target) as beside, _packed(beside) as stream:
-            stream.write(header.binaryblock[:size] + file.start[size:])
+            stream.write(header.binaryblock[:size] + bytes(4))  # no extension: what others wrote there is not ours
             stream.write(array.astype(file.dtype, copy=False).tobytes(order="F"))
 
     return CTFile(path, volume, (file.slope, file.inter), keep)
@@ -113,9 +121,6 @@ def _itk(path: Path, volume: Volume) -> CTFile:
         image.SetSpacing(header.GetSpacing())
         image.SetOrigin(header.GetOrigin())
         image.SetDirection(header.GetDirection())
-        for key in header.GetMetaDataKeys():
-            if not key.startswith("ITK_"):
-                image.SetMetaData(key, header.GetMetaData(key))
         image.SetMetaData("description", description)
         with atomic_path(target) as beside:
             sitk.WriteImage(image, str(beside), useCompression=True)

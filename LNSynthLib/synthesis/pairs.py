@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..runtime.errors import LNSynthError
+from ..runtime.tables import plain
 from .catalog import PAIR, pair_id, samples
 from .review import Decision, Rule, review
 
@@ -117,7 +118,8 @@ def read_filter(folder: Path) -> dict[str, Verdict]:
         return {}
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
-            return {row["sample"]: _verdict(row) for row in csv.DictReader(stream, strict=True)}
+            rows = [_verdict(row) for row in csv.DictReader(stream, strict=True)]
+            return {verdict.sample: verdict for verdict in rows}
     except (OSError, ValueError, KeyError, AttributeError, csv.Error) as error:
         raise LNSynthError(f"{path}: the filter's table is damaged ({type(error).__name__}: {error}); remove it and "
                            "run the filter again.") from None
@@ -126,6 +128,7 @@ def read_filter(folder: Path) -> dict[str, Verdict]:
 def _verdict(row: dict) -> Verdict:
     if None in row.values():
         raise ValueError("a row is cut short")
+    row = {name: plain(value) for name, value in row.items() if isinstance(value, str)}
     coverage = dict(part.split(":") for part in row["coverage"].split())
     return Verdict(row["sample"], {"yes": True, "no": False}[row["kept"]],
                    {int(node): float(share) for node, share in coverage.items()}, float(row["threshold"]),

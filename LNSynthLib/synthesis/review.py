@@ -16,6 +16,7 @@ from typing import Literal
 from ..runtime.errors import LNSynthError
 from ..runtime.files import atomic_path
 from ..runtime.locks import alone
+from ..runtime.tables import csv_text, plain
 from .catalog import pair_id, samples
 
 COLUMNS = ("sample", "verdict", "note", "time", "reviewer", "pair")
@@ -171,9 +172,10 @@ class _Table:
             text = content.decode("utf-8-sig")
             delimiter = max(",;\t", key=next(iter(text.splitlines()), "").count)
             reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-            columns = [name.strip().lower() for name in reader.fieldnames or ()]
+            columns = [plain(name).strip().lower() for name in reader.fieldnames or ()]
             reader.fieldnames = columns
-            rows = [(reader.line_num, row) for row in reader]
+            rows = [(reader.line_num, {name: plain(value) if isinstance(value, str) else value
+                                       for name, value in row.items()}) for row in reader]
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise LNSynthError(f"{path}: the table cannot be read ({error}); save it as CSV in UTF-8.") from None
         if missing := [name for name in ("sample", "verdict") if name not in columns]:
@@ -191,9 +193,6 @@ class _Table:
 
     def write(self, path: Path) -> None:
         """Whole or not at all: a crash leaves the decisions as they were, and never half a row."""
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, self.columns, delimiter=self.delimiter, restval="")  # lines end in CR LF
-        writer.writeheader()
-        writer.writerows(row for _, row in self.rows)
+        text = csv_text(self.columns, (row for _, row in self.rows), self.delimiter, "\r\n")
         with atomic_path(path) as beside:
-            beside.write_bytes(text.getvalue().encode(self.encoding))
+            beside.write_bytes(text.encode(self.encoding))

@@ -86,12 +86,11 @@ def test_a_nifti_keeps_its_bytes_but_for_the_nodes_and_the_description(tmp_path,
     insert_file(generator, ct, mask, out, SETTINGS, device="cpu")
 
     before, after = np.frombuffer(stored(ct), np.uint8), np.frombuffer(stored(out), np.uint8)
-    assert len(before) == len(after)
-    offset = nibabel.load(ct).dataobj.offset
-    head = np.flatnonzero(before[:offset] != after[:offset])
-    assert len(head) and ((head >= 148) & (head < 228)).all(), "more of the header changed than its description"
-    assert b"SYNTHETIC" in after[148:228].tobytes()
-    changed = (before[offset:] != after[offset:]).reshape(-1, 2).any(axis=1).reshape(hu.shape, order="F")
+    made = nibabel.load(out).header
+    assert b"SYNTHETIC" in made["descrip"].item() and not made.extensions
+    assert not any(made[field].item() for field in ("aux_file", "intent_name", "db_name"))
+    before, after = (array[nibabel.load(path).dataobj.offset:] for path, array in ((ct, before), (out, after)))
+    changed = (before != after).reshape(-1, 2).any(axis=1).reshape(hu.shape, order="F")
     distance = ndimage.distance_transform_edt(nodes == 0, sampling=(2, 2, 3))
     assert changed.any() and not changed[distance >= SETTINGS.margin_mm].any()
     assert nibabel.load(out).get_data_dtype() == np.dtype(">i2")
@@ -101,7 +100,7 @@ def test_a_nifti_keeps_its_bytes_but_for_the_nodes_and_the_description(tmp_path,
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
 @pytest.mark.parametrize("dtype", [np.int16, np.float64])
-def test_nrrd_and_mha_keep_their_voxels_type_and_metadata(tmp_path, generator, scene, suffix, dtype):
+def test_nrrd_and_mha_keep_their_voxels_and_type(tmp_path, generator, scene, suffix, dtype):
     hu, nodes, affine = scene
     ct, mask, out = tmp_path / f"ct{suffix}", tmp_path / "nodes.nrrd", tmp_path / f"out{suffix}"
     image = sitk.GetImageFromArray(np.ascontiguousarray(hu.T.astype(dtype)))
@@ -117,7 +116,8 @@ def test_nrrd_and_mha_keep_their_voxels_type_and_metadata(tmp_path, generator, s
     assert result.GetPixelID() == original.GetPixelID()
     for get in ("GetSpacing", "GetOrigin", "GetDirection"):
         assert getattr(result, get)() == pytest.approx(getattr(original, get)(), abs=1e-12)
-    assert result.GetMetaData("series") == "portal venous" and "SYNTHETIC" in result.GetMetaData("description")
+    assert not result.HasMetaDataKey("series")  # it might name the patient
+    assert "SYNTHETIC" in result.GetMetaData("description")
     differs = (sitk.GetArrayFromImage(result) != sitk.GetArrayFromImage(original)).T
     distance = ndimage.distance_transform_edt(nodes == 0, sampling=(2, 2, 3))
     assert differs.any() and not differs[distance >= 6].any()

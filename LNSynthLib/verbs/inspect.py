@@ -1,0 +1,31 @@
+"""Lists what would travel with a folder that you give away: identifiers in headers, names, paths, hosts and dates.
+
+It reads NIfTI, NRRD, MHA, DICOM, PNG, weights, tables and texts; it judges and changes nothing. Pictures and voxels are
+not looked at: text that is burnt into an image, or a face, stays yours to find.
+"""
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("folder", metavar="FOLDER", help="samples, an export, a generator, a segmenter, a report ...")
+
+
+def run(args, callback) -> dict:
+    from collections import defaultdict
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from ..inspection import KINDS, inspect
+
+    found, alike = inspect(Path(args.folder)), defaultdict(list)
+    for entry in found:
+        alike[entry.kind, entry.where if entry.kind in ("header", "id") else "", entry.text].append(entry)
+    titles = {"header": "Header fields", "id": "Ids and names in records", "name": "File names", "path": "Paths",
+              "host": "This computer's and user's name", "date": "Dates", "unread": "Not read: look yourself"}
+    for kind in KINDS:
+        rows = [(where, text, entries) for (which, where, text), entries in alike.items() if which == kind]
+        print(f"{titles[kind]}: {len(rows) or 'none'}")
+        for where, text, entries in rows:
+            more = f" and {len(entries) - 1} more" if len(entries) > 1 else ""
+            print(f"  {f'{where}: ' if where else ''}{text}   ({entries[0].file}{more})")
+    return {"found": [asdict(entry) for entry in found],
+            "counts": {kind: sum(entry.kind == kind for entry in found) for kind in KINDS}}
