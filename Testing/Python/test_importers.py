@@ -23,13 +23,23 @@ LPS_GRID = np.array([[-0.8, 0, 0, 8], [0, -0.8, 0, 9], [0, 0, 3.0, -20], [0, 0, 
 
 
 def make_ct(seed=0, affine=LPS_GRID) -> Volume:
-    return Volume(np.random.default_rng(seed).integers(-1000, 500, SHAPE).astype(np.int16), affine)
+    """Noise, but for soft tissue where `two_nodes` are."""
+    rng = np.random.default_rng(seed)
+    hu = rng.integers(-1000, 500, SHAPE).astype(np.int16)
+    nodes = two_nodes().array > 0
+    hu[nodes] = rng.integers(20, 90, np.count_nonzero(nodes))
+    return Volume(hu, affine)
 
 
 def two_nodes(values=(1, 1), affine=LPS_GRID, dtype=np.uint8) -> Volume:
     mask = np.zeros(SHAPE, dtype)
     mask[2:5, 3:6, 4:6], mask[10:14, 9:12, 7:9] = values
     return Volume(mask, affine)
+
+
+def organs() -> Volume:
+    """A liver and an aorta beside the nodes."""
+    return Volume(np.roll(two_nodes((5, 52)).array, 6, axis=0), LPS_GRID)
 
 
 @pytest.fixture
@@ -40,7 +50,7 @@ def folders(tmp_path):
                                                    ("c", ".mha", ".seg.nrrd"))):
         volume.write(images / f"{id}{suffix}", make_ct(n))
         volume.write(nodes / f"{id}{mask_suffix}", two_nodes())
-        volume.write(anatomy / f"{id}.nii.gz", two_nodes((5, 52)))
+        volume.write(anatomy / f"{id}.nii.gz", organs())
     (images / "readme.txt").write_text("ours")
     return images, nodes, anatomy, tmp_path / "out"
 
@@ -56,7 +66,7 @@ def test_folders_become_a_data_set(folders):
         np.testing.assert_allclose(case.ct.affine, canonical(make_ct(n)).affine, atol=1e-5)
         np.testing.assert_array_equal(case.nodes.array > 0, canonical(two_nodes()).array > 0)
         assert sorted(np.unique(case.nodes.array)) == [0, 1, 2]  # one value, two components
-        np.testing.assert_array_equal(case.anatomy.array, canonical(two_nodes((5, 52))).array)
+        np.testing.assert_array_equal(case.anatomy.array, canonical(organs()).array)
         assert np.array_equal(case.ct.affine, case.nodes.affine) and entry["anatomy_version"] == 2
     expected = split_by_patient(dict.fromkeys("abc", "a hospital"))
     assert {e["id"]: e["split"] for e in dataset.cases()} == expected

@@ -17,7 +17,7 @@ def test_a_real_mask_becomes_one_segment_a_node(shared_data, real_series, tmp_pa
     write(tmp_path / "nodes.nii.gz", Volume(mask.astype(np.uint16), labels.affine))
     out = tmp_path / "seg.dcm"
     assert cli.main(["nodes", "--nodes", str(tmp_path / "nodes.nii.gz"), "--ct", str(real_series), "--out",
-                     str(out)]) == 0
+                     str(out), "--anyway"]) == 0
     seg = highdicom.seg.segread(out)
     assert [seg.get_segment_description(n).segment_label for n in seg.segment_numbers] == ["lymph node 3",
                                                                                          "lymph node 7"]
