@@ -137,7 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parse(sys.argv[1:] if argv is None else argv, args)
         as_json = args.events == "json"
         callback = events.json_lines(stdout) if as_json else events.console(sys.stderr)
-        with cancellable(), contextlib.redirect_stdout(sys.stderr if as_json else stdout):
+        with (cancellable(), contextlib.redirect_stdout(sys.stderr if as_json else stdout),
+              events.signs_of_life(callback, args.verb) as callback):
             end_with_application()
             _clear_the_way(args)
             result = args.module.run(args, callback)

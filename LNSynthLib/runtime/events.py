@@ -2,9 +2,11 @@
 
 import json
 import sys
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TextIO
 
 
@@ -19,6 +21,7 @@ class Event:
     message: str = ""           # one line for people
     result: Any = None          # JSON-serialisable outcome, at the end
     error: str | None = None    # one sentence, at a failure
+    waited_s: float | None = None  # repeats the event before it, so many seconds later: the step is still going on
 
     def to_json(self) -> str:
         fields = {name: value for name, value in asdict(self).items() if value not in (None, "")}
@@ -68,6 +71,42 @@ class Progress:
             self.callback(Event(self.stage, self.done, self.total, left, message))
 
 
+@contextmanager
+def signs_of_life(callback: Callback, stage: str, every_s: float = 1.0) -> Iterator[Callback]:
+    """A callback to report to within the block; while nothing is reported, the last event comes again every second.
+
+    Such a repetition has `waited_s` and no message. What the first step says is `stage`. `callback` is called by one
+    thread at a time.
+    """
+    lock, over = threading.Lock(), threading.Event()
+    last, since = Event(stage), time.monotonic()
+
+    def report(event: Event) -> None:
+        nonlocal last, since
+        with lock:
+            last, since = event, time.monotonic()
+            callback(event)
+
+    def repeat() -> None:
+        while not over.wait(every_s):
+            with lock:
+                waited = time.monotonic() - since
+                if waited >= every_s and not over.is_set():
+                    try:
+                        callback(replace(last, message="", waited_s=round(waited, 1)))
+                    except (OSError, ValueError):  # nobody reads any more: the work's own next report will find out
+                        return
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        report(last)
+        yield report
+    finally:
+        over.set()
+        thread.join()
+
+
 def duration(seconds: float) -> str:
     """Seconds as people read them: "8 s", "3 min 20 s", "2 h 05 min"."""
     seconds = int(round(seconds))
@@ -89,16 +128,24 @@ def json_lines(stream: TextIO) -> Callback:
 def console(stream: TextIO | None = None) -> Callback:
     """A progress bar on a terminal; on a pipe or in a log, one line whenever a message or a stage's end comes."""
     stream = stream or sys.stderr
-    live = stream.isatty()
+    live, said = stream.isatty(), ""
 
     def report(event: Event) -> None:
+        nonlocal said
+        if event.waited_s:
+            if live:  # the cursor goes back, so that whatever is printed next takes this line
+                stream.write(f"\r\x1b[K{said or event.stage} ({duration(event.waited_s)})"[:160] + "\r")
+                stream.flush()
+            return
         eta = f", {duration(event.eta_s)} left" if event.eta_s and event.done < event.total else ""
         count = f" {event.done}/{event.total}" if event.total else ""
         if live and event.total:
             filled = round(24 * min(event.done / event.total, 1))
             line = f"{event.stage:<14} [{'#' * filled}{'.' * (24 - filled)}]{count}{eta}  {event.message}"
-            stream.write("\r\x1b[K" + line[:160] + ("\n" if event.done >= event.total else ""))
+            said = "" if event.done >= event.total else line
+            stream.write("\r\x1b[K" + line[:160] + ("" if said else "\n"))
         elif event.message or (event.total and event.done >= event.total):
-            stream.write(f"{event.stage}:{count}{eta} {event.message}".rstrip() + "\n")
+            stream.write("\r\x1b[K" * live + f"{event.stage}:{count}{eta} {event.message}".rstrip() + "\n")
+            said = ""
         stream.flush()
     return report

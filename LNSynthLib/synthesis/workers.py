@@ -58,6 +58,8 @@ def _gather(events: queue.Queue, workers: int, callback: Callback) -> list[dict]
                 raise LNSynthError(f"Worker {rank} ended without a result ({last_line.get(rank, 'it said nothing')}).")
         elif event is None:
             last_line[rank] = line
+        elif event.waited_s:
+            continue
         elif event.error == "cancelled":
             raise Cancelled("a worker was stopped")
         elif event.error:

@@ -18,7 +18,7 @@ import pytest
 from LNSynthLib.runtime import files, seeds
 from LNSynthLib.runtime.cancel import cancellable, kill_tree, run_child
 from LNSynthLib.runtime.errors import Cancelled, LNSynthError
-from LNSynthLib.runtime.events import Event, Progress, console, duration, json_lines
+from LNSynthLib.runtime.events import Event, Progress, console, duration, json_lines, signs_of_life
 from LNSynthLib.runtime.files import atomic_folder, atomic_path, read_json, sha256, write_json
 from LNSynthLib.runtime.settings import build, override, preset_path, resources
 
@@ -246,3 +246,38 @@ def test_a_child_that_ends_with_its_parent_does_so_when_that_is_killed(repositor
     process.stdout.close()
     psutil.wait_procs([survivor], timeout=20)
     assert not survivor.is_running() or survivor.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_long_step_shows_that_it_is_still_going_on():
+    seen, repeated = [], threading.Event()
+
+    def callback(event):
+        seen.append(event)
+        if event.waited_s and event.stage == "reading":
+            repeated.set()
+
+    with signs_of_life(callback, "verb", every_s=0.02) as report:
+        report(Event("reading", 1, 4, 8.0, "ct.nii.gz"))
+        assert repeated.wait(20)
+        report(Event("writing"))
+    count = len(seen)
+    first, *rest = [event for event in seen if event.stage == "reading"]
+    assert seen[0] == Event("verb") and first == Event("reading", 1, 4, 8.0, "ct.nii.gz")
+    assert all((e.done, e.total, e.message) == (1, 4, "") and e.waited_s > 0 for e in rest) and rest
+    assert len(seen) == count  # nothing comes after the block
+
+
+def test_repetitions_keep_to_one_line_of_a_terminal_and_out_of_logs():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    for stream, shown in ((Terminal(), True), (io.StringIO(), False)):
+        report = console(stream)
+        report(Event("sampling", 1, 4))
+        before = stream.getvalue()
+        report(Event("sampling", 1, 4, waited_s=3.2))
+        added = stream.getvalue()[len(before):]
+        assert ("1/4" in added and "(3 s)" in added and "\n" not in added) if shown else not added
+        report(Event("sampling", 4, 4))
+        assert stream.getvalue().count("\n") == 1
