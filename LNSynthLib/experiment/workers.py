@@ -22,7 +22,8 @@ def run_workers(plan: str, assignments: list[str], out: Path, root: Path, worker
     whole = layout(loaded, root)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(loaded.threads)
-    arguments = ["experiment", "run", "--plan", plan, "--out", str(out), "--data-root", str(root), "--device", device]
+    arguments = ["experiment", "run", "--plan", plan, "--out", str(out), "--data-root", str(root), "--device", device,
+                 "--anyway"]  # the whole has been checked
     arguments += ["--set", *assignments] if assignments else []
     with watching(whole, out, callback) as tell:
         shares = run_shares(arguments, workers, lambda event: tell(Event("", message=event.message)))

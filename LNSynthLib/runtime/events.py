@@ -75,8 +75,8 @@ class Progress:
 def signs_of_life(callback: Callback, stage: str, every_s: float = 1.0) -> Iterator[Callback]:
     """A callback to report to within the block; while nothing is reported, the last event comes again every second.
 
-    Such a repetition has `waited_s` and no message. What the first step says is `stage`. `callback` is called by one
-    thread at a time.
+    Such a repetition has `waited_s` and no message; before the first event it is of `stage`. `callback` is called by
+    one thread at a time.
     """
     lock, over = threading.Lock(), threading.Event()
     last, since = Event(stage), time.monotonic()
@@ -93,14 +93,13 @@ def signs_of_life(callback: Callback, stage: str, every_s: float = 1.0) -> Itera
                 waited = time.monotonic() - since
                 if waited >= every_s and not over.is_set():
                     try:
-                        callback(replace(last, message="", waited_s=round(waited, 1)))
+                        callback(replace(last, message="", waited_s=round(waited, 2)))
                     except (OSError, ValueError):  # nobody reads any more: the work's own next report will find out
                         return
 
     thread = threading.Thread(target=repeat, daemon=True)
     thread.start()
     try:
-        report(last)
         yield report
     finally:
         over.set()

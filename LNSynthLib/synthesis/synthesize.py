@@ -18,8 +18,11 @@ from ..conditions.transforms import VarySettings
 from ..generators import checkpoint
 from ..generators.protocol import DataForm
 from ..runtime.devices import pick
-from ..runtime.events import Callback, Progress, ignore
+from ..runtime.events import Callback, Event, Progress, ignore
+from ..runtime.machine import Need
 from ..runtime.seeds import derive
+from ..runtime.settings import build
+from ..training.cost import sampling_need
 from .draft import Draft, draft, prepared_cases
 from .exact import exact
 from .outputs import check_apart
@@ -68,8 +71,24 @@ def plan(cases: list[PreparedCase], facts: dict, settings: SynthesizeSettings) -
                        "case": case.info["key"], "seed": seed, "sampler": settings.sampler, "steps": settings.steps,
                        "vary": settings.vary and settings.vary.record()}
             key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-            jobs.append(Job(f"{case.id}-{number:03d}", case, number, seed, key))
+            jobs.append(Job(name(case, number), case, number, seed, key))
     return jobs
+
+
+def need(generator: Path, data: list[Path], out: Path, settings: SynthesizeSettings, workers: int = 1) -> Need:
+    """What the samples take that are not under `out` yet, made by so many processes at once."""
+    form = build(DataForm, checkpoint.facts(generator)["settings"]["form"], str(generator))
+    cases = prepared_cases(data, form, settings.split, settings.prepared)
+    names = (name(case, number) for case in cases for number in range(settings.per_case))
+    left = sum(not (out / one).exists() for one in names)
+    one = sampling_need(generator, settings.steps, left, f"Making {left} samples with {generator}",
+                        "take a machine with a GPU, fewer --steps or --per-case, or a smaller generator")
+    return replace(one, memory=one.memory * workers * at_once(form))
+
+
+def name(case: PreparedCase, number: int) -> str:
+    """Of a sample and of its folder."""
+    return f"{case.id}-{number:03d}"
 
 
 def synthesize(generator: Path, data: list[Path], out: Path, settings: SynthesizeSettings, device: str = "auto",
@@ -84,6 +103,7 @@ def synthesize(generator: Path, data: list[Path], out: Path, settings: Synthesiz
     if device == "auto" and "LOCAL_RANK" in os.environ and pick().type == "cuda":
         device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
     device = pick(device)
+    callback(Event("synthesising", message=f"loading {generator}"))
     model, facts = checkpoint.load(generator, device)
     if not model.samplers:
         settings = replace(settings, sampler="none", steps=1)

@@ -7,17 +7,23 @@ A generator that is counted is moved there and loses its weights: give one made 
 import math
 import weakref
 from collections import Counter
+from pathlib import Path
 
 import torch
+from accelerate import init_empty_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..generators.checkpoint import create, facts
+from ..runtime.machine import Need
 from ..runtime.seeds import torch_rng
 from .settings import Preset, TrainSettings, make_generator
 
 CPU = torch.device("cpu")
 NODE_SHARE = 0.05
+# Every machine that torch runs on has the memory for patches up to here, and the time for so many in training.
+SMALL_PATCH, FEW_PATCHES = 64**3, 10_000
 
 
 def parameters(generator: torch.nn.Module) -> int:
@@ -65,6 +71,40 @@ def training_bytes(generator: torch.nn.Module, patch: tuple[int, int, int], micr
         most = max(most, alive.most)
         generator.zero_grad(set_to_none=True)
     return most + 4 * weights
+
+
+def sampling_bytes(generator: torch.nn.Module, patch: tuple[int, int, int]) -> int:
+    """Most bytes of tensors alive at once in one sampling step of one patch in fp32, the weights among them."""
+    with torch.no_grad(), _Alive() as alive, _Answers(NODE_SHARE):
+        _loss(generator.to("meta").eval(), patch, generator.turns(1.0)[-1])
+    return alive.most + sum(p.nbytes for p in generator.parameters())
+
+
+def training_need(preset: Preset, job: str, cure: str) -> Need | None:
+    """What a training run takes; None where it is so small that every machine has it. job, cure: as in `Need`."""
+    training, generator = preset.training, blank(preset)
+    patch = tuple(generator.form.patch)
+    if math.prod(patch) <= SMALL_PATCH and training.steps * training.batch <= FEW_PATCHES:
+        return None
+    return Need(job, training_bytes(generator, patch, training.micro_batch), training_flops(generator, training), cure,
+                60 * training.max_minutes)
+
+
+def sampling_need(path: str | Path, steps: int, samples: int, job: str, cure: str,
+                  patch: tuple[int, int, int] | None = None) -> Need:
+    """What it takes to sample patches (default: the form's) with a generator on disk, one at a time."""
+    about = facts(path)
+    with init_empty_weights():
+        generator = create(about["kind"], about["settings"], str(path))
+    patch = tuple(patch or generator.form.patch)
+    steps = steps if generator.samplers else 1
+    return Need(job, sampling_bytes(generator, patch), steps * samples * forward_flops(generator, patch), cure)
+
+
+def blank(preset: Preset) -> torch.nn.Module:
+    """The preset's generator without values: all of it but the memory and the time to fill it at random."""
+    with init_empty_weights():
+        return make_generator(preset)
 
 
 def _loss(generator: torch.nn.Module, patch: tuple[int, int, int], player: str, samples: int = 1) -> torch.Tensor:
@@ -117,7 +157,7 @@ class _Alive(TorchDispatchMode):
 
 def describe(preset: Preset) -> dict:
     """Parameters, FLOPs per forward pass at 128^3 (where presets compare) and at the preset's own patch, memory."""
-    generator = make_generator(preset)
+    generator = blank(preset)
     own = tuple(generator.form.patch)
     count = parameters(generator)
     flops = {size: forward_flops(generator, size) for size in {(128, 128, 128), own}}

@@ -15,6 +15,7 @@ from ..cases.store import PreparedCase, list_prepared
 from ..conditions.encode import encode, expected_hu
 from ..generators.protocol import DataForm
 from ..runtime.errors import LNSynthError
+from ..runtime.machine import cores
 from ..runtime.seeds import rng
 from .settings import AugmentSettings, TrainSettings
 
@@ -164,6 +165,7 @@ def micro_batches(settings: TrainSettings, first_step: int, process: int = 0,
 
 def loader(patches: Patches, first_step: int, process: int, processes: int, pin: bool) -> DataLoader:
     settings = patches.settings
+    # More processes than cores only get in each other's way, and torch warns of it.
     return DataLoader(patches, batch_sampler=micro_batches(settings, first_step, process, processes),
-                      num_workers=settings.workers, pin_memory=pin,
+                      num_workers=min(settings.workers, cores()), pin_memory=pin,
                       generator=torch.Generator())  # its own, so that a loader takes nothing from the global one

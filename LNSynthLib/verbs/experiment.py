@@ -24,6 +24,8 @@ def add_arguments(parser) -> None:
                         help="change settings of the plan, e.g. multiple=5 budget.steps=100")
     parser.add_argument("--workers", type=count, default=1, metavar="N", help="processes at once (default 1: this one)")
     parser.add_argument("--shard", metavar="I/N", help="this process is number I (from 0) of N that share OUT")
+    parser.add_argument("--anyway", action="store_true",
+                        help="go on where this machine has too little memory, or would take days")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto",
                         help="cpu leaves a GPU alone; CUDA_VISIBLE_DEVICES chooses among several")
 
@@ -39,26 +41,36 @@ def run(args, callback) -> dict:
 
 def _run(args, out: str, callback) -> dict:
     import os
+    from dataclasses import replace
     from pathlib import Path
 
+    from ..experiment.plan import load_plan
+    from ..experiment.run import shard_of_environment
     from ..runtime.errors import LNSynthError
+    from ..runtime.events import Event
 
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if args.workers > 1 and args.shard:
         raise LNSynthError("--workers must be 1 with --shard.")
+    callback(Event("experiment", message="loading torch"))
+    plan = load_plan(args.plan, args.assignments)
+    shard = _shard(args.shard) if args.shard else shard_of_environment()
+    if not args.anyway:
+        from ..experiment.cells import layout
+        from ..experiment.cost import need
+        from ..runtime.machine import check, this_machine
+
+        wanted = need(layout(plan, Path(args.data_root)), Path(out), f"Plan {args.plan}", args.workers, callback)
+        check(replace(wanted, flop=wanted.flop / shard[1]), this_machine(args.device))
     if args.workers > 1:
         from ..experiment.workers import run_workers
 
         result = run_workers(args.plan, args.assignments, Path(out), Path(args.data_root), args.workers, args.device,
                              callback)
     else:
-        from ..experiment.plan import load_plan
-        from ..experiment.run import run, shard_of_environment
+        from ..experiment.run import run
 
-        shard = shard_of_environment()
-        plan = load_plan(args.plan, args.assignments)
-        result = run(plan, Path(out), Path(args.data_root), shard=_shard(args.shard) if args.shard else shard,
-                     device=args.device, callback=callback)
+        result = run(plan, Path(out), Path(args.data_root), shard=shard, device=args.device, callback=callback)
     print(f"{result['folder']}: {len(result['made'])} of {result['cells']} cells made now; see the report with "
           f"`lnsynth experiment report {out}`")
     return result

@@ -27,6 +27,8 @@ def add_arguments(parser) -> None:
                        help="paper (default), mini, or a YAML file like theirs")
     train.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="assignments",
                        help="change settings of the preset, e.g. trainer.epochs=200 spacing_mm=1.5 seed=1")
+    train.add_argument("--anyway", action="store_true",
+                       help="go on where this machine has too little memory, or would take days")
     train.add_argument("--resume", action="store_true", help="go on after the last checkpoint in RUN")
     predict = ways.add_parser("predict", help="segment a CT", description="Segment the lymph nodes of a CT.")
     predict.add_argument("--model", required=True, metavar="RUN", help="a run, or the nnU-Net model folder in it")
@@ -45,11 +47,19 @@ def run(args, callback) -> dict:
 def _train(args, callback) -> dict:
     from pathlib import Path
 
+    from ..runtime.events import Event
+    from ..runtime.machine import check, this_machine
+    from ..segmentation.cost import training_need
     from ..segmentation.settings import load_settings
-    from ..segmentation.train import train_segmenter
 
     chosen = {name: getattr(args, name) for name in ("strategy", "multiple") if getattr(args, name) is not None}
     settings = load_settings(args.trainer_preset, args.assignments, **chosen)
+    callback(Event("training", message="loading torch"))
+    check(training_need(settings, f"Training a segmenter with preset {args.trainer_preset}",
+                        "take a machine with a GPU, or --trainer-preset mini"), this_machine(args.device), args.anyway)
+    callback(Event("training", message="loading nnU-Net"))
+    from ..segmentation.train import train_segmenter
+
     result = train_segmenter([Path(d) for d in args.real], [Path(d) for d in args.synthetic], Path(args.out), settings,
                              resume=args.resume, device=args.device, callback=callback)
     counts, trained = result["summary"], result["trained"]

@@ -34,6 +34,8 @@ def add_arguments(parser) -> None:
                         help="with --filter: a node is found where more than this share of it is (default 0.7)")
     parser.add_argument("--filter-rule", choices=("every", "any", "mean"), default="every",
                         help="with --filter: how many of a sample's nodes must be found (default every)")
+    parser.add_argument("--anyway", action="store_true",
+                        help="go on where this machine has too little memory, or would take days")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
 
 
@@ -46,6 +48,7 @@ def run(args, callback) -> dict:
     if args.filter and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise LNSynthError("--filter judges all samples at once; when torchrun has made them, run the same command "
                            "without torchrun.")
+    _check(args, callback)
     judge = _judge(args) if args.filter else None  # before the samples: a wrong path is told at once
     result = _shared(args, callback) if args.workers > 1 else _here(args, callback)
     replaced = f", {len(result['replaced'])} of them in place of others" if result["replaced"] else ""
@@ -60,6 +63,22 @@ def run(args, callback) -> dict:
     return result
 
 
+def _check(args, callback) -> None:
+    """Refuses what this machine has not the memory or, by far, not the time for."""
+    from pathlib import Path
+
+    from ..runtime.events import Event
+
+    callback(Event("synthesising", message="loading torch"))
+    from ..runtime.machine import check, this_machine
+    from ..synthesis.synthesize import need
+    from ..synthesis.weights import generator_path
+
+    wanted = need(generator_path(args.generator), [Path(d) for d in args.data], Path(args.out), _settings(args),
+                  args.workers)
+    check(wanted, this_machine(args.device), args.anyway)
+
+
 def _judge(args):
     from pathlib import Path
 
@@ -70,26 +89,31 @@ def _judge(args):
     return Segmenter.open(Path(args.filter), args.device)
 
 
-def _here(args, callback) -> dict:
-    from pathlib import Path
-
+def _settings(args):
     from ..conditions.transforms import VarySettings
     from ..runtime.settings import build, override
-    from ..synthesis.synthesize import SynthesizeSettings, synthesize
-    from ..synthesis.weights import generator_path
+    from ..synthesis.synthesize import SynthesizeSettings
 
-    settings = SynthesizeSettings(
+    return SynthesizeSettings(
         per_case=args.per_case, seed=args.seed, sampler=args.sampler, steps=args.steps, threads=args.threads,
         split=None if args.split == "all" else args.split, prepared=args.prepared,
         vary=build(VarySettings, override({}, args.assignments), "--set"))
-    return synthesize(generator_path(args.generator), [Path(d) for d in args.data], Path(args.out), settings,
+
+
+def _here(args, callback) -> dict:
+    from pathlib import Path
+
+    from ..synthesis.synthesize import synthesize
+    from ..synthesis.weights import generator_path
+
+    return synthesize(generator_path(args.generator), [Path(d) for d in args.data], Path(args.out), _settings(args),
                       args.device, callback)
 
 
 def _shared(args, callback) -> dict:
     from ..synthesis.workers import run_shares
 
-    arguments = ["synthesize", "--data", *args.data, "--out", args.out]
+    arguments = ["synthesize", "--data", *args.data, "--out", args.out, "--anyway"]  # the whole has been checked
     for name in ("per_case", "split", "sampler", "steps", "seed", "threads", "device"):
         arguments += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
     arguments += ["--generator", args.generator] if args.generator else []

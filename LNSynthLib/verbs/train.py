@@ -19,6 +19,8 @@ def add_arguments(parser) -> None:
                         help="change settings of the preset, e.g. training.batch=4 generator.denoiser.blocks=1")
     parser.add_argument("--max-minutes", type=real(above=0), metavar="M", help="stop after M minutes, ready to resume")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="cpu leaves a GPU alone")
+    parser.add_argument("--anyway", action="store_true",
+                        help="go on where this machine has too little memory, or would take days")
     parser.add_argument("--dry-run", action="store_true", help="print what the preset costs, and train nothing")
 
 
@@ -29,16 +31,27 @@ def run(args, callback) -> dict | None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
     from ..runtime.errors import LNSynthError
+    from ..runtime.events import Event
 
     preset, data = _preset_and_data(args)
     if args.dry_run:
+        callback(Event("estimating", message="loading torch"))
         from ..training.cost import describe
+
+        callback(Event("estimating", message="counting operations and memory"))
 
         cost = describe(preset)
         _print_cost(args.preset or args.out, preset.about, cost)
         return cost
     if not args.out or not data:
         raise LNSynthError("`lnsynth train` needs --data and --out; or --out of an earlier run with --resume.")
+    callback(Event("training", message="loading torch"))
+    from ..runtime.machine import check, this_machine
+    from ..training.cost import training_need
+
+    job = f"Training {args.preset or args.out}"
+    check(training_need(preset, job, "take a machine with a larger GPU, or a smaller preset (small, demo)"),
+          this_machine(args.device), args.anyway)
     from ..training.loop import train
 
     result = train(preset, data, args.out, resume=args.resume, device=args.device, callback=callback)

@@ -3,10 +3,10 @@
     python Testing/Benchmarks/silence.py [--only WORD ...] [--ct CT --anatomy MASK] [--limit 2]
 
 Runs every verb as a person would, in a temporary folder, one after the other, each on what those before have made. Any
-line counts as a sign of life, be it an event or text; news are those that say something new, where a repeated event only
-says how long the step has taken so far (`Event.waited_s`). CPU seconds are those that the process and its children have
-spent in the longest gap without news: on a busy machine a gap is longer than the work in it. Exit status 1 when a gap
-between signs of life is longer than the limit.
+line counts as a sign of life, be it an event or text; news are those that say something new, where a repeated event
+only says how long the step has taken so far (`Event.waited_s`). CPU seconds are those that the process and its children
+have spent in the longest gap without news: on a busy machine a gap is longer than the work in it. Exit status 1 when a
+gap between signs of life is longer than the limit.
 """
 
 import argparse
@@ -87,7 +87,6 @@ def _spent(process: psutil.Process) -> float:
 def verbs(ct: str, anatomy: str) -> dict[str, list[str]]:
     """What is run, in order, by what the table calls it. Later ones take what earlier ones have made."""
     phantom = "phantoms/cases/phantom-0-0000"
-    one = ["--ct", f"{phantom}/ct.nii.gz", "--anatomy", f"{phantom}/anatomy.nii.gz"]
     real = ["--ct", ct, "--anatomy", anatomy]
     return {
         "doctor": ["doctor"],

@@ -249,20 +249,21 @@ def test_a_child_that_ends_with_its_parent_does_so_when_that_is_killed(repositor
 
 
 def test_a_long_step_shows_that_it_is_still_going_on():
-    seen, repeated = [], threading.Event()
+    seen, begun, repeated = [], threading.Event(), threading.Event()
 
     def callback(event):
         seen.append(event)
-        if event.waited_s and event.stage == "reading":
-            repeated.set()
+        if event.waited_s:
+            (repeated if event.stage == "reading" else begun).set()
 
     with signs_of_life(callback, "verb", every_s=0.02) as report:
+        assert begun.wait(20)
         report(Event("reading", 1, 4, 8.0, "ct.nii.gz"))
         assert repeated.wait(20)
         report(Event("writing"))
     count = len(seen)
     first, *rest = [event for event in seen if event.stage == "reading"]
-    assert seen[0] == Event("verb") and first == Event("reading", 1, 4, 8.0, "ct.nii.gz")
+    assert (seen[0].stage, seen[0].message) == ("verb", "") and first == Event("reading", 1, 4, 8.0, "ct.nii.gz")
     assert all((e.done, e.total, e.message) == (1, 4, "") and e.waited_s > 0 for e in rest) and rest
     assert len(seen) == count  # nothing comes after the block
 
