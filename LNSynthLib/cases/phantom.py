@@ -5,9 +5,10 @@ It is drawn, not measured: no patient's image is in it. Demo, tests and benchmar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from .phantom_gut import draw_colon, draw_small_bowel
 from .phantom_nodes import draw_nodes
 from .phantom_organs import draw_organs
 from .phantom_scene import Scene
+from .splits import PAPER, split_in_turn
 from .volume import Volume
 
 # Mean HU by contrast phase (native, arterial, portal venous), and the spread between persons
@@ -54,6 +56,7 @@ HU = {
     "bowel_wall": (40, 78, 86, 8),
     "node": (40, 68, 88, 11),
 }
+PARTS = 27  # of the drawing of one phantom, for its progress
 PHASES = {"native": 0.15, "arterial": 0.2, "portal venous": 0.65}  # and how often each is drawn
 
 
@@ -74,11 +77,13 @@ class Phantom:
     seed: int
 
 
-def phantom(seed: int, spacing: float | Sequence[float] = 1.0, nodes: int | None = None) -> Phantom:
+def phantom(seed: int, spacing: float | Sequence[float] = 1.0, nodes: int | None = None,
+            step: Callable[[], None] = lambda: None) -> Phantom:
     """Draws the abdomen that belongs to `seed`.
 
     spacing  voxel size in mm, one number or three
     nodes    how many lymph nodes (1 to 10 at random where None); fewer only if there is no room left
+    step     called after each of the PARTS parts of the drawing
 
     The same seed and spacing give the same arrays; another spacing gives another person.
     """
@@ -95,15 +100,21 @@ def phantom(seed: int, spacing: float | Sequence[float] = 1.0, nodes: int | None
         (-half_width, back, bottom),
         (half_width, habitus.back + 2 * habitus.depth + habitus.wall + habitus.fat + 18, top),
         spacing,
+        step=step,
     )
     draw_frame(scene, habitus, hu)
     draw_organs(scene, habitus, hu)
     count = int(nodes if nodes is not None else np.clip(rng.lognormal(np.log(4.5), 0.6), 1, 10))
     instances = draw_nodes(scene, hu, count)
+    step()
     draw_colon(scene, habitus, hu)
+    step()
     draw_small_bowel(scene, habitus, hu)
+    step()
     draw_table(scene)
+    step()
     ct = scan(scene)
+    step()
     return Phantom(
         Volume(ct, scene.affine), Volume(scene.label, scene.affine), Volume(instances, scene.affine), phase, seed
     )
@@ -117,26 +128,32 @@ def phantom_dataset(
     nodes: int | None = None,
     workers: int = 0,
     callback: Callback = ignore,
+    shares: tuple = PAPER,
 ) -> Dataset:
-    """Writes (or completes) a data set of `cases` phantoms, kind "phantom"; of each ten, the last two are val and test.
+    """Writes (or completes) a data set of `cases` phantoms, kind "phantom".
 
-    Case i depends on `seed` and i alone, whatever the number of workers (0: this process). Cases that are there stay.
-    Raises LNSynthError where the folder holds another kind of data set.
+    shares  of train, val and test, in any unit: the first three phantoms are one of each, later ones keep the shares
+
+    Case i depends on `seed` and i alone, whatever the number of workers (0: this process), its split on i and the
+    shares. Cases that are there stay. Raises LNSynthError where the folder holds another kind of data set.
     """
     note = "Procedural phantoms drawn by LNSynth: no patient's image. SYNTHETIC."
     dataset = Dataset.open_or_create(folder, kind="phantom", note=note)
     made = {e["id"] for e in dataset.cases()}
     numbers = [i for i in range(cases) if _case_id(seed, i) not in made]
     orders = [(i, seeds.derive(seed, "phantom case", i), spacing, nodes) for i in numbers]
-    with Progress("drawing phantoms", len(numbers), callback) as progress, closing(
-            each(_draw, orders, workers)) as made:
+    splits = split_in_turn(cases, shares)
+    parts = len(numbers) * (PARTS + 1)  # and its writing
+    with Progress("drawing phantoms", parts, callback) as progress, closing(
+            each(_draw if workers > 0 else partial(_draw, step=progress.step), orders, workers)) as made:
         for (i, *_), drawn in made:
             if isinstance(drawn, WorkerDied):
                 raise LNSynthError(f"{folder}: {drawn} while it drew {_case_id(seed, i)}, probably for want of memory; "
                                    "use fewer workers or a coarser --spacing.")
-            split = {8: "val", 9: "test"}.get(i % 10, "train")
+            if workers > 0:
+                progress.step(PARTS)
             entry = {
-                "split": split,
+                "split": splits[i],
                 "source": "LNSynth phantom",
                 "anatomy_version": 2,
                 "phase": drawn.phase,
@@ -151,8 +168,8 @@ def _case_id(seed: int, number: int) -> str:
     return f"phantom-{seed}-{number:04d}"
 
 
-def _draw(order: tuple) -> Phantom:
-    return phantom(*order[1:])
+def _draw(order: tuple, step: Callable[[], None] = lambda: None) -> Phantom:
+    return phantom(*order[1:], step)
 
 
 def draw_hu(rng: np.random.Generator, phase: str) -> dict[str, float]:
@@ -185,6 +202,7 @@ def scan(scene: Scene) -> np.ndarray:
     rng = scene.rng
     blur = np.array([1.0, 1.0, rng.uniform(0.9, 1.8)]) * rng.uniform(0.55, 0.85)  # std in mm
     hu = gaussian_filter(scene.hu, blur / scene.spacing, mode="nearest")
+    scene.step()
     white = rng.standard_normal(scene.shape, np.float32)
     # Reconstruction kernels pass a band: fine grain without slow waves.
     grain = np.array([0.75, 0.75, 0.5]) / scene.spacing

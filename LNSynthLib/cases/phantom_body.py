@@ -96,20 +96,28 @@ def draw_frame(scene: Scene, habitus: Habitus, hu: dict[str, float]) -> None:
     skin = Solid(whole, habitus.outline(x, y, cavity))
     fat = hu["fat"] + 5 * scene.noise(35.0) + 7 * scene.noise(7.0)
     scene.paint(skin, fat)
+    scene.step()
     scene.paint(Solid(whole, np.abs(skin.d + 1.0) - 1.0), hu["skin"])
     _muscle_wall(scene, habitus, hu, skin.d, cavity)
+    scene.step()
 
     dome = (habitus.dome(x, y) - z) * np.float32(0.7)  # positive below the diaphragm
     inside = Solid(whole, cavity + np.float32(0.3))
     scene.paint(inside, fat)
     scene.free = -inside.d
     scene.paint(Solid(whole, np.maximum(inside.d, np.abs(dome) - 1.5)), hu["muscle"])
+    scene.step()
 
     _back(scene, habitus, hu, skin.d)
+    scene.step()
     _spine(scene, hu)
+    scene.step()
     _ribs(scene, habitus, hu)
+    scene.step()
     _pelvis(scene, habitus, hu, skin.d)
+    scene.step()
     _chest(scene, habitus, hu, dome)
+    scene.step()
     scene.free = smooth_min(scene.free, dome - 2.0, 6.0)
 
 

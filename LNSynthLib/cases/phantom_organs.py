@@ -18,15 +18,25 @@ ILIAC_ARTERY, ILIAC_VEIN = {-1: 65, 1: 66}, {-1: 67, 1: 68}
 def draw_organs(scene: Scene, habitus: Habitus, hu: dict[str, float]) -> None:
     """Paints all organs but the bowel loops, from the back to the front."""
     _great_vessels(scene, habitus, hu)
+    scene.step()
     _kidneys(scene, hu)
+    scene.step()
     _adrenals(scene, hu)
+    scene.step()
     _portal_system(scene, hu)
+    scene.step()
     _pancreas(scene, hu)
+    scene.step()
     _gallbladder(scene, habitus, hu)
+    scene.step()
     draw_duodenum(scene, hu)
+    scene.step()
     _liver(scene, habitus, hu)
+    scene.step()
     _spleen(scene, habitus, hu)
+    scene.step()
     draw_stomach(scene, habitus, hu)
+    scene.step()
 
 
 def _great_vessels(scene, habitus, hu) -> None:

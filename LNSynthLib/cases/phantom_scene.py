@@ -7,6 +7,7 @@ inside), by which a later solid yields to the earlier ones: organs press on each
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,8 +29,10 @@ class Solid:
 class Scene:
     """A grid from lo to hi (mm, RAS+) of the given spacing (three mm), full of air, deformed at random by `rng`."""
 
-    def __init__(self, rng: np.random.Generator, lo, hi, spacing, bend_mm: float = 3.5, ripple_mm: float = 0.7):
+    def __init__(self, rng: np.random.Generator, lo, hi, spacing, bend_mm: float = 3.5, ripple_mm: float = 0.7,
+                 step: Callable[[], None] = lambda: None):
         self.rng = rng
+        self.step = step  # called after each part of the drawing
         self.spacing = np.asarray(spacing, float)
         self.lo = np.asarray(lo, float)
         self.shape = tuple(int(n) for n in np.ceil((np.asarray(hi) - self.lo) / self.spacing))
@@ -40,6 +43,7 @@ class Scene:
             np.clip(moved, -DEFORMATION_MM, DEFORMATION_MM, out=moved)
             moved += line.astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
             self.xyz.append(moved)
+            self.step()
         self.hu = np.full(self.shape, -1000, np.float32)
         self.label = np.zeros(self.shape, np.uint8)
         self.free = np.full(self.shape, FAR, np.float32)

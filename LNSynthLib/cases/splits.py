@@ -44,6 +44,18 @@ def split_by_patient(patients: Mapping[str, str], shares: tuple = PAPER, seed: i
     return result
 
 
+def split_in_turn(count: int, shares: tuple = PAPER) -> list[str]:
+    """Splits of `count` cases in the order in which they are made, of which more may follow: each case goes to the
+    split that has least of what its share is, the first of several. A few cases have all splits."""
+    made, result = [0, 0, 0], []
+    wanted = [n for n, share in enumerate(shares) if share > 0]
+    for _ in range(count):
+        n = min(wanted, key=lambda n: made[n] / shares[n])
+        made[n] += 1
+        result.append(SPLITS[n])
+    return result
+
+
 def _counts(total: int, shares: tuple) -> list[int]:
     """Whole numbers that add up to `total`, in proportion to the shares (largest remainder; in a tie, the first)."""
     exact = [total * share / sum(shares) for share in shares]

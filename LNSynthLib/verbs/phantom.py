@@ -11,13 +11,20 @@ def add_arguments(parser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DATASET", help="folder to make (or to complete)")
     parser.add_argument("--cases", type=count, default=1, metavar="N", help="how many abdomens (default 1)")
     parser.add_argument("--seed", type=seed, default=0, metavar="S", help="what the abdomens depend on (default 0)")
-    parser.add_argument("--spacing", type=real(0.4, 6), default=1.5, metavar="MM", help="voxel size (default 1.5)")
+    parser.add_argument("--spacing", type=real(0.4, 6), default=1.5, metavar="MM", help="voxel size in mm (default 1.5)")
     parser.add_argument("--nodes", type=number, metavar="K", help="lymph nodes a case (default: 1 to 10 at random)")
+    parser.add_argument("--split", default="paper", metavar="SHARES",
+                        help="train:val:test: paper (88:23:27, default; the first three cases are one of each), train, "
+                             "val, test or e.g. 70:15:15")
     parser.add_argument("--workers", type=number, default=0, metavar="W", help="processes (default 0: this one alone)")
 
 
 def run(args, callback) -> dict:
     from ..cases.phantom import phantom_dataset
+    from ..cases.splits import parse_shares
 
-    dataset = phantom_dataset(args.out, args.cases, args.seed, args.spacing, args.nodes, args.workers, callback)
+    dataset = phantom_dataset(args.out, args.cases, args.seed, args.spacing, args.nodes, args.workers, callback,
+                              parse_shares(args.split))
+    counts = ", ".join(f"{count} {name}" for name, count in dataset.summary().items())
+    print(f"{args.out}: {counts} (PHANTOM)")
     return {"dataset": str(args.out), "kind": dataset.kind, "cases": len(dataset.cases())}

@@ -7,9 +7,10 @@ from scipy import ndimage
 
 from LNSynthLib.cases.body import body_mask
 from LNSynthLib.cases.dataset import Dataset
-from LNSynthLib.cases.phantom import HU, PHASES, phantom, phantom_dataset
+from LNSynthLib.cases.phantom import HU, PARTS, PHASES, phantom, phantom_dataset
 from LNSynthLib.cases.phantom_nodes import node_short_axis
 from LNSynthLib.cases.phantom_scene import Scene, Solid, ellipsoid
+from LNSynthLib.cases.splits import split_in_turn
 from LNSynthLib.cli import EXIT_REFUSED, main
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.files import sha256
@@ -174,3 +175,21 @@ def test_the_command_makes_a_dataset(tmp_path, capsys):
     assert Dataset.open(folder).load("phantom-0-0000").nodes.array.max() == 2
     assert main(["phantom", "--out", str(folder), "--spacing", "0"]) == EXIT_REFUSED
     assert "--spacing: it must be from 0.4 to 6, not 0" in capsys.readouterr().err
+
+
+def test_a_few_phantoms_have_all_splits_and_more_keep_them(tmp_path):
+    """Four phantoms were all `train` once, so that `segment train`, which validates, refused them."""
+    assert split_in_turn(4) == ["train", "val", "test", "train"]
+    assert split_in_turn(138)[:4] == split_in_turn(4)
+    assert [split_in_turn(138).count(split) for split in ("train", "val", "test")] == [88, 23, 27]
+    assert split_in_turn(3, (1, 0, 0)) == ["train"] * 3
+    made = tmp_path / "made"
+    arguments = ["phantom", "--out", str(made), "--spacing", "6", "--nodes", "1", "--cases", "2", "--split", "0:1:1"]
+    assert main(arguments) == 0
+    assert [e["split"] for e in Dataset.open(made).cases()] == ["val", "test"]
+
+
+def test_a_phantom_tells_how_far_it_is():
+    parts = []
+    phantom(3, spacing=6.0, nodes=1, step=lambda: parts.append(1))
+    assert len(parts) == PARTS
