@@ -14,6 +14,7 @@ from pathlib import Path
 from LNSynthLib import __version__
 from LNSynthLib.runtime.cancel import run_child
 from LNSynthLib.runtime.errors import LNSynthError
+from LNSynthLib.runtime.events import Callback, Event, ignore
 from LNSynthLib.runtime.settings import resources
 
 # Distribution -> what needs it. Without the first group nothing works; the second serves a verb or two each.
@@ -146,16 +147,22 @@ def anatomy_weights() -> list[Finding]:
     return rows
 
 
-def inspect(folder: Path | None = None) -> list[Finding]:
+def inspect(folder: Path | None = None, callback: Callback = ignore) -> list[Finding]:
     """Every row of the table; `folder` is where one means to work (default: here). Takes some seconds."""
+    def now(message: str) -> None:
+        callback(Event("looking", message=message))
+
     rows = [Finding("Python", "ok", platform.python_version()), Finding("LNSynth", "ok", __version__)]
     rows += [package(name) for name in REQUIRED]
     rows += [package(name, verb) for name, verb in OPTIONAL.items()]
     here = {row.what for row in rows if row.state == "ok"}
+    now("does torch import, which processors can it use")
     devices, gpu_gb = torch_devices()
     rows += devices
     if "nnunetv2" in here:
+        now("does nnU-Net import")
         rows.append(imports("nnU-Net", "nnunetv2.inference.predict_from_raw_data"))
+    now("weights, memory and disk")
     if here.issuperset(REQUIRED) and "TotalSegmentator" in here:
         rows += anatomy_weights()
     rows += generators()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
+import urllib.error
+import urllib.request
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +19,8 @@ from .dicom import find_seg
 from .importers import Item, read_item
 from .masks import EVERY, telling
 from .splits import PAPER, split_by_patient
+
+REACH_S = 5.0  # what answers at all answers within that
 
 
 @dataclass(frozen=True)
@@ -93,8 +98,12 @@ def fetch_collection(
     there = {entry["id"] for entry in dataset.cases()}
     wanted = [s for s in listed[:limit] if s.patient not in there]
     refused = {}
+    if wanted and download is None:
+        callback(Event("fetching", message="is the Imaging Data Commons within reach?"))
+        check_reachable(idc_address())
     with Progress("fetching", len(wanted), callback) as progress:
         for study in wanted:
+            callback(Event("fetching", progress.done, progress.total, message=f"{study.patient}: downloading"))
             with scratch(dataset.folder) as folder:
                 ct, seg = _arrived(study, folder, download or idc_download)  # a broken network ends it all
                 try:
@@ -154,6 +163,40 @@ def idc_studies(collection: str) -> list[Study]:
             (ct, _, slices), (seg, annotation, _) = found["CT"][0], found["SEG"][0]
             studies.append(Study(patient, ct, seg, annotation or "", int(slices)))
     return studies
+
+
+def idc_address() -> str:
+    """Where idc-index downloads from."""
+    try:
+        from idc_index.index import aws_endpoint_url
+    except ImportError:
+        raise _not_installed() from None
+    return aws_endpoint_url
+
+
+def check_reachable(address: str, patience_s: float = REACH_S) -> None:
+    """Raises LNSynthError where nothing answers at a web address, through the proxy that the environment names, if any.
+
+    Whatever answers will do, an error of the server too. A thread looks the name up, since that may take minutes.
+    """
+    problem: list[str] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=patience_s).close()
+        except urllib.error.HTTPError:
+            pass
+        except (OSError, ValueError) as error:
+            problem.append(str(getattr(error, "reason", error)))
+        done.set()
+
+    threading.Thread(target=ask, daemon=True).start()
+    if not done.wait(2 * patience_s):
+        problem.append("no answer")
+    if problem:
+        raise LNSynthError(f"{address} cannot be reached ({problem[0]}); check the network, and behind a proxy the "
+                           "variable https_proxy, then fetch again.")
 
 
 def idc_download(uids: list[str], folder: Path) -> None:

@@ -12,7 +12,7 @@ def run(args, callback):
     from LNSynthLib.runtime.errors import LNSynthError
     folder = Path(args.folder)
     if not folder.is_dir():
-        raise LNSynthError(f"{folder} is no folder; give one that exists.")
-    rows = doctor.inspect(folder)
+        raise LNSynthError(f"{folder} is not a folder; give one that exists.")
+    rows = doctor.inspect(folder, callback)
     print(doctor.table(rows))
     return doctor.as_result(rows)

@@ -1,7 +1,11 @@
 """Own folders and public collections become data sets: paired, checked, on one grid, split by patient."""
 
+import socket
 import subprocess
 import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pydicom
@@ -12,7 +16,7 @@ from LNSynthLib import cli
 from LNSynthLib.cases import volume
 from LNSynthLib.cases.dataset import Dataset
 from LNSynthLib.cases.dicom import write_seg
-from LNSynthLib.cases.fetch import COLLECTIONS, Study, fetch_collection, idc_download, idc_studies
+from LNSynthLib.cases.fetch import COLLECTIONS, Study, check_reachable, fetch_collection, idc_download, idc_studies
 from LNSynthLib.cases.importers import import_folder
 from LNSynthLib.cases.splits import split_by_patient
 from LNSynthLib.cases.volume import Volume, canonical, same_grid
@@ -335,3 +339,38 @@ def test_the_index_inside_idc_index_lists_the_collections(name, regions):
         assert sum(s.patient.startswith(prefix) for s in studies) == count
     assert len(studies) == sum(regions.values()) == len({s.patient for s in studies})
     assert all(s.ct != s.seg and s.slices > 30 and s.annotation for s in studies)
+
+
+def test_what_cannot_be_reached_is_told_in_seconds():
+    """Offline, s5cmd tried for two minutes and printed lines of its own."""
+    with socket.socket() as taken:  # bound but not listening: refuses at once
+        taken.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(LNSynthError, match=f"^{address} cannot be reached .*refused.*; check the network"):
+            check_reachable(address)
+    with socket.socket() as mute:  # takes the call and says nothing
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        with pytest.raises(LNSynthError, match="cannot be reached .*(timed out|no answer)"):
+            check_reachable(f"http://127.0.0.1:{mute.getsockname()[1]}", patience_s=0.2)
+
+
+def test_a_server_that_refuses_is_within_reach():
+    class Refuses(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_error(403)
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Refuses) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        check_reachable(f"http://127.0.0.1:{server.server_port}")
+
+
+def test_fetch_asks_first_whether_there_is_a_network(tmp_path, monkeypatch):
+    monkeypatch.setattr("LNSynthLib.cases.fetch.idc_address", lambda: "http://127.0.0.1:9")
+    began, study = time.monotonic(), Study("ABD_LYMPH_001", "1.2", "1.3", "", 20)
+    with pytest.raises(LNSynthError, match="cannot be reached"):
+        fetch_collection("ct_lymph_nodes", tmp_path / "d", studies=lambda name: [study])
+    assert time.monotonic() - began < 20
