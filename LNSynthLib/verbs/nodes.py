@@ -71,7 +71,9 @@ def run(args, callback):
         else:
             _write_csv(Path(args.out), measures)
         written.append(args.out)
-    for result in results:
+    for number, result in enumerate(results):
+        if changing:
+            print(f"{chr(10) if number else ''}{written[number]}:")
         _print(**result)
     return {"out": written, "results": results}
 

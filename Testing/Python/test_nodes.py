@@ -232,3 +232,15 @@ def test_verb_removes_adds_and_varies_on_the_files_grid(files):
 def test_verb_refuses_what_makes_no_sense(files, capsys, arguments, words):
     assert nodes_verb(files, *arguments) == 2
     assert words in capsys.readouterr().err and not (files / "o.nii.gz").exists()
+
+
+def test_each_table_says_which_mask_it_is_of(files, capsys):
+    """`--vary 4` printed four tables, and nothing told which file each belongs to."""
+    assert nodes_verb(files, "--ct", "ct.nii.gz", "--anatomy", "anatomy.nii.gz", "--nodes", "nodes.nii.gz", "--vary",
+                      "2", "--out", "told.nii.gz") == 0
+    lines = capsys.readouterr().out.splitlines()
+    headings = [n for n, line in enumerate(lines) if line.endswith(".nii.gz:")]
+    assert [lines[n].rpartition("/")[2] for n in headings] == ["told_1.nii.gz:", "told_2.nii.gz:"]
+    assert all(lines[n + 1].split()[0] == "node" for n in headings)
+    assert nodes_verb(files, "--nodes", "nodes.nii.gz") == 0
+    assert capsys.readouterr().out.split()[0] == "node"  # a table alone needs no heading
