@@ -32,7 +32,7 @@ PHANTOMS, SEED = 20, 100
 
 
 def data(shared: Path, work: Path) -> None:
-    phantom_dataset(work / "phantoms", PHANTOMS, SEED, spacing=2.0, nodes=10, callback=console())
+    phantom_dataset(work / "phantoms", PHANTOMS, SEED, spacing=2.0, nodes=10, callback=console(), shares=(8, 1, 1))
     for folder, split, cts in (("pseudo", "train", TRAINED_ON), ("left_out", "test", LEFT_OUT)):
         for ct, anatomy, variants in cts:
             pseudo_dataset(work / folder, shared / ct, shared / anatomy, variants, SEED, nodes=(8, 12), split=split,

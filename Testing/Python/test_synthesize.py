@@ -52,7 +52,7 @@ def generator(tmp_path_factory):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "phantoms"
-    dataset = phantom_dataset(folder, 2, seed=1, spacing=4.0, nodes=4)
+    dataset = phantom_dataset(folder, 2, seed=1, spacing=4.0, nodes=4, shares=(1, 0, 0))
     prepare(dataset, PrepareSettings(spacing_mm=4.0, labels="abdomen17", name="coarse"))
     return folder
 
