@@ -24,7 +24,7 @@ from ..cases.masks import read_anatomy, telling
 from ..cases.volume import Volume, canonical, read, same_grid
 from ..runtime import seeds
 from ..runtime.errors import LNSynthError
-from ..runtime.events import Callback, Progress, ignore
+from ..runtime.events import Callback, Event, Progress, ignore
 from .placement import add
 from .prior import ShapePrior
 
@@ -206,6 +206,7 @@ def pseudo_dataset(
     already, for a folder that holds another kind of data set, and where not one node finds room.
     """
     name, patient, split = _origin(Path(ct), case, patient, split)
+    callback(Event("reading the CT"))
     image = canonical(read(ct))
     check_ct(image, str(ct))
     raw, version = read_anatomy(anatomy, image, version, telling(callback), source=ct)
@@ -213,6 +214,7 @@ def pseudo_dataset(
     dataset, voxels = Dataset.open_or_create(folder, kind="pseudo", note=note), voxels_sha256(image)
     _check_same_ct(dataset, name, voxels, image, ct)
     table, prior = LabelTable.load(TABLE), ShapePrior.load()
+    callback(Event("finding fat and organs"))
     labels = label_map(image.array, raw.array, image.spacing, table, version=version)
     look = measure_look(image.array, labels, image.spacing, table)
     made = {e["id"] for e in dataset.cases()}

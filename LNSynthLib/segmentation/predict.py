@@ -18,7 +18,7 @@ from ..cases.synthetic import kind, mark
 from ..cases.volume import Volume, canonical, isotropic_grid, read, resample_to, write
 from ..runtime.devices import pick
 from ..runtime.errors import LNSynthError
-from ..runtime.events import Callback, Progress, ignore
+from ..runtime.events import Callback, Event, Progress, ignore
 from ..runtime.files import check_hash, check_hashes, read_json
 from ..synthesis.ctfile import check_target
 from ..synthesis.outputs import check_apart
@@ -184,11 +184,15 @@ def predict_file(path: Path, ct: Path, out: Path, *, probability: Path | None = 
     check_apart(written, [ct, path])
     for file in written:
         check_target(file)
-    segmenter, volume = Segmenter.open(path, device), read(ct)
+    callback(Event("loading the segmenter"))
+    segmenter = Segmenter.open(path, device)
+    callback(Event("reading the CT"))
+    volume = read(ct)
     low, high = segmenter.window
     if volume.array.min() < low or volume.array.max() > high:  # else it was clipped before, and shows no air
         check_ct(volume, str(ct))
     prediction = segmenter.predict(volume, callback)
+    callback(Event("writing the nodes"))
     said = f"LNSynth: lymph nodes by nnU-Net {segmenter.identity[:12]}, for research"
     if kind(ct, volume):
         said = mark(f"nodes by nnU-Net {segmenter.identity[:12]} in such a CT")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..cases.dataset import Dataset
 from ..cases.labels import LabelTable
 from ..cases.store import PreparedCase
 from ..cases.volume import Box
@@ -76,6 +77,7 @@ def prepared_cases(folders: list[Path], form: DataForm, split: str | None,
     """
     cases = []
     for folder in map(Path, folders):
+        Dataset.open(folder)  # refuses what is not a data set
         found = sorted(folder.glob("prepared/*/prepare.json"))
         fitting = [path.parent.name for path in found if _fits(read_json(path)["settings"], form)]
         if not fitting:

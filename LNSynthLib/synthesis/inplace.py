@@ -15,7 +15,7 @@ from ..cases.plausibility import check_plausible, doubts
 from ..cases.synthetic import sidecar
 from ..generators import checkpoint
 from ..runtime.devices import pick
-from ..runtime.events import Callback, ignore
+from ..runtime.events import Callback, Event, ignore
 from ..runtime.files import atomic_path, sha256, write_json
 from .ctfile import check_target, open_ct
 from .exact import exact
@@ -40,9 +40,11 @@ def insert_file(generator: Path, ct: Path, nodes: Path, out: Path, settings: Ins
     check_target(out)
     check_apart([out], inputs.values())
     device = pick(device)
+    callback(Event("loading the generator"))
     model, facts = checkpoint.load(generator, device)
     if not model.samplers:
         settings = replace(settings, sampler="none", steps=1)
+    callback(Event("reading the CT"))
     source = open_ct(ct)
     tell, organs = telling(callback), None
     mask = read_nodes(nodes, source.stored, tell, source=ct, names=segments)
@@ -60,6 +62,7 @@ def insert_file(generator: Path, ct: Path, nodes: Path, out: Path, settings: Ins
                       remove=remove, scaling=source.scaling, device=device, name=str(nodes), callback=callback)
 
     source.remember(made.ct, made.patches)
+    callback(Event("writing the CT"))
     with atomic_path(out) as beside:
         source.write(beside, made.ct, description(facts))
         record = provenance(

@@ -103,7 +103,7 @@ def synthesize(generator: Path, data: list[Path], out: Path, settings: Synthesiz
     if device == "auto" and "LOCAL_RANK" in os.environ and pick().type == "cuda":
         device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
     device = pick(device)
-    callback(Event("synthesising", message=f"loading {generator}"))
+    callback(Event("loading the generator"))
     model, facts = checkpoint.load(generator, device)
     if not model.samplers:
         settings = replace(settings, sampler="none", steps=1)

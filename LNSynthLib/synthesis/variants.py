@@ -103,6 +103,7 @@ def variants(generator: Path, files: Files, out: Path, settings: VariantSettings
         raise LNSynthError("Nodes are changed at random only with the anatomy (--anatomy), so that none covers an "
                            "organ or leaves the body; make it with `lnsynth anatomy`.")
     out, device = Path(out), pick(device)
+    callback(Event("loading the generator"))
     model, facts = checkpoint.load(generator, device)
     if not model.samplers:
         settings = replace(settings, sampler="none", steps=1)
@@ -131,6 +132,7 @@ def variants(generator: Path, files: Files, out: Path, settings: VariantSettings
             if variant.there:
                 report(variant)
         if todo:
+            callback(Event("reading the CT"))
             given = Given.read(files, _table(model), telling(callback), anyway)
             run = Run(model, facts, files, given, {**source, "voxels_sha256": given.voxels}, settings, device)
             for variant, reason in _make(run, todo, callback):

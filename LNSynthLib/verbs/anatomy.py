@@ -14,7 +14,8 @@ def add_arguments(parser):
     what.add_argument("--data", metavar="DATASET", help="folder that import or fetch made")
     parser.add_argument("--out", metavar="FILE", help="with --ct, the mask to write: .nii.gz, .nrrd or .mha")
     parser.add_argument("--fast", action="store_true", help="the 3 mm model: much faster, coarser")
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps")
+    parser.add_argument("--device", default="auto", metavar="NAME",
+                        help="auto, cpu, cuda, cuda:1 or mps (default auto)")
     parser.add_argument("--table", default="abdomen14", metavar="NAME|YAML",
                         help="label table whose structures are wanted (default abdomen14)")
     parser.add_argument("--labels", metavar="MASK",

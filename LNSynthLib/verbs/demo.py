@@ -12,7 +12,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--anatomy", metavar="MASK", help="its TotalSegmentator v2 labels (see `lnsynth anatomy`)")
     parser.add_argument("--generator", metavar="WEIGHTS|RUN",
                         help="folder of a generator or of a training run (default: the demo weights)")
-    parser.add_argument("--seed", type=seed, default=0, metavar="S")
+    parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of what is random (default 0)")
     parser.add_argument("--steps", type=count, default=25, metavar="N", help="sampling steps (default 25)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
 
@@ -24,6 +24,9 @@ def run(args, callback) -> dict:
     # Threads that wait in a spin loop slow down everything else on a busy CPU; libgomp reads this when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+    from ..runtime.events import Event
+
+    callback(Event("loading torch"))
     from ..synthesis.weights import generator_path
 
     generator = generator_path(args.generator)  # before the heavy imports: missing weights are told at once

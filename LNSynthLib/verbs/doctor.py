@@ -2,7 +2,8 @@
 
 
 def add_arguments(parser):
-    parser.add_argument("--folder", default=".", metavar="DIR", help="where you mean to work: its free room is shown")
+    parser.add_argument("--folder", default=".", metavar="DIR",
+                        help="where you mean to work: its free room is shown (default: here)")
 
 
 def run(args, callback):

@@ -67,12 +67,16 @@ def _images_arguments(parser) -> None:
     parser.add_argument("--out", metavar="DIR", help="folder for images.csv and images.json")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="assignments",
                         help="change how it is measured, e.g. tissue.core_mm=3 memorisation.per_case=16")
-    parser.add_argument("--device", default="auto", help="of the features: auto, cpu, cuda, cuda:1 or mps")
+    parser.add_argument("--device", default="auto",
+                        help="of the features: auto, cpu, cuda, cuda:1 or mps (default auto)")
 
 
 def _images(args, callback) -> dict:
     from pathlib import Path
 
+    from ..runtime.events import Event
+
+    callback(Event("loading torch"))
     from ..evaluation.features import FeatureNet, weights_path
     from ..evaluation.generation import ImageSettings, evaluate_samples, table, write_images
     from ..runtime.settings import build, override

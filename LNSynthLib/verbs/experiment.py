@@ -14,7 +14,8 @@ WRITES = ("out", "folder")  # see `cli`
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("what", choices=("run", "report"))
+    parser.add_argument("what", choices=("run", "report"),
+                        help="run: work on it until all is done; report: write its report")
     parser.add_argument("folder", nargs="?", metavar="OUT", help="folder of the experiment (same as --out)")
     parser.add_argument("--plan", metavar="NAME|FILE", help="paper, mini, smoke, or a YAML file like theirs")
     parser.add_argument("--out", metavar="OUT", help="folder of the experiment")
@@ -27,7 +28,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--anyway", action="store_true",
                         help="go on where this machine has too little memory, or would take days")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto",
-                        help="cpu leaves a GPU alone; CUDA_VISIBLE_DEVICES chooses among several")
+                        help="auto: a GPU where there is one (default); cpu leaves it alone; "
+                             "CUDA_VISIBLE_DEVICES chooses among several")
 
 
 def run(args, callback) -> dict:
@@ -52,7 +54,7 @@ def _run(args, out: str, callback) -> dict:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if args.workers > 1 and args.shard:
         raise LNSynthError("--workers must be 1 with --shard.")
-    callback(Event("experiment", message="loading torch"))
+    callback(Event("loading torch"))
     plan = load_plan(args.plan, args.assignments)
     shard = _shard(args.shard) if args.shard else shard_of_environment()
     if not args.anyway:

@@ -26,9 +26,10 @@ def add_arguments(parser) -> None:
                              "generator's smoother image")
     parser.add_argument("--margin", type=real(above=0), default=6.0, metavar="MM",
                         help="how far around a node the CT may change (default 6)")
-    parser.add_argument("--sampler", choices=("dpmpp", "ddim", "ddpm"), default="dpmpp")
+    parser.add_argument("--sampler", choices=("dpmpp", "ddim", "ddpm"), default="dpmpp",
+                        help="dpmpp: DPM-Solver++, good in 25 steps (default); ddim; ddpm: wants hundreds of steps")
     parser.add_argument("--steps", type=count, default=25, metavar="N", help="sampling steps (default 25)")
-    parser.add_argument("--seed", type=seed, default=0, metavar="S")
+    parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of what is random (default 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
 
 
@@ -39,6 +40,9 @@ def run(args, callback) -> dict:
     # Threads that wait in a spin loop slow down everything else on a busy CPU; libgomp reads this when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+    from ..runtime.events import Event
+
+    callback(Event("loading torch"))
     from ..synthesis.inplace import insert_file
     from ..synthesis.insert import InsertSettings
     from ..synthesis.weights import generator_path

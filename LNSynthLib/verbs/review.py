@@ -31,8 +31,10 @@ def add_arguments(parser) -> None:
     decide = way("decide", "accept or reject samples")
     decide.add_argument("samples", nargs="+", metavar="SAMPLE", help="name of a sample's folder")
     verdict = decide.add_mutually_exclusive_group(required=True)
-    verdict.add_argument("--accept", dest="verdict", action="store_const", const="accept")
-    verdict.add_argument("--reject", dest="verdict", action="store_const", const="reject")
+    verdict.add_argument("--accept", dest="verdict", action="store_const", const="accept",
+                         help="training may use them")
+    verdict.add_argument("--reject", dest="verdict", action="store_const", const="reject",
+                         help="training leaves them out")
     decide.add_argument("--note", default="", metavar="TEXT", help="why")
     decide.add_argument("--reviewer", metavar="NAME", help="who decides (default: your user name)")
     judge = way("filter", "keep only the samples whose nodes a segmenter finds: FOLDER/filter.csv")

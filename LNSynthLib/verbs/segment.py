@@ -54,10 +54,10 @@ def _train(args, callback) -> dict:
 
     chosen = {name: getattr(args, name) for name in ("strategy", "multiple") if getattr(args, name) is not None}
     settings = load_settings(args.trainer_preset, args.assignments, **chosen)
-    callback(Event("training", message="loading torch"))
+    callback(Event("loading torch"))
     check(training_need(settings, f"Training a segmenter with preset {args.trainer_preset}",
                         "take a machine with a GPU, or --trainer-preset mini"), this_machine(args.device), args.anyway)
-    callback(Event("training", message="loading nnU-Net"))
+    callback(Event("loading nnU-Net"))
     from ..segmentation.train import train_segmenter
 
     result = train_segmenter([Path(d) for d in args.real], [Path(d) for d in args.synthetic], Path(args.out), settings,
@@ -77,6 +77,9 @@ def _counts(kinds: dict[str, int]) -> str:
 def _predict(args, callback) -> dict:
     from pathlib import Path
 
+    from ..runtime.events import Event
+
+    callback(Event("loading nnU-Net"))
     from ..segmentation.predict import predict_file
 
     result = predict_file(Path(args.model), Path(args.ct), Path(args.out), device=args.device, callback=callback,

@@ -19,9 +19,10 @@ def add_arguments(parser) -> None:
     parser.add_argument("--per-case", type=count, default=1, metavar="K", help="samples a case (default 1; paper: 10)")
     parser.add_argument("--split", choices=("train", "val", "test", "all"), default="train",
                         help="cases to start from (default train, so that no test case leaks into training data)")
-    parser.add_argument("--sampler", choices=("dpmpp", "ddim", "ddpm"), default="dpmpp")
+    parser.add_argument("--sampler", choices=("dpmpp", "ddim", "ddpm"), default="dpmpp",
+                        help="dpmpp: DPM-Solver++, good in 25 steps (default); ddim; ddpm: wants hundreds of steps")
     parser.add_argument("--steps", type=count, default=25, metavar="N", help="sampling steps (default 25)")
-    parser.add_argument("--seed", type=seed, default=0, metavar="S")
+    parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of what is random (default 0)")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="assignments",
                         help="change how nodes vary, e.g. remove=0 translation_mm=4")
     parser.add_argument("--workers", type=count, default=1, metavar="N", help="processes at once (default 1: this one)")
@@ -69,7 +70,7 @@ def _check(args, callback) -> None:
 
     from ..runtime.events import Event
 
-    callback(Event("synthesising", message="loading torch"))
+    callback(Event("loading torch"))
     from ..runtime.machine import check, this_machine
     from ..synthesis.synthesize import need
     from ..synthesis.weights import generator_path

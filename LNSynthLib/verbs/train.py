@@ -18,7 +18,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="assignments",
                         help="change settings of the preset, e.g. training.batch=4 generator.denoiser.blocks=1")
     parser.add_argument("--max-minutes", type=real(above=0), metavar="M", help="stop after M minutes, ready to resume")
-    parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="cpu leaves a GPU alone")
+    parser.add_argument("--device", choices=("auto", "cpu"), default="auto",
+                        help="auto: a GPU where there is one (default); cpu leaves it alone")
     parser.add_argument("--anyway", action="store_true",
                         help="go on where this machine has too little memory, or would take days")
     parser.add_argument("--dry-run", action="store_true", help="print what the preset costs, and train nothing")
@@ -35,17 +36,17 @@ def run(args, callback) -> dict | None:
 
     preset, data = _preset_and_data(args)
     if args.dry_run:
-        callback(Event("estimating", message="loading torch"))
+        callback(Event("loading torch"))
         from ..training.cost import describe
 
-        callback(Event("estimating", message="counting operations and memory"))
+        callback(Event("counting operations and memory"))
 
         cost = describe(preset)
         _print_cost(args.preset or args.out, preset.about, cost)
         return cost
     if not args.out or not data:
         raise LNSynthError("`lnsynth train` needs --data and --out; or --out of an earlier run with --resume.")
-    callback(Event("training", message="loading torch"))
+    callback(Event("loading torch"))
     from ..runtime.machine import check, this_machine
     from ..training.cost import training_need
 

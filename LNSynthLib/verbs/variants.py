@@ -36,9 +36,10 @@ def add_arguments(parser) -> None:
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="assignments",
                         help="with --vary: how nodes vary, e.g. remove=0 translation_mm=4")
     parser.add_argument("--remake", action="store_true", help="make nodes that the CT shows already anew too")
-    parser.add_argument("--sampler", choices=("dpmpp", "ddim", "ddpm"), default="dpmpp")
+    parser.add_argument("--sampler", choices=("dpmpp", "ddim", "ddpm"), default="dpmpp",
+                        help="dpmpp: DPM-Solver++, good in 25 steps (default); ddim; ddpm: wants hundreds of steps")
     parser.add_argument("--steps", type=count, default=25, metavar="N", help="sampling steps (default 25)")
-    parser.add_argument("--seed", type=seed, default=0, metavar="S")
+    parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of what is random (default 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
 
 
@@ -49,6 +50,9 @@ def run(args, callback) -> dict:
     # Threads that wait in a spin loop slow down everything else on a busy CPU; libgomp reads this when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+    from ..runtime.events import Event
+
+    callback(Event("loading torch"))
     from ..conditions.transforms import VarySettings
     from ..runtime.errors import LNSynthError
     from ..runtime.settings import build, override

@@ -1,5 +1,6 @@
 """The command line: answers at once, ends with the right status, and keeps stdout to events when asked to."""
 
+import argparse
 import ast
 import errno
 import json
@@ -239,3 +240,22 @@ def test_a_full_disk_and_full_memory_are_refusals(verb, capsys):
                           (MemoryError(), "There is not enough memory for this")):
         failures.append(failure)
         assert cli.main(["doctor"]) == 2 and said in capsys.readouterr().err
+
+
+def options(parser):
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                yield from options(inner)
+        else:
+            yield action
+
+
+@pytest.mark.parametrize("name", cli.VERBS)
+def test_help_tells_what_each_option_does_and_its_default(name):
+    parser = cli._Parser()
+    cli.verb_module(name).add_arguments(parser)
+    for option in options(parser):
+        text, given = option.help or "", option.default not in (None, False, [], "", argparse.SUPPRESS)
+        assert text, f"{name} {option.dest}: says nothing"
+        assert not given or "default" in text, f"{name} {option.dest}: {option.default!r} is not told"

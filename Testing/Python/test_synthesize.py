@@ -278,3 +278,9 @@ def test_without_weights_the_error_says_what_to_do(tmp_path, monkeypatch, capsys
     assert cli.main(["synthesize", "--data", str(tmp_path), "--out", str(tmp_path / "o")]) == 2
     assert "--generator" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_is_no_data_set_is_told_so(tmp_path, capsys):
+    """It was asked to be prepared instead."""
+    assert cli.main(["synthesize", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 2
+    assert f"{tmp_path / 'nowhere'}: there is no data set here" in capsys.readouterr().err
