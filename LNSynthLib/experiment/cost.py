@@ -22,7 +22,7 @@ def need(whole: Layout, out: Path, job: str, workers: int = 1, callback: Callbac
     for cell in whole.cells:
         if cell.kind not in ("generator", "segmenter") or is_done(cell, out):
             continue
-        callback(Event("estimating", message=f"what {cell.kind} {cell.name} takes"))
+        callback(Event(f"estimating {cell.name}"))
         if cell.kind == "generator":
             from ..training.cost import training_need
 

@@ -31,6 +31,9 @@ def run(args, callback) -> dict | None:
     # Threads that wait in a spin loop slow down everything else on a busy CPU; libgomp reads this when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+    from pathlib import Path
+
+    from ..cases.dataset import Dataset
     from ..runtime.errors import LNSynthError
     from ..runtime.events import Event
 
@@ -46,6 +49,8 @@ def run(args, callback) -> dict | None:
         return cost
     if not args.out or not data:
         raise LNSynthError("`lnsynth train` needs --data and --out; or --out of an earlier run with --resume.")
+    for folder in data:
+        Dataset.open(Path(folder))  # a wrong path is told at once
     callback(Event("loading torch"))
     from ..runtime.machine import check, this_machine
     from ..training.cost import training_need
