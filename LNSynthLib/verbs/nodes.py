@@ -71,9 +71,9 @@ def run(args, callback):
         else:
             _write_csv(Path(args.out), measures)
         written.append(args.out)
-    for number, result in enumerate(results):
+    for n, result in enumerate(results):
         if changing:
-            print(f"{chr(10) if number else ''}{written[number]}:")
+            print(f"{chr(10) if n else ''}{written[n]}:")
         _print(**result)
     return {"out": written, "results": results}
 
