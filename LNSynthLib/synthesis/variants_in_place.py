@@ -146,7 +146,8 @@ class _InPlace:
             return {"key": variant.key, "nodes": listed, **record}
 
         self.source.remember(ct, condition["patches"] + (condition["removal"] or {"patches": []})["patches"])
-        remember_mask(mask, before=self.run.given.present)
+        if run.settings.vary:  # else a person drew these nodes, who may mean a patient's
+            remember_mask(mask, before=run.given.present)
         with atomic_folder(variant.folder) as beside:
             self.source.write(beside / "ct.nii.gz", ct, said)
             write(beside / "nodes.nii.gz", mask, said)
