@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from streams import streams
 
 from LNSynthLib.diffusion.schedules import log_snr_uniform, spaced
 from LNSynthLib.generators.denoising import Denoising, DiffusionSettings
@@ -20,7 +21,7 @@ def test_every_time_from_1_to_T_is_trained_alike_and_no_other(process):
         seen.append(t)
         return torch.zeros(len(x), 2 if process == "learned variance" else 1, *x.shape[2:])
 
-    PROCESSES[process](4).loss(network, torch.zeros(4000, 1, 1, 1, 1), torch_rng(1))
+    PROCESSES[process](4).loss(network, torch.zeros(4000, 1, 1, 1, 1), streams(4000))
     times, counts = torch.cat(seen).unique(return_counts=True)
     assert times.tolist() == [1, 2, 3, 4]
     assert (counts / 1000 - 1).abs().max() < 0.12  # four standard deviations

@@ -213,14 +213,27 @@ def test_a_bad_case_does_not_stop_the_others(dataset):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_unforeseen_error_costs_its_case_alone(dataset, workers):
+def test_a_folder_for_a_mask_costs_its_case_alone(dataset, workers):
     path = dataset.path("p0", "nodes")
     path.unlink()
     path.mkdir()
-    with pytest.raises(LNSynthError, match=r"1 of 2 cases could .*case p0 failed \(IsADirectoryError: .*; check"):
+    with pytest.raises(LNSynthError, match=r"1 of 2 cases could not be prepared, the first because .*p0.nodes.nii.gz"):
         prepare(dataset, COARSE, workers)
     assert [c.id for c in list_prepared(dataset.folder / "prepared/default")] == ["p1"]
-    assert "IsADirectoryError" in read_json(dataset.folder / "prepared/default/prepare.json")["failed"]["p0"]
+
+
+def test_an_unforeseen_error_costs_its_case_alone(dataset, monkeypatch):
+    def failing(case, *others):
+        if case.id == "p0":
+            raise ZeroDivisionError("nobody thought of it")
+        return compute(case, *others)
+
+    compute = preparation.compute
+    monkeypatch.setattr(preparation, "compute", failing)
+    with pytest.raises(LNSynthError, match=r"1 of 2 cases could .*case p0 failed \(ZeroDivisionError: .*; check"):
+        prepare(dataset, COARSE)
+    assert [c.id for c in list_prepared(dataset.folder / "prepared/default")] == ["p1"]
+    assert "ZeroDivisionError" in read_json(dataset.folder / "prepared/default/prepare.json")["failed"]["p0"]
 
 
 def test_cancelling_within_a_case_ends_the_preparation(dataset, monkeypatch):
