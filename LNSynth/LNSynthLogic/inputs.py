@@ -10,7 +10,7 @@ import numpy as np
 from LNSynthLib.runtime.errors import LNSynthError
 
 from . import anatomy, bridge, segments
-from .grids import to_world
+from .grids import affine_of, to_world, voxels
 from .jobs import library_command
 from .words import _
 
@@ -77,6 +77,35 @@ def node_checks(segmentation, ct) -> list[Check]:
                                        ).format(name=segmentation.GetName())))
         except LNSynthError as error:
             found.append(Check(False, str(error)))
+            return found
+    return found + _doubts(segmentation, ct)
+
+
+def _doubts(segmentation, ct) -> list[Check]:
+    """Nodes that cannot be lymph nodes of this CT, by the library's limits: too large, or in air, or dense as bone."""
+    from LNSynthLib.cases.plausibility import NodeLimits
+
+    limits = NodeLimits()
+    voxel_ml, hu = abs(np.linalg.det(affine_of(ct)[:3, :3])) / 1000, voxels(ct.GetImageData())[1]
+    large, odd = [], []
+    for segment_id in segments.node_ids(segmentation):
+        start, mask = segments.node_crop(segmentation, segment_id, ct)
+        if not mask.size:
+            continue
+        name = segmentation.GetSegmentation().GetSegment(segment_id).GetName()
+        if (volume_ml := np.count_nonzero(mask) * voxel_ml) > limits.volume_ml:
+            large.append(_("{name} ({ml:.0f} mL)").format(name=name, ml=volume_ml))
+        low, high = limits.shown_hu if segments.is_in_ct(segmentation, segment_id) else limits.made_hu
+        mean = float(hu[tuple(slice(s, s + n) for s, n in zip(start, mask.shape, strict=True))].mean(where=mask))
+        if not low <= mean <= high:
+            odd.append(_("{name} ({hu:.0f} HU)").format(name=name, hu=mean))
+    found = []
+    if large:
+        found.append(Check(False, _("Too large for a lymph node: {names}. Check that the mask is not an organ's.").format(
+            names=", ".join(large))))
+    if odd:
+        found.append(Check(False, _("The CT shows no lymph node here: {names}. Check that the mask is of this CT and "
+                                    "not flipped.").format(names=", ".join(odd))))
     return found
 
 

@@ -92,8 +92,20 @@ def test_nodes_are_counted_and_their_transform_told(scene):
     segments.add_node(nodes, ct, (20, 20, 20), np.ones((2, 2, 2)))
     assert [check.text for check in inputs.node_checks(nodes, ct)] == ["1 lymph node."]
     mrml.move(nodes, mrml.add_transform(scene, mrml.rigid()))
-    assert [check.ok for check in inputs.node_checks(nodes, ct)] == [True, True]
+    counted, transform, elsewhere = inputs.node_checks(nodes, ct)
+    assert counted.ok and transform.ok and "shows no lymph node here" in elsewhere.text  # it was moved into bone or air
     assert inputs.missing(ct) == "" and "CT" in inputs.missing(None)
+
+
+def test_nodes_that_cannot_be_lymph_nodes_are_told(scene):
+    ct = phantom_ct(scene)
+    nodes = mrml.add_nodes(scene, ct, in_ct=True)
+    assert [check.ok for check in inputs.node_checks(nodes, ct)] == [True]
+    size = round((60_000 / (3 * 3 * 4)) ** (1 / 3)) + 1
+    segments.add_node(nodes, ct, (30, 20, 20), np.ones((size, size, size)), name="liver?")
+    segments.add_node(nodes, ct, (0, 0, 0), np.ones((2, 2, 2)), name="beside")
+    told = [check.text for check in inputs.node_checks(nodes, ct) if not check.ok]
+    assert len(told) == 2 and "liver? (" in told[0] and "mL)" in told[0] and "beside (-" in told[1]
 
 
 def test_the_sample_phantom_comes_from_its_job(scene, tmp_path):
