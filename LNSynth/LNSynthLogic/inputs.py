@@ -101,11 +101,11 @@ def _doubts(segmentation, ct) -> list[Check]:
             odd.append(_("{name} ({hu:.0f} HU)").format(name=name, hu=mean))
     found = []
     if large:
-        found.append(Check(False, _("Too large for a lymph node: {names}. Check that the mask is not an organ's.").format(
-            names=", ".join(large))))
+        found.append(Check(False, _("Too large for a lymph node: {names}. Check that the mask is not of an organ."
+                                    ).format(names=", ".join(large))))
     if odd:
-        found.append(Check(False, _("The CT shows no lymph node here: {names}. Check that the mask is of this CT and "
-                                    "not flipped.").format(names=", ".join(odd))))
+        found.append(Check(False, _("The CT shows no lymph node here: {names}. Check that the mask is of this CT "
+                                    "and not flipped.").format(names=", ".join(odd))))
     return found
 
 
