@@ -10,8 +10,10 @@ from pathlib import Path
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
 from . import synthetic
+from .apart import Member, check_new, members, person
 from .checks import check_ct, check_nodes
 from .dataset import SPLITS, Case, Dataset
+from .fingerprint import fingerprint, keep
 from .masks import Tell, read_anatomy, read_nodes, telling
 from .nodes import instances
 from .plausibility import check_plausible, doubts
@@ -66,7 +68,8 @@ def import_folder(
     """
     items = pair_by_table(table, images, nodes, anatomy) if table else pair_by_stem(images, nodes, anatomy)
     source = source or Path(images).resolve().name
-    splits = _splits(items, source, shares, seed)
+    there = members([out]) if (Path(out) / "dataset.json").exists() else []
+    splits = _splits(items, source, shares, seed, {member.person: member.side for member in there})
     dataset = Dataset.open_or_create(out, name)
     refused = {}
     with Progress("importing", len(items), callback) as progress:
@@ -78,7 +81,13 @@ def import_folder(
                     "split": splits[item.id],
                     "source": item.source or source,
                 }
+                look = fingerprint(case.ct)
+                new = Member(f"case {item.id} ({item.image})", item.id, case.entry["split"], case.entry["patient"], "",
+                             lambda look=look: look)
+                check_new(new, [member for member in there if member.case != item.id])
                 dataset.add(case)
+                keep(dataset, item.id, look)
+                there.append(new)
                 message = f"{item.id}: {int(case.nodes.array.max())} nodes"
             except LNSynthError as error:
                 refused[item.id] = message = str(error)
@@ -170,16 +179,20 @@ def pair_by_table(table: Path, images: Path, nodes: Path, anatomy: Path | None =
     return items
 
 
-def _splits(items: list[Item], source: str, shares: tuple, seed: int) -> dict[str, str]:
-    """Each item's split: the table's where it names one, else the patient's."""
-    named: dict[str, str] = {}
+def _splits(items: list[Item], source: str, shares: tuple, seed: int, there: dict[str, str]) -> dict[str, str]:
+    """Each item's split: that of the patient's cases that the data set has (`there`: person to split), else the
+    table's where it names one, else drawn by patient."""
+    named, spelt = dict(there), {}
     for item in items:
-        patient = item.patient or item.id
-        if item.split and named.setdefault(patient, item.split) != item.split:
-            raise LNSynthError(f"Patient {patient} is listed in two splits; keep all cases of a patient in one.")
-    free = {p: item.source or source for item in items if (p := item.patient or item.id) not in named}
-    drawn = named | split_by_patient(free, shares, seed)
-    return {item.id: drawn[item.patient or item.id] for item in items}
+        who = person(patient := item.patient or item.id)
+        spelt.setdefault(who, patient)
+        if item.split and named.setdefault(who, item.split) != item.split:
+            where = f"is of split {there[who]} in this data set" if who in there else "is listed in two splits"
+            raise LNSynthError(f"Patient {patient} {where}; keep all cases of a patient in one.")
+    free = {spelt[who]: item.source or source for item in items
+            if (who := person(item.patient or item.id)) not in named}
+    drawn = named | {person(p): split for p, split in split_by_patient(free, shares, seed).items()}
+    return {item.id: drawn[person(item.patient or item.id)] for item in items}
 
 
 def read_item(item: Item, tell: Tell, version: int = 2, names: Sequence[str] = (), anyway: bool = False) -> Case:

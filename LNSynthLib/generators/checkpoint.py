@@ -6,6 +6,7 @@ Nothing is ever unpickled, and a folder is written whole or not at all.
 
 import json
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -14,7 +15,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from ..cases.apart import Member
 from ..cases.labels import LabelTable, table_path
+from ..cases.trained_on import TrainedOn, held_out
 from ..runtime.errors import LNSynthError
 from ..runtime.files import atomic_folder, read_json, sha256, write_json
 from ..runtime.settings import build
@@ -43,12 +46,13 @@ def create(kind: str, settings: dict, where: str = "generator"):
 
 
 def save(folder: str | Path, generator, facts: dict | None = None, dtype: torch.dtype | None = None,
-         weights: dict[str, torch.Tensor] | None = None) -> Path:
+         weights: dict[str, torch.Tensor] | None = None, trained_on: TrainedOn | None = None) -> Path:
     """Writes a generator, replacing what was there.
 
     facts    what else to keep about it (data, training, licence), JSON-serialisable
     dtype    of the stored weights, e.g. torch.float16; as they are if None
     weights  to store instead of the generator's own (an exponential moving average, say)
+    trained_on  what it has seen; None where that is unknown
     """
     weights = generator.state_dict() if weights is None else weights
     weights = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in weights.items()}
@@ -57,6 +61,9 @@ def save(folder: str | Path, generator, facts: dict | None = None, dtype: torch.
     with atomic_folder(folder) as beside:
         save_file(weights, beside / WEIGHTS)
         shutil.copyfile(table_path(generator.form.labels), beside / LABELS)
+        if trained_on is not None:
+            facts = {**(facts or {}), "trained_on": trained_on.plain()}
+            trained_on.save_prints(beside)
         write_json(beside / FACTS, {**(facts or {}), "kind": generator.kind, "settings": settings,
                                     "weights_sha256": sha256(beside / WEIGHTS),
                                     "labels_sha256": sha256(beside / LABELS)})
@@ -70,6 +77,16 @@ def find(path: str | Path) -> Path:
         if (folder / FACTS).is_file() and (folder / WEIGHTS).is_file():
             return folder
     raise LNSynthError(f"{path} holds no generator; give a folder with {WEIGHTS} and {FACTS}, or a training run.")
+
+
+def check_unseen(path: str | Path, everyone: Sequence[Member], tell: Callable[[str], None]) -> None:
+    """Raises LNSynthError where the generator was trained on a case of split val or test; tells where it may have been,
+    as it does not say what it was trained on."""
+    folder = find(path)
+    record = TrainedOn.read(read_json(folder / FACTS).get("trained_on"), folder, f"the generator {path}")
+    for unknown in record.unknown:
+        tell(f"note: {unknown}; whether it has seen a case of split val or test cannot be checked")
+    record.check(held_out(everyone), f"The generator {path}")
 
 
 def facts(path: str | Path) -> dict:

@@ -82,7 +82,8 @@ def export(division: Division, settings: SegmentSettings, raw: Path, callback: C
         "file_ending": ENDING, "overwrite_image_reader_writer": "SimpleITKIO", "name": "LNSynth", "dataset": listed,
         # What prediction needs to know besides, kept by nnU-Net with the model.
         "lnsynth": {"window": list(settings.window), "checkpoint": f"checkpoint_{settings.trainer.checkpoint}.pth",
-                    "mirror": settings.trainer.mirror_prediction, "tiles": settings.trainer.tiles}})
+                    "mirror": settings.trainer.mirror_prediction, "tiles": settings.trainer.tiles,
+                    "trained_on": division.trained_on.plain()}})
     return hashes
 
 

@@ -10,11 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..cases.apart import Member
 from ..cases.body import LOWEST_HU
 from ..cases.checks import check_ct, check_finite
+from ..cases.fingerprint import fingerprint
 from ..cases.nodes import numbered, records
 from ..cases.prepare import AIR_FILL_HU
 from ..cases.synthetic import kind, mark
+from ..cases.trained_on import TrainedOn
 from ..cases.volume import Volume, canonical, isotropic_grid, read, resample_to, write
 from ..runtime.devices import pick
 from ..runtime.errors import LNSynthError
@@ -85,10 +88,12 @@ class Segmenter:
     identity    SHA-256 of its weights
     window      HU beyond which CTs are clipped
     spacing_mm  isotropic voxel side that it works at
+    trained_on  what it has seen
     """
 
-    def __init__(self, predictor: Predictor, window: tuple[float, float], identity: str):
-        self.predictor, self.window, self.identity = predictor, window, identity
+    def __init__(self, predictor: Predictor, window: tuple[float, float], identity: str,
+                 trained_on: TrainedOn):
+        self.predictor, self.window, self.identity, self.trained_on = predictor, window, identity, trained_on
         self.spacing_mm = float(predictor.configuration_manager.spacing[0])
         self._preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
 
@@ -126,7 +131,8 @@ class Segmenter:
         predictor.tiles = ours["tiles"]
         predictor.manual_initialization(network, plans, configuration, [state["network_weights"]], dataset,
                                         "nnUNetTrainer", state["inference_allowed_mirroring_axes"])
-        return cls(predictor, tuple(ours["window"]), model.identity([state["network_weights"]]))
+        return cls(predictor, tuple(ours["window"]), model.identity([state["network_weights"]]),
+                   TrainedOn.read(ours.get("trained_on"), folder, f"the segmenter {folder}"))
 
     def predict(self, volume: Volume, callback: Callback = ignore) -> Prediction:
         """Segments a CT in HU of any geometry: oblique, flipped, anisotropic, as large as it is.
@@ -177,8 +183,9 @@ def predict_file(path: Path, ct: Path, out: Path, *, probability: Path | None = 
     """Segments the CT file (or DICOM folder) `ct` with the segmenter of `path`, into a file of instances on its grid.
 
     probability  also write the probability, float32, here
-    Returns {"mask", "nodes"}: the file, and for each node what `cases.nodes.records` tells. Raises LNSynthError for
-    what is no CT in HU, and for a result that would be written onto an input.
+    Returns {"mask", "nodes", "seen"}: the file, for each node what `cases.nodes.records` tells, and how it is known
+    that the segmenter was trained on this CT ("": it is not known to be). Raises LNSynthError for what is no CT in HU,
+    and for a result that would be written onto an input.
     """
     written = [file for file in (out, probability) if file]
     check_apart(written, [ct, path])
@@ -191,6 +198,11 @@ def predict_file(path: Path, ct: Path, out: Path, *, probability: Path | None = 
     low, high = segmenter.window
     if volume.array.min() < low or volume.array.max() > high:  # else it was clipped before, and shows no air
         check_ct(volume, str(ct))
+    itself = Member(str(ct), "", "test", "", "", lambda: fingerprint(volume))
+    seen = next((how for _, how in segmenter.trained_on.seen([itself])), "")
+    if seen:
+        callback(Event("segmenting", message=f"note: the segmenter was trained on {seen}: its result says nothing "
+                                             "about CTs that it has not seen"))
     prediction = segmenter.predict(volume, callback)
     callback(Event("writing the nodes"))
     said = f"LNSynth: lymph nodes by nnU-Net {segmenter.identity[:12]}, for research"
@@ -200,4 +212,4 @@ def predict_file(path: Path, ct: Path, out: Path, *, probability: Path | None = 
     if probability:
         write(probability, Volume(prediction.probability, volume.affine), said)
     upright = canonical(Volume(prediction.instances, volume.affine))
-    return {"mask": str(out), "nodes": records(upright.array, upright.affine)}
+    return {"mask": str(out), "nodes": records(upright.array, upright.affine), "seen": seen}

@@ -6,16 +6,19 @@ patient: the child shows that patient's anatomy.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..cases.dataset import Dataset, voxels_sha256
+from ..cases.apart import Member, check_sides, members
+from ..cases.dataset import Dataset
+from ..cases.fingerprint import of_case
 from ..cases.synthetic import WORD
-from ..cases.volume import read
+from ..cases.trained_on import TrainedOn, held_out
 from ..runtime.errors import LNSynthError
+from ..runtime.events import Callback, ignore
 from ..runtime.files import read_json
 from ..synthesis.catalog import natural
 from ..synthesis.pairs import pairs
@@ -33,6 +36,7 @@ class Item:
     case     id of the case it is, or was made from
     folder   of the data set or of the sample
     sha256   of its CT file
+    usable   False: without a node mask, or its CT is synthetic; it still keeps its patient on its side
     """
 
     name: str
@@ -42,37 +46,65 @@ class Item:
     case: str
     folder: Path
     sha256: str
+    usable: bool = True
 
 
 @dataclass(frozen=True)
 class Division:
-    """train and val are what nnU-Net sees; left_out says of every other image why it does not ({"name", "reason"})."""
+    """train and val are what nnU-Net sees; left_out says of every other image why it does not ({"name", "reason"}).
+
+    trained_on: what the segmenter will have seen, the generators of its samples before it
+    """
 
     train: list[Item]
     val: list[Item]
     left_out: list[dict] = field(default_factory=list)
+    trained_on: TrainedOn = TrainedOn()
 
     def used(self) -> list[Item]:
         return [*self.train, *self.val]
 
 
-def divide(real: Sequence[Path], synthetic: Sequence[Path], settings: SegmentSettings) -> Division:
+def divide(real: Sequence[Path], synthetic: Sequence[Path], settings: SegmentSettings,
+           callback: Callback = ignore) -> Division:
     """Divides data sets (by the split of their cases) and folders of samples as the strategy says.
 
-    Raises LNSynthError where training and validation cannot be kept apart, a sample's origin is unknown, a sample does
-    not fit the settings, or one side is empty.
+    Every case of the data sets counts in keeping sides apart, with a node mask or without. Raises LNSynthError where
+    training and validation cannot be kept apart, a sample's origin is unknown, a sample does not fit the settings, or
+    one side is empty.
     """
     _check_strategy(synthetic, settings.strategy)
-    cases, left_out = _cases(real)
-    children, more = _samples(synthetic, cases, settings)
+    everything, left_out = _cases(real)
+    cases = [item for item in everything if item.usable]
+    children, more = _samples(synthetic, everything, settings)
     left_out += more
     fathers = [item for item in cases if item.split == "train"]
     if settings.strategy == "synthetic":
         left_out += [{"name": item.name, "reason": "real, and the strategy is synthetic"} for item in fathers]
     train = [*(fathers if settings.strategy != "synthetic" else []), *children]
     division = Division(train, [item for item in cases if item.split == "val"], left_out)
-    check_apart(division, cases)
-    return division
+    check(division)
+    everyone = members(real)
+    check_sides(everyone, callback)
+    return replace(division, trained_on=_trained_on(train, everyone))
+
+
+def _trained_on(train: Sequence[Item], everyone: Sequence[Member]) -> TrainedOn:
+    """The record of a training on these images. Raises LNSynthError where a sample's generator has seen a case of
+    split val or test."""
+    held = held_out(everyone)
+    shown = {item.case for item in train}
+    record = TrainedOn.of([member for member in everyone if member.side == "train" and member.case in shown])
+    generators = {}
+    for item in train:
+        if item.kind == "synthetic":
+            about = read_json(item.folder / "provenance.json")["generator"]
+            generators.setdefault(json.dumps(about.get("trained_on")), (about, item.name))
+    for about, sample in generators.values():
+        said = TrainedOn.read(about.get("trained_on"), None, f"the generator of {sample}")
+        said.check(held, f"The generator of {sample}")
+        record += said
+    return record
 
 
 def _check_strategy(synthetic: Sequence[Path], strategy: str) -> None:
@@ -83,11 +115,9 @@ def _check_strategy(synthetic: Sequence[Path], strategy: str) -> None:
                            "`lnsynth synthesize`, or choose real.")
 
 
-def check_apart(division: Division, cases: Sequence[Item]) -> None:
-    """The rules of this module, whoever made the division. cases: all of the data sets, those of split test too.
-
-    Raises LNSynthError that names the image which breaks one.
-    """
+def check(division: Division) -> None:
+    """The rules for what is trained on and validated on, whoever made the division; `cases.apart.check_sides` keeps
+    patients and CTs apart. Raises LNSynthError that names the image which breaks one."""
     if not division.train:
         raise LNSynthError("There is no image to train on; give data sets with cases of split train, or samples made "
                            "from such cases.")
@@ -101,34 +131,25 @@ def check_apart(division: Division, cases: Sequence[Item]) -> None:
         if item.kind == "synthetic" or item.split != "val":
             raise LNSynthError(f"{item.name} cannot be validated on: it is {item.kind}, of split {item.split}; "
                                "validation takes real cases of split val.")
-    held = {item.patient: item for item in cases if item.split in ("val", "test")}
-    images = {item.sha256: item for item in cases if item.split in ("val", "test")}
     for item in division.train:
         if item.split != "train":
             raise LNSynthError(f"{item.name} ({item.kind}) shows case {item.case} of split {item.split}, so it cannot "
                                "be trained on; make samples from cases of split train.")
-        other = held.get(item.patient) or images.get(item.sha256)
-        if other is not None:
-            what = f"patient {item.patient}" if item.patient in held else "one CT"
-            raise LNSynthError(f"{what} is on both sides: {item.name} is to be trained on, {other.name} is of split "
-                               f"{other.split}; give all images of a patient one split.")
 
 
 def _cases(folders: Sequence[Path]) -> tuple[list[Item], list[dict]]:
-    """Every case of some data sets that has a node mask, and what was left out."""
+    """Every case of some data sets, and why some are not used."""
     found, left_out = [], []
     for folder in folders:
         dataset = Dataset.open(folder)
         for entry in dataset.cases():
-            if "nodes" not in entry["files"]:
-                left_out.append({"name": entry["id"], "reason": "no node mask"})
-                continue
-            if entry.get("synthetic"):
-                left_out.append({"name": entry["id"], "reason": f"its CT is {WORD}"})
-                continue
+            why = ("no node mask" if "nodes" not in entry["files"] else
+                   f"its CT is {WORD}" if entry.get("synthetic") else "")
             found.append(Item(f"{entry['id']}-real", dataset.kind, entry["split"], entry["patient"], entry["id"],
-                              Path(folder), entry["sha256"]["ct"]))
-            if entry["split"] == "test":
+                              Path(folder), entry["sha256"]["ct"], usable=not why))
+            if why:
+                left_out.append({"name": entry["id"], "reason": why})
+            elif entry["split"] == "test":
                 left_out.append({"name": found[-1].name, "reason": "of split test"})
     return found, left_out
 
@@ -171,7 +192,7 @@ def _father(sample: Path, record: dict, fathers: dict[str, Item]) -> Item:
         return father
     # The same CT from another file, as viewers write, and perhaps by another name; the namesake is the likeliest.
     for item in sorted(fathers.values(), key=lambda item: item is not father):
-        if voxels is not None and _voxels(item.folder, item.case, item.sha256) == voxels:
+        if voxels is not None and of_case(Dataset.open(item.folder), item.case).voxels == voxels:
             return item
     if father is None:
         raise LNSynthError(f"{sample}: it was made from case {source.get('case')}, which is in none of the data sets, "
@@ -183,11 +204,6 @@ def _father(sample: Path, record: dict, fathers: dict[str, Item]) -> Item:
 def in_place(record: dict) -> bool:
     """Whether a provenance is that of a full CT in which nodes were made or removed."""
     return record.get("what") in ("insertion", "removal")
-
-
-@cache
-def _voxels(dataset: Path, case: str, _sha256: str) -> str:
-    return voxels_sha256(read(Dataset.open(dataset).path(case, "ct")))
 
 
 def _check_form(sample: Path, form: dict, settings: SegmentSettings) -> None:

@@ -1,6 +1,7 @@
 """Training a segmenter: divide the data, export them, let nnU-Net train in a process of its own, say what was done.
 
-RUN/segmenter.json      settings, which images were used and left out, why, versions; at the end what came of it
+RUN/segmenter.json      settings, which images were used and left out, why, versions; at the end what came of it;
+                        "trained_on": see `cases.trained_on`
 RUN/log.jsonl           one line an epoch (`trainer.records`): learning curves
 RUN/nnunet.log          everything that nnU-Net printed
 RUN/nnUNet_raw, nnUNet_preprocessed, nnUNet_results    nnU-Net's folders; the model is in the last (`model.MODEL`)
@@ -55,14 +56,17 @@ def train_segmenter(real: Sequence[Path], synthetic: Sequence[Path], out: Path, 
 
 def _train(real: Sequence[Path], synthetic: Sequence[Path], out: Path, settings: SegmentSettings, resume: bool,
            device: torch.device, callback: Callback) -> dict:
-    division = divide(real, synthetic, settings)
+    division = divide(real, synthetic, settings, callback)
     record = {"settings": settings.plain(), "data": _data(division)}
     before = _claim(out, record, resume)
     if "trained" in before:
         return before
     record |= {"left_out": division.left_out, "summary": _summary(division), "device": str(device),
+               "trained_on": division.trained_on.plain(),
                "versions": {"lnsynth": __version__, "nnunetv2": version("nnunetv2"), "torch": torch.__version__}}
     write_json(out / "segmenter.json", record)
+    for unknown in division.trained_on.unknown:
+        callback(Event("training", message=f"note: {unknown}; whether it has seen a test case cannot be checked"))
     # At its end nnU-Net puts this in place of the checkpoint to resume from: without a look, it would train once more.
     if not (out / model.MODEL / "fold_0" / "checkpoint_final.pth").exists():
         if not (out / "nnUNet_preprocessed" / "done").exists():
@@ -71,6 +75,7 @@ def _train(real: Sequence[Path], synthetic: Sequence[Path], out: Path, settings:
             write_json(out / "nnUNet_preprocessed" / model.DATASET / "splits_final.json",
                        [{side: [item.name for item in getattr(division, side)] for side in ("train", "val")}])
         _run(out, device, callback)
+    division.trained_on.save_prints(out / model.MODEL)
     record["trained"] = _outcome(out, settings)
     if not settings.trainer.keep_data:
         for name in ("nnUNet_raw", "nnUNet_preprocessed"):

@@ -36,7 +36,7 @@ def provenance(what: str, facts: dict, *, labels: str, seed: int, sampler: str, 
         "what": what,
         "note": f"{WORD}: made by a generative model for research. Not a patient's image.",
         "generator": {name: facts[name] for name in ("kind", "weights_sha256", "settings")} | {
-            "labels_sha256": sha256(table_path(labels))},
+            "labels_sha256": sha256(table_path(labels)), "trained_on": facts.get("trained_on")},
         "sampling": {"seed": seed, "sampler": sampler, "steps": steps, **(run or {})},
         "source": source,
         "condition": condition,

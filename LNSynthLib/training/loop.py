@@ -19,6 +19,8 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch.nn.utils.parametrize import ParametrizationList
 
 from .. import __version__
+from ..cases.apart import check_sides, members
+from ..cases.trained_on import TrainedOn
 from ..generators import checkpoint as generators
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, Progress, duration, ignore
@@ -81,6 +83,11 @@ def _train(preset: Preset, data: Sequence[str | Path], out: Path, resume: bool, 
     torch.manual_seed(derive(settings.seed, "weights"))
     generator = make_generator(preset)
     cases = collect(data, settings.prepared, generator.form, "train")
+    seen = None
+    if accelerator.is_main_process:
+        everyone, ids = members(data), {case.id for case in cases}
+        check_sides(everyone, callback)
+        seen = TrainedOn.of([member for member in everyone if member.side == "train" and member.case in ids])
     patches = Patches(cases, generator.form, settings)
     if accelerator.is_main_process:
         draws = _claim(out, preset, data, cases, resume, one_stage=generator.turns(0.0) == generator.turns(1.0))
@@ -108,7 +115,7 @@ def _train(preset: Preset, data: Sequence[str | Path], out: Path, resume: bool, 
         if accelerator.is_main_process:
             checkpoints.write(out, tensors, {"step": done, "seconds": seconds})
             generators.save(out / "generator", accelerator.unwrap_model(model), weights=tensors["ema"],
-                            facts={"training": _facts(preset, cases, done, seconds)})
+                            facts={"training": _facts(preset, cases, done, seconds)}, trained_on=seen)
         accelerator.wait_for_everyone()
         return tensors["ema"]
 

@@ -77,7 +77,8 @@ def test_a_run_is_self_contained_and_its_generator_is_the_average(whole_run):
     assert all(torch.equal(value, averaged[name]) for name, value in generator.state_dict().items())
     assert any(not torch.equal(averaged[name], weights[name]) for name in weights)
     assert about["training"]["step"] == 7 and about["training"]["cases"] == {"phantom": 2}
-    assert {p.suffix for p in whole_run.rglob("*") if p.is_file()} == {".json", ".jsonl", ".safetensors", ".yaml"}
+    kinds = {p.suffix for p in whole_run.rglob("*") if p.is_file()}
+    assert kinds == {".json", ".jsonl", ".npz", ".safetensors", ".yaml"}
 
 
 def test_two_sessions_equal_one(dataset, whole_run, tmp_path):

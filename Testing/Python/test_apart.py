@@ -1,0 +1,142 @@
+"""Training, validation and test stay apart, whatever a CT's form, a patient's spelling, or who trained on them."""
+
+import json
+
+import numpy as np
+import pytest
+from test_synthesize import make_generator
+
+from LNSynthLib.cases.apart import check_sides, members, person
+from LNSynthLib.cases.dataset import Case, Dataset
+from LNSynthLib.cases.fingerprint import fingerprint, near_duplicates
+from LNSynthLib.cases.importers import import_folder
+from LNSynthLib.cases.phantom import phantom
+from LNSynthLib.cases.trained_on import TrainedOn, held_out
+from LNSynthLib.cases.volume import Volume, read, write
+from LNSynthLib.generators import checkpoint
+from LNSynthLib.runtime.errors import LNSynthError
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """Two abdomens of different seeds, on 3 mm."""
+    return [phantom(seed, spacing=3.0, nodes=2) for seed in (11, 12)]
+
+
+def changed(ct: Volume) -> dict[str, Volume]:
+    """One CT in many forms."""
+    rng = np.random.default_rng(0)
+    one = ct.array.copy()
+    one[tuple(n // 2 for n in one.shape)] += 1
+    mirrored = np.diag([-1.0, 1.0, 1.0, 1.0])
+    mirrored[0, 3] = ct.shape[0] - 1
+    later = ct.affine.copy()
+    later[:3, 3] += later[:3, 2]
+    return {
+        "float32": Volume(ct.array.astype(np.float32), ct.affine),
+        "axes in another order": Volume(ct.array.transpose(2, 0, 1), ct.affine[:, [2, 0, 1, 3]]),
+        "stored flipped": Volume(ct.array[::-1], ct.affine @ mirrored),
+        "mirrored": Volume(ct.array[::-1], ct.affine),
+        "cropped by a slice": Volume(ct.array[:, :, 1:], later),
+        "one voxel changed": Volume(one, ct.affine),
+        "noise of 5 HU": Volume(ct.array + rng.normal(0, 5, ct.shape).astype(np.float32), ct.affine),
+        "window clipped": Volume(np.clip(ct.array, -120, 240), ct.affine)}
+
+
+def test_a_ct_is_known_in_every_form_and_no_other_is_taken_for_it(drawn):
+    first, second = (fingerprint(case.ct) for case in drawn)
+    forms = changed(drawn[0].ct)
+    looks = [fingerprint(volume) for volume in forms.values()]
+    assert [i for i, _, _ in near_duplicates(looks, [first])] == list(range(len(forms)))
+    assert near_duplicates([*looks, first], [second]) == []
+    assert looks[1].voxels == looks[2].voxels == first.voxels != looks[3].voxels
+
+
+def test_spellings_of_one_patient():
+    assert len({person(id) for id in ("Case 12", "case-12", " CASE_12 ", "case.12")}) == 1
+    assert person("case1-2") != person("case12")
+
+
+def dataset(folder, cases, kind="real"):
+    """cases: id -> (patient, split, Case of which CT and nodes are taken, whether with nodes)"""
+    made = Dataset.create(folder, kind=kind)
+    for id, (patient, split, case, annotated) in cases.items():
+        made.add(Case(id, case.ct, case.nodes if annotated else None, None, {"patient": patient, "split": split}))
+    return made.folder
+
+
+@pytest.mark.parametrize("kind", ["real", "pseudo"])
+def test_two_sides_that_show_one_ct_are_refused_with_both_names(drawn, tmp_path, kind):
+    other = Case("x", changed(drawn[0].ct)["mirrored"], drawn[0].nodes)
+    folders = [dataset(tmp_path / "a", {"one": ("P", "train", drawn[0], True)}),
+               dataset(tmp_path / "b", {"two": ("Q", "test", other, False)}, kind)]
+    with pytest.raises(LNSynthError, match="case one in .*split train.*case two in .*split test.*one CT"):
+        check_sides(members(folders))
+
+
+def test_a_patient_spelt_otherwise_on_the_other_side_is_refused(drawn, tmp_path):
+    folder = dataset(tmp_path / "a", {"one": ("Case 12", "train", drawn[0], True),
+                                      "two": ("case-12", "test", drawn[1], False)})
+    with pytest.raises(LNSynthError, match="patient Case 12 .also spelt 'case-12'.* case one .* case two"):
+        check_sides(members([folder]))
+
+
+def sources(folder, cases):
+    for name, case in cases.items():
+        write(folder / "ct" / f"{name}.nii.gz", case.ct)
+        write(folder / "nodes" / f"{name}.nii.gz", case.nodes)
+    return folder / "ct", folder / "nodes"
+
+
+def test_a_second_import_leaves_a_patient_on_his_side_and_refuses_his_ct_under_another_name(drawn, tmp_path):
+    out, table = tmp_path / "set", tmp_path / "pairs.csv"
+    images, nodes = sources(tmp_path / "in", {"a": drawn[0], "b": drawn[1]})
+    table.write_text("image,nodes,patient\na.nii.gz,a.nii.gz,Anna 1\n")
+    import_folder(images, nodes, out, table=table, shares=(0, 0, 1))
+    table.write_text("image,nodes,patient\nb.nii.gz,b.nii.gz,anna-1\n")
+    import_folder(images, nodes, out, table=table, shares=(1, 0, 0))
+    assert {e["id"]: e["split"] for e in Dataset.open(out).cases()} == {"a": "test", "b": "test"}
+    table.write_text("image,nodes,patient,split\nb.nii.gz,b.nii.gz,ANNA 1,train\n")
+    with pytest.raises(LNSynthError, match="ANNA 1 is of split test in this data set"):
+        import_folder(images, nodes, out, table=table)
+    write(images / "c.nii.gz", changed(drawn[0].ct)["one voxel changed"])
+    table.write_text("image,nodes,patient,split\nc.nii.gz,a.nii.gz,Berta,train\n")
+    with pytest.raises(LNSynthError, match="case c .*c.nii.gz.*Berta.*case a in .*Anna 1.*one CT"):
+        import_folder(images, nodes, out, table=table)
+    assert [e["id"] for e in Dataset.open(out).cases()] == ["a", "b"]
+
+
+def test_a_generator_tells_what_it_was_trained_on_without_telling_the_ids(drawn, tmp_path):
+    folder = dataset(tmp_path / "a", {"one": ("Mrs Smith", "train", drawn[0], True)})
+    weights = make_generator(tmp_path / "weights")
+    model, facts = checkpoint.load(weights)
+    checkpoint.save(weights, model, {k: v for k, v in facts.items() if k in ("training",)},
+                    trained_on=TrainedOn.of(members([folder])))
+    text = json.dumps(checkpoint.facts(weights))
+    assert "Smith" not in text and "one" not in json.loads(text)["trained_on"]["parts"][0]["cases"]
+    held = {"spelling": ("mrs_smith", drawn[1]), "copy": ("Q", drawn[0]),
+            "form": ("Q", Case("x", changed(drawn[0].ct)["noise of 5 HU"], drawn[0].nodes))}
+    for name, (patient, case) in held.items():
+        other = dataset(tmp_path / name, {"two": (patient, "test", case, True)})
+        with pytest.raises(LNSynthError, match="The generator .* was trained on .*case two in .* split test"):
+            checkpoint.check_unseen(weights, members([other]), print)
+    fresh = dataset(tmp_path / "fresh", {"two": ("Q", "test", drawn[1], True)})
+    checkpoint.check_unseen(weights, members([fresh]), print)
+    assert [m.case for m in held_out(members([fresh, folder]))] == ["two"]
+
+
+def test_an_older_generator_is_taken_with_a_word(tmp_path):
+    told = []
+    checkpoint.check_unseen(make_generator(tmp_path / "weights"), [], told.append)
+    assert len(told) == 1 and "does not say what it was trained on" in told[0]
+
+
+def test_a_fingerprint_is_kept_beside_its_case_and_not_trusted_for_another_ct(drawn, tmp_path):
+    folder = dataset(tmp_path / "a", {"one": ("P", "train", drawn[0], True)})
+    member, = members([folder])
+    assert member.fingerprint.voxels == fingerprint(drawn[0].ct).voxels
+    assert (folder / "cases" / "one" / "fingerprint.npz").is_file()
+    Dataset.open(folder).add(Case("one", drawn[1].ct, drawn[1].nodes, None, {"patient": "P"}))
+    again, = members([folder])
+    assert again.fingerprint.voxels == fingerprint(read(Dataset.open(folder).path("one", "ct"))).voxels
+    assert again.fingerprint.voxels != member.fingerprint.voxels
