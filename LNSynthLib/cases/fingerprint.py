@@ -34,7 +34,7 @@ CANVAS = (28, 22)             # cells of 16 mm in x and y on which all CTs are l
 COARSE = 0.6                  # likeness on 16 mm above which a pair is looked at more closely
 ALIKE = 0.7                   # likeness on 8 mm above which two CTs are one; the benchmark shows the margin
 LEAST_SHARE = 0.4             # of the smaller CT that both must show
-LEAST_CELLS = 300             # in common, below which nothing is said
+LEAST_CELLS = 2000            # in common (a litre), below which likeness says nothing
 FLIPS = tuple(itertools.product((1, -1), repeat=3))
 
 

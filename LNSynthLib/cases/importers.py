@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
+from ..runtime.names import check_id
+from ..runtime.tables import read_table
 from . import synthetic
 from .apart import Member, check_new, members, person
 from .checks import check_ct, check_nodes
@@ -109,7 +110,14 @@ def pair_by_stem(images: Path, nodes: Path, anatomy: Path | None = None) -> list
             continue
         _match(folder, "mask", images_of, masks)
         _match(images, "image", masks, images_of)
+    for id, path in images_of.items():
+        check_id(id, path, "the id (the image's name, unless a CSV of pairs gives one in its column id)")
     return [Item(id, path, nodes_of[id], anatomy_of.get(id)) for id, path in sorted(images_of.items())]
+
+
+def _id(image: Path) -> str:
+    """What an image's name calls its case: nnU-Net's channel number and the suffix are no part of it."""
+    return stem(image).removesuffix("_0000")
 
 
 def _match(folder: Path, what: str, wanted: dict, found: dict) -> None:
@@ -129,7 +137,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
         if path.is_dir():
             key = path.name
         elif is_volume_file(path):
-            key = stem(path).removesuffix("_0000")
+            key = _id(path)
         elif path.suffix.lower() == ".dcm" and is_seg(path):
             key = path.stem
         else:
@@ -142,22 +150,14 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 
 def pair_by_table(table: Path, images: Path, nodes: Path, anatomy: Path | None = None) -> list[Item]:
     """The pairs that a CSV lists. Raises LNSynthError for unknown columns, missing files, doubled ids, wrong splits."""
-    try:
-        with open(table, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            rows, columns = list(reader), reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise LNSynthError(f"{table}: the CSV cannot be read ({error}); check the path and save it as UTF-8.") from None
-    unknown = [c for c in columns if c not in COLUMNS]
-    if unknown or not {"image", "nodes"} <= set(columns):
-        raise LNSynthError(
-            f"{table}: its columns are {', '.join(map(str, columns))}; it needs image and nodes and may have "
-            f"{', '.join(COLUMNS[2:])}."
-        )
+    content = read_table(table, ("image", "nodes"))
+    if unknown := [name for name in content.columns if name not in COLUMNS]:
+        raise LNSynthError(f"{table}: it has a column {', '.join(map(repr, unknown))}; a table of pairs needs image "
+                           f"and nodes and may have {', '.join(COLUMNS[2:])}.")
     items: list[Item] = []
-    for number, row in enumerate(rows, start=2):
-        row = {key: (value or "").strip() for key, value in row.items() if key}
-        where = f"{table}, line {number}"
+    for line, row in content.rows:
+        row = {key: value.strip() for key, value in row.items()}
+        where = f"{table}, line {line}"
         paths = {}
         for column, folder in (("image", images), ("nodes", nodes), ("anatomy", anatomy)):
             if not row.get(column):
@@ -169,7 +169,8 @@ def pair_by_table(table: Path, images: Path, nodes: Path, anatomy: Path | None =
             raise LNSynthError(f"{where}: image or nodes is empty; name both files.")
         if row.get("split") and row["split"] not in SPLITS:
             raise LNSynthError(f"{where}: the split is one of {', '.join(SPLITS)}, not {row['split']!r}.")
-        id = row.get("id") or stem(paths["image"]).removesuffix("_0000")
+        id = row.get("id") or _id(paths["image"])
+        check_id(id, where, "the id (column id; without it, the image's name)")
         if any(id == item.id for item in items):
             raise LNSynthError(f"{where}: the id {id} appears twice; give each case its own.")
         about = {key: row.get(key, "") for key in ("patient", "split", "source")}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from ..runtime.errors import LNSynthError
-from ..runtime.tables import plain
+from ..runtime.tables import read_table
 from .catalog import PAIR, pair_id, samples
 from .review import Decision, Rule, review
 
@@ -117,19 +116,17 @@ def read_filter(folder: Path) -> dict[str, Verdict]:
     if not path.exists():
         return {}
     try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            rows = [_verdict(row) for row in csv.DictReader(stream, strict=True)]
-            return {verdict.sample: verdict for verdict in rows}
-    except (OSError, ValueError, KeyError, AttributeError, csv.Error) as error:
+        return {row["sample"]: _verdict(row) for _, row in read_table(path, FILTER_COLUMNS).rows}
+    except (LNSynthError, ValueError, KeyError) as error:
         raise LNSynthError(f"{path}: the filter's table is damaged ({type(error).__name__}: {error}); remove it and "
                            "run the filter again.") from None
 
 
 def _verdict(row: dict) -> Verdict:
-    if None in row.values():
+    if not row["pair"]:
         raise ValueError("a row is cut short")
-    row = {name: plain(value) for name, value in row.items() if isinstance(value, str)}
     coverage = dict(part.split(":") for part in row["coverage"].split())
     return Verdict(row["sample"], {"yes": True, "no": False}[row["kept"]],
-                   {int(node): float(share) for node, share in coverage.items()}, float(row["threshold"]),
+                   {int(node): float(share) for node, share in coverage.items()},
+                   float(row["threshold"].replace(",", ".")),  # a spreadsheet's decimal comma
                    row["rule"], row["segmenter"], row["reason"], row["pair"])

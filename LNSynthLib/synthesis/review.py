@@ -6,8 +6,6 @@ One row a decision, never changed once written: sample, verdict, note, time, rev
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Literal
 from ..runtime.errors import LNSynthError
 from ..runtime.files import atomic_path
 from ..runtime.locks import alone
-from ..runtime.tables import csv_text, plain
+from ..runtime.tables import Table, csv_text, read_table
 from .catalog import pair_id, samples
 
 COLUMNS = ("sample", "verdict", "note", "time", "reviewer", "pair")
@@ -67,7 +65,7 @@ def record(folder: Path, sample: str, verdict: str, note: str = "", reviewer: st
     path = table(folder)
     try:
         with alone(path.with_name(f".{path.name}.lock"), wait_s):
-            known = _Table.read(path) if path.exists() else _Table()
+            known = _Table.read(path) if path.exists() else _Table(Table([*COLUMNS], []))
             known.append({name: getattr(decision, name) for name in COLUMNS})
             known.write(path)
     except OSError as error:
@@ -160,33 +158,14 @@ def _some(names: list[str]) -> str:
 class _Table:
     """The file as it is, in its own dialect: what a spreadsheet made of it (BOM, semicolons, more columns) stays."""
 
-    def __init__(self, columns=COLUMNS, rows=(), delimiter: str = ",", encoding: str = "utf-8"):
-        self.columns = [*columns, *(name for name in COLUMNS if name not in columns)]
-        self.rows: list[tuple[int, dict]] = list(rows)  # with the line that each ends on
-        self.delimiter, self.encoding = delimiter, encoding
+    def __init__(self, table: Table):
+        self.columns = [*table.columns, *(name for name in COLUMNS if name not in table.columns)]
+        self.rows = list(table.rows)
+        self.delimiter, self.encoding = table.delimiter, table.encoding
 
     @classmethod
     def read(cls, path: Path) -> _Table:
-        try:
-            content = path.read_bytes()
-            text = content.decode("utf-8-sig")
-            delimiter = max(",;\t", key=next(iter(text.splitlines()), "").count)
-            reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-            columns = [plain(name).strip().lower() for name in reader.fieldnames or ()]
-            reader.fieldnames = columns
-            rows = [(reader.line_num, {name: plain(value) if isinstance(value, str) else value
-                                       for name, value in row.items()}) for row in reader]
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise LNSynthError(f"{path}: the table cannot be read ({error}); save it as CSV in UTF-8.") from None
-        if missing := [name for name in ("sample", "verdict") if name not in columns]:
-            raise LNSynthError(f"{path}, line 1: there is no column {' and '.join(missing)}; the columns are "
-                               f"{', '.join(COLUMNS)}.")
-        for line, row in rows:
-            if any(row.pop(None, None) or ()):
-                raise LNSynthError(f"{path}, line {line}: there are more values than columns; put a note with "
-                                   f"{delimiter!r} in it between quotes.")
-        filled = [(line, row) for line, row in rows if any((value or "").strip() for value in row.values())]
-        return cls(columns, filled, delimiter, "utf-8-sig" if content.startswith(b"\xef\xbb\xbf") else "utf-8")
+        return cls(read_table(path, ("sample", "verdict")))
 
     def append(self, row: dict) -> None:
         self.rows.append((0, row))

@@ -17,7 +17,7 @@ from LNSynthLib.cases import volume
 from LNSynthLib.cases.dataset import Dataset
 from LNSynthLib.cases.dicom import write_seg
 from LNSynthLib.cases.fetch import COLLECTIONS, Study, check_reachable, fetch_collection, idc_download, idc_studies
-from LNSynthLib.cases.importers import import_folder
+from LNSynthLib.cases.importers import import_folder, pair_by_table
 from LNSynthLib.cases.splits import split_by_patient
 from LNSynthLib.cases.volume import Volume, canonical, same_grid
 from LNSynthLib.runtime.errors import Cancelled, LNSynthError
@@ -149,14 +149,40 @@ def test_a_table_pairs_files(folders, tmp_path):
     assert dataset.load("x1").anatomy is not None and dataset.load("x2").anatomy is None
 
 
+@pytest.mark.parametrize("dialect", [
+    lambda text: text.replace(",", ";").encode(),
+    lambda text: text.replace(",", "\t").encode("utf-16"),  # a spreadsheet's "Unicode text"
+    lambda text: b"\xef\xbb\xbf" + text.replace("\n", "\r\n").replace(",", ";").encode(),
+    lambda text: "".join(line + ",,\n" for line in text.splitlines()).encode() + b",,,,,\n\n",
+    lambda text: b"sep=|\r\n" + text.replace(",", "|").encode(),
+    lambda text: text.replace("id,image", " ID ,Image").encode(),
+])
+def test_a_table_as_spreadsheets_save_it(folders, tmp_path, dialect):
+    images, nodes, anatomy, _ = folders
+    lines = "id,image,nodes,patient\nu1,b.nrrd,b.nii,Müller\n"
+    (tmp_path / "pairs.csv").write_bytes(dialect(lines))
+    (item,) = pair_by_table(tmp_path / "pairs.csv", images, nodes)
+    assert (item.id, item.patient, item.image, item.nodes) == ("u1", "Müller", images / "b.nrrd", nodes / "b.nii")
+
+
+def test_an_id_that_cannot_name_a_folder_is_told_before_any_work(folders):
+    images, nodes, _, out = folders
+    (images / "b.nrrd").rename(images / "b 1.nrrd")
+    (nodes / "b.nii").rename(nodes / "b 1.nii")
+    with pytest.raises(LNSynthError, match=r"b 1.nrrd: the id \(the image's name, unless .*column id\) 'b 1' cannot"):
+        import_folder(images, nodes, out)
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("lines, why", [
-    (["image,mask", "a,b"], "it needs image and nodes"),
-    (["image,nodes,sex", "a,b,f"], "its columns are image, nodes, sex"),
+    (["image,mask", "a,b"], "line 1: there is no column nodes; the columns are image, mask"),
+    (["image,nodes,sex", "a,b,f"], "it has a column 'sex'; a table of pairs needs image and nodes and"),
     (["image,nodes"], "lists no case"),
     (["image,nodes", "q.nii,b.nii"], "line 2: .*q.nii does not exist"),
     (["image,nodes", "b.nrrd,"], "line 2: image or nodes is empty"),
     (["image,nodes,split", "b.nrrd,b.nii,dev"], "line 2: the split is one of"),
     (["image,nodes", "b.nrrd,b.nii", "b.nrrd,a.nrrd"], "line 3: the id b appears twice"),
+    (["image,nodes,id", "b.nrrd,b.nii,", "b.nrrd,b.nii,x y"], r"line 3: the id \(column id; .* 'x y' cannot name"),
     (["id,image,nodes,patient,split", "x,b.nrrd,b.nii,p,train", "y,c.mha,b.nii,p,test"], "Patient p is listed in two"),
 ])
 def test_wrong_tables_are_refused(folders, tmp_path, lines, why):
