@@ -78,8 +78,8 @@ def node_checks(segmentation, ct) -> list[Check]:
         except LNSynthError as error:
             found.append(Check(False, str(error)))
             return found
-    shown = ct is not None and ct.GetImageData() is not None  # while a scene is loaded or closed, it may not be there
-    return found + (_doubts(segmentation, ct) if shown else [])
+    # While a scene is loaded or closed, the CT's voxels may not be there.
+    return found + (_doubts(segmentation, ct) if ct.GetImageData() is not None else [])
 
 
 def _doubts(segmentation, ct) -> list[Check]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 # Of this run and its child processes alone: the registry of what is synthetic never is the user's own.
-os.environ["LNSYNTH_HOME"] = tempfile.mkdtemp(prefix="lnsynth-home.")
+HOME = tempfile.TemporaryDirectory(prefix="lnsynth-home.")  # goes with this process
+os.environ["LNSYNTH_HOME"] = HOME.name
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
