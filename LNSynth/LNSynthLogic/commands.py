@@ -33,7 +33,8 @@ def variants(parameters, files: Exported, prefix: str) -> list[str]:
     p = parameters
     arguments = ["--ct", files.ct, "--nodes", files.nodes, "--out", p.samplesFolder, "--prefix", prefix,
                  "--mode", p.mode, "--count", p.variants, "--sampler", p.sampler, "--steps", p.steps,
-                 "--seed", p.seed, "--device", p.device]
+                 "--seed", p.seed, "--device", p.device,
+                 "--anyway"]  # Input told what may be wrong with the nodes, and they are in sight
     arguments += ["--present", files.present] if files.present else []
     arguments += ["--anatomy", files.anatomy] if files.anatomy else []
     arguments += ["--generator", p.generator] if p.generator else []

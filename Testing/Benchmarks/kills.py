@@ -31,6 +31,7 @@ from LNSynthLib.cases.dataset import Dataset
 from LNSynthLib.cases.phantom import phantom_dataset
 from LNSynthLib.cases.prepare import PrepareSettings, prepare
 from LNSynthLib.cases.store import PreparedCase
+from LNSynthLib.cases.volume import read, write
 from LNSynthLib.runtime.files import check_hashes, read_json, write_text
 from LNSynthLib.synthesis.provenance import read_provenance
 from LNSynthLib.synthesis.review import history
@@ -79,7 +80,10 @@ def materials(home: Path) -> dict[str, Verb]:
     for role in ("ct", "nodes"):
         (given / "import" / role).mkdir(parents=True)
         for entry in dataset.cases():
-            shutil.copy(dataset.path(entry["id"], role), given / "import" / role / f"{entry['id']}.nii.gz")
+            volume = read(dataset.path(entry["id"], role))
+            if role == "ct":  # a phantom as it is would be known as SYNTHETIC, and not imported
+                volume.array = volume.array + np.int16(1)
+            write(given / "import" / role / f"{entry['id']}.nii.gz", volume)
     subprocess.run(command(["synthesize", "--generator", str(generator), "--data", str(given / "data"), "--out",
                             str(given / "samples"), "--per-case", "2", "--steps", "1", "--device", "cpu"]),
                    check=True, env=environment(home), cwd=home, capture_output=True)

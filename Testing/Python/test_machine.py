@@ -190,7 +190,7 @@ adam = torch.optim.Adam(generator.parameters())
 channels = generator.form.condition_channels
 batch = {'image': torch.randn(1, 1, 64, 64, 64), 'condition': torch.rand(1, channels, 64, 64, 64)}
 for _ in range(3):
-    generator.loss(batch, torch_rng(0))['loss'].backward()
+    generator.loss(batch, [torch_rng(0)])['loss'].backward()
     adam.step()
 used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 need = machine.Need('', counted, 0, '')
