@@ -55,8 +55,16 @@ SEGMENTS = ("segments of a DICOM SEG or .seg.nrrd that are nodes; all takes ever
             "lymph node)")
 
 
-def add_mask_options(parser: argparse.ArgumentParser) -> None:
-    """Options of every verb that reads a node mask."""
+NODES = "a mask does not look like lymph nodes in this CT (size, HU, place)"
+MACHINE = "this machine has too little memory, or would take days"
+
+
+def add_mask_options(parser: argparse.ArgumentParser, *others: str) -> None:
+    """Options of every verb that reads a node mask; others: what --anyway goes on with besides."""
     parser.add_argument("--segments", nargs="+", default=[], metavar="NAME", help=SEGMENTS)
-    parser.add_argument("--anyway", action="store_true",
-                        help="go on where a mask does not look like lymph nodes in this CT (size, HU, place)")
+    add_anyway(parser, NODES, *others)
+
+
+def add_anyway(parser: argparse.ArgumentParser, *where: str) -> None:
+    """The option that goes on where a verb would refuse, in cases that the help names."""
+    parser.add_argument("--anyway", action="store_true", help=f"go on where {', and where '.join(where)}")

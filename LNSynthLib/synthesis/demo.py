@@ -30,6 +30,7 @@ from ..runtime.seeds import derive, rng
 from . import page
 from .draft import Draft
 from .exact import exact
+from .fits import check_fits
 from .inplace import insert_file
 from .insert import InsertSettings
 from .outputs import check_apart
@@ -37,15 +38,18 @@ from .provenance import description, prepared_source, provenance
 from .samples import to_hu, write_sample
 
 PHANTOM_MM = 1.5
+VARIANTS = 4
 NEW_NODE_MM = 13.0  # short axis of the node that is put in place: the median of real abdominal ones
 
 
 def demo(out: Path, generator: Path, *, ct: Path | None = None, anatomy: Path | None = None, seed: int = 0,
-         steps: int = 25, device: str = "auto", callback: Callback = ignore) -> dict:
+         steps: int = 25, anyway: bool = False, device: str = "auto", callback: Callback = ignore) -> dict:
     """Writes `out`/index.html, montage.png and all that they show; returns {"page", "kind", "seconds"}.
 
     ct, anatomy  a CT and its TotalSegmentator v2 labels; without them, the phantom of `seed`
+    anyway       go on where the machine is too small (`fits`)
     """
+    check_fits(generator, VARIANTS + 1, steps, device, anyway)
     began, out, device = time.monotonic(), Path(out), pick(device)
     check_apart([out / name for name in ("data", "variants", "in-place", "index.html", "montage.png")],
                 [path for path in (ct, anatomy, checkpoint.find(generator)) if path is not None])
@@ -61,7 +65,7 @@ def demo(out: Path, generator: Path, *, ct: Path | None = None, anatomy: Path | 
     with exact(), Progress("synthesising", len(drafts) * steps, callback) as progress:
         for name, draft in drafts.items():
             made[name] = _sample(name, draft, model, facts, out, seed, steps, device, progress)
-    placed = _in_place(dataset, case, form, generator, out, seed, steps, str(device), callback)
+    placed = _in_place(dataset, case, form, generator, out, seed, steps, anyway, str(device), callback)
     seconds = time.monotonic() - began
     montage = page.variants_picture(drafts, made)
     write_png(out / "montage.png", montage, description(facts))
@@ -161,7 +165,7 @@ def _sample(name: str, draft: Draft, model, facts, out: Path, run_seed: int, ste
 
 
 def _in_place(dataset: Dataset, case: PreparedCase, form, generator: Path, out: Path, seed: int, steps: int,
-              device: str, callback) -> dict:
+              anyway: bool, device: str, callback) -> dict:
     """Puts one new node into the full CT; {"before", "after", "nodes" (canonical volumes), "record", "placement"}."""
     table, nodes = LabelTable.load(form.labels), case.nodes()
     more, records = add(nodes, case.anatomy(), case.spacing, table, 1, rng(seed, "demo in place"), ShapePrior.load(),
@@ -177,7 +181,8 @@ def _in_place(dataset: Dataset, case: PreparedCase, form, generator: Path, out: 
     write(folder / "node.nii.gz", mask, synthetic.mark("lymph node to insert"))
     organs = dataset.checked_path(case.id, "anatomy")
     record = insert_file(generator, path, folder / "node.nii.gz", folder / "ct.nii.gz",
-                         InsertSettings(seed=seed, steps=steps), anatomy=organs, device=device, callback=callback)
+                         InsertSettings(seed=seed, steps=steps), anatomy=organs, anyway=anyway, device=device,
+                         callback=callback)
     views = {name: canonical(v) for name, v in
              (("before", source), ("after", read(folder / "ct.nii.gz")), ("nodes", mask))}
     return {**views, "record": record, "placement": records[0]}

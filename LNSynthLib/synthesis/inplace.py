@@ -19,6 +19,7 @@ from ..runtime.events import Callback, Event, ignore
 from ..runtime.files import atomic_path, sha256, write_json
 from .ctfile import check_target, open_ct
 from .exact import exact
+from .fits import check_fits
 from .given import digest
 from .insert import InsertSettings, insert
 from .outputs import check_apart
@@ -33,12 +34,13 @@ def insert_file(generator: Path, ct: Path, nodes: Path, out: Path, settings: Ins
 
     Where `out` is the same kind of file as the CT, its header, voxel type and scaling stay, and so does every stored
     number away from the nodes. Arguments as for `insert`; segments: of a SEG or .seg.nrrd that are nodes; anyway: go on
-    where nodes are doubted (`cases.plausibility`). Returns the content of the provenance file, with "file". Raises
-    LNSynthError for inputs that do not fit together, before any work.
+    where nodes are doubted (`cases.plausibility`) or the machine is too small (`fits`). Returns the content of the
+    provenance file, with "file". Raises LNSynthError for inputs that do not fit together, before any work.
     """
     inputs = {"ct": ct, "nodes": nodes} | ({"anatomy": anatomy} if anatomy is not None else {})
     check_target(out)
     check_apart([out], inputs.values())
+    check_fits(generator, 1, settings.steps, device, anyway)
     device = pick(device)
     callback(Event("loading the generator"))
     model, facts = checkpoint.load(generator, device)

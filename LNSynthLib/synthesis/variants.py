@@ -25,6 +25,7 @@ from ..runtime.files import read_json
 from ..runtime.locks import turn
 from ..runtime.seeds import derive
 from ..runtime.temporary import sweep
+from .fits import check_fits
 from .given import Files, Given, origin
 from .insert import InsertSettings
 from .outputs import check_apart
@@ -86,7 +87,7 @@ def variants(generator: Path, files: Files, out: Path, settings: VariantSettings
     from 1), "reason"} of each in which no node could be varied.
 
     prefix  of the folders' names; None: the case's id
-    anyway  go on where nodes are doubted (`cases.plausibility`)
+    anyway  go on where nodes are doubted (`cases.plausibility`) or the machine is too small (`fits`)
 
     In place, the nodes of `files.nodes` are compared voxel for voxel with those that the CT shows, `files.present`:
     what is not wanted any more is removed, what is new is made, and what both have stays as it is. In a patch, which
@@ -102,6 +103,7 @@ def variants(generator: Path, files: Files, out: Path, settings: VariantSettings
     if settings.vary is not None and files.anatomy is None:
         raise LNSynthError("Nodes are changed at random only with the anatomy (--anatomy), so that none covers an "
                            "organ or leaves the body; make it with `lnsynth anatomy`.")
+    check_fits(generator, settings.count, settings.steps, device, anyway)
     out, device = Path(out), pick(device)
     callback(Event("loading the generator"))
     model, facts = checkpoint.load(generator, device)

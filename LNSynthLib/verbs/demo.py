@@ -3,7 +3,7 @@
 Everything lands in OUT, to be opened at OUT/index.html. Takes some minutes on two CPU cores.
 """
 
-from ..options import count, seed
+from ..options import MACHINE, add_anyway, count, seed
 
 
 def add_arguments(parser) -> None:
@@ -14,6 +14,7 @@ def add_arguments(parser) -> None:
                         help="folder of a generator or of a training run (default: the demo weights)")
     parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of what is random (default 0)")
     parser.add_argument("--steps", type=count, default=25, metavar="N", help="sampling steps (default 25)")
+    add_anyway(parser, MACHINE)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
 
 
@@ -35,6 +36,6 @@ def run(args, callback) -> dict:
 
     result = demo(Path(args.out), generator, ct=Path(args.ct) if args.ct else None,
                   anatomy=Path(args.anatomy) if args.anatomy else None, seed=args.seed, steps=args.steps,
-                  device=args.device, callback=callback)
+                  anyway=args.anyway, device=args.device, callback=callback)
     print(f"{result['page']} (SYNTHETIC, from {'a phantom' if result['kind'] == 'phantom' else 'your CT'})")
     return result

@@ -8,7 +8,7 @@ command goes on; a changed plan reruns only what its change touches. Many machin
 scheduler's array with --shard I/N, or torchrun --nproc-per-node N -m LNSynthLib experiment run ...
 """
 
-from ..options import count
+from ..options import MACHINE, add_anyway, count
 
 WRITES = ("out", "folder")  # see `cli`
 
@@ -25,8 +25,7 @@ def add_arguments(parser) -> None:
                         help="change settings of the plan, e.g. multiple=5 budget.steps=100")
     parser.add_argument("--workers", type=count, default=1, metavar="N", help="processes at once (default 1: this one)")
     parser.add_argument("--shard", metavar="I/N", help="this process is number I (from 0) of N that share OUT")
-    parser.add_argument("--anyway", action="store_true",
-                        help="go on where this machine has too little memory, or would take days")
+    add_anyway(parser, MACHINE)
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto",
                         help="auto: a GPU where there is one (default); cpu leaves it alone; "
                              "CUDA_VISIBLE_DEVICES chooses among several")

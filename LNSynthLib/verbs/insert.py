@@ -4,7 +4,7 @@ The CT may have any size, orientation and spacing; it keeps its grid, and every 
 the nodes keeps its value. The result is marked SYNTHETIC in its header and has a provenance file beside it.
 """
 
-from ..options import add_mask_options, count, real, seed
+from ..options import MACHINE, add_mask_options, count, real, seed
 
 
 def add_arguments(parser) -> None:
@@ -15,7 +15,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--anatomy", metavar="MASK", help="TotalSegmentator labels on the CT's grid (recommended)")
     parser.add_argument("--anatomy-version", type=int, choices=(1, 2), default=2,
                         help="major version of TotalSegmentator whose ids the labels are (default 2)")
-    add_mask_options(parser)
+    add_mask_options(parser, MACHINE)
     parser.add_argument("--out", required=True, metavar="FILE", help="the CT to write: .nii, .nii.gz, .nrrd or .mha")
     parser.add_argument("--remove", action="store_true", help="remove the nodes instead of generating them")
     parser.add_argument("--only", type=count, nargs="+", metavar="N",

@@ -7,7 +7,7 @@ Validation is always real (cases of split val), test cases are never looked at, 
 one, is on both sides. RUN holds a normal nnU-Net model, which nnU-Net's own commands run too.
 """
 
-from ..options import count
+from ..options import MACHINE, add_anyway, count
 
 WRITES = ("out", "probability")  # see `cli`
 
@@ -27,8 +27,7 @@ def add_arguments(parser) -> None:
                        help="paper (default), mini, or a YAML file like theirs")
     train.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="assignments",
                        help="change settings of the preset, e.g. trainer.epochs=200 spacing_mm=1.5 seed=1")
-    train.add_argument("--anyway", action="store_true",
-                       help="go on where this machine has too little memory, or would take days")
+    add_anyway(train, MACHINE)
     train.add_argument("--resume", action="store_true", help="go on after the last checkpoint in RUN")
     predict = ways.add_parser("predict", help="segment a CT", description="Segment the lymph nodes of a CT.")
     predict.add_argument("--model", required=True, metavar="RUN", help="a run, or the nnU-Net model folder in it")

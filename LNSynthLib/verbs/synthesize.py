@@ -5,7 +5,7 @@ makes only what is missing. The samples are the same whatever the number of work
 torchrun --nproc-per-node N -m LNSynthLib synthesize ...
 """
 
-from ..options import count, real, seed
+from ..options import MACHINE, add_anyway, count, real, seed
 
 
 def add_arguments(parser) -> None:
@@ -35,8 +35,7 @@ def add_arguments(parser) -> None:
                         help="with --filter: a node is found where more than this share of it is (default 0.7)")
     parser.add_argument("--filter-rule", choices=("every", "any", "mean"), default="every",
                         help="with --filter: how many of a sample's nodes must be found (default every)")
-    parser.add_argument("--anyway", action="store_true",
-                        help="go on where this machine has too little memory, or would take days")
+    add_anyway(parser, MACHINE)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
 
 

@@ -4,7 +4,7 @@ The run's folder is self-contained: its settings, log, checkpoints, sample monta
 weights that `lnsynth synthesize` takes. Several GPUs: torchrun --nproc-per-node N -m LNSynthLib train ...
 """
 
-from ..options import real
+from ..options import MACHINE, add_anyway, real
 
 
 def add_arguments(parser) -> None:
@@ -20,8 +20,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--max-minutes", type=real(above=0), metavar="M", help="stop after M minutes, ready to resume")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto",
                         help="auto: a GPU where there is one (default); cpu leaves it alone")
-    parser.add_argument("--anyway", action="store_true",
-                        help="go on where this machine has too little memory, or would take days")
+    add_anyway(parser, MACHINE)
     parser.add_argument("--dry-run", action="store_true", help="print what the preset costs, and train nothing")
 
 

@@ -7,7 +7,7 @@ Samples that are there already stay, corrected ones too; run again, it makes onl
   lnsynth variants --ct ct.nii.gz --nodes new.nii.gz --anatomy anatomy.nii.gz --vary --count 5 --out samples
 """
 
-from ..options import add_mask_options, count, seed
+from ..options import MACHINE, add_mask_options, count, seed
 
 
 def add_arguments(parser) -> None:
@@ -21,7 +21,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--anatomy", metavar="MASK", help="TotalSegmentator labels on the CT's grid (recommended)")
     parser.add_argument("--anatomy-version", type=int, choices=(1, 2), default=2,
                         help="major version of TotalSegmentator whose ids the labels are (default 2)")
-    add_mask_options(parser)
+    add_mask_options(parser, MACHINE)
     parser.add_argument("--case", metavar="ID",
                         help="the case's id in your data set (default: as the file lies in one, else NAME of "
                              "--prefix, else the CT's name)")

@@ -127,14 +127,19 @@ def test_train_is_refused_before_anything_is_read(tmp_path, capsys, monkeypatch)
     assert "needs about" not in capsys.readouterr().err  # now it is the cases that are missing
 
 
+def write_paper_generator(folder):
+    """A generator of the paper's size without its weights."""
+    settings = dict(load_preset("paper").generator)
+    write_json(folder / "model.json", {"kind": settings.pop("kind"), "settings": settings, "weights_sha256": ""})
+    (folder / "model.safetensors").touch()
+
+
 def test_many_samples_of_a_large_generator_are_refused(tmp_path, capsys, monkeypatch):
     data, generator = tmp_path / "data", tmp_path / "paper"
     write_case(data, 0)
     write_json(data / "prepared/default/prepare.json",
                {"settings": {"spacing_mm": 1.0, "window": [-120.0, 240.0], "labels": "abdomen14"}})
-    settings = dict(load_preset("paper").generator)
-    write_json(generator / "model.json", {"kind": settings.pop("kind"), "settings": settings, "weights_sha256": ""})
-    (generator / "model.safetensors").touch()
+    write_paper_generator(generator)
     arguments = ["synthesize", "--generator", str(generator), "--data", str(data), "--out", str(tmp_path / "out")]
 
     def told(free, *more):
@@ -147,6 +152,23 @@ def test_many_samples_of_a_large_generator_are_refused(tmp_path, capsys, monkeyp
     assert re.search(r"Making 200 samples .* needs about 3 days on the 2 cores", told(LARGE, "--per-case", "200"))
     assert re.search(r"needs about 1\d GB of memory, and 9 GB", told(Machine(9 * GB, "9 GB"), "--workers", "3"))
     assert "needs about" not in told(SMALL) and "needs about" not in told(SMALL, "--per-case", "200", "--anyway")
+
+
+@pytest.mark.parametrize("verb", [["insert", "--ct", "ct.nii.gz", "--nodes", "nodes.nii.gz", "--out", "out.nii.gz"],
+                                  ["variants", "--ct", "ct.nii.gz", "--nodes", "nodes.nii.gz", "--out", "out"],
+                                  ["demo", "--out", "out"]], ids=lambda verb: verb[0])
+def test_a_large_generator_is_refused_before_it_is_read(tmp_path, capsys, monkeypatch, verb):
+    monkeypatch.chdir(tmp_path)
+    write_paper_generator(tmp_path / "paper")
+
+    def told(*more):
+        monkeypatch.setattr(machine, "this_machine", lambda device: Machine(GB, "1 GB is free", 2))
+        assert cli.main([*verb, "--generator", "paper", *more]) == 2
+        return capsys.readouterr().err.splitlines()[-1]
+
+    assert re.search(r"^lnsynth: Sampling with paper needs about \d+ GB of memory, and 1 GB is free: ", told())
+    assert "needs about" not in told("--anyway")  # now it is the weights that are damaged
+    assert not any((tmp_path / name).exists() for name in ("out", "out.nii.gz"))
 
 
 def test_the_paper_s_experiment_is_refused_on_a_small_machine(tmp_path, capsys, monkeypatch):
