@@ -42,7 +42,7 @@ class ReviewExport:
         p = self.host.parameters
         unmarked = [i for i in segments.node_ids(p.nodes) if not segments.is_in_ct(p.nodes, i)]
         if unmarked and not slicer.util.confirmYesNoDisplay(
-                _("{count} of the nodes are not marked as visible in this CT (table under Nodes). A DICOM segmentation "
+                _("Nodes not marked as visible in this CT (table under Nodes): {count}. A DICOM segmentation "
                   "says that they are there. Write it?").format(count=len(unmarked)), windowTitle="LNSynth"):
             return
         dicom = qt.QFileDialog.getExistingDirectory(

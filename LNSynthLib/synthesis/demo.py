@@ -26,6 +26,7 @@ from ..runtime.devices import pick
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
 from ..runtime.files import write_text
+from ..runtime.locks import alone_in
 from ..runtime.seeds import derive, rng
 from . import page
 from .draft import Draft
@@ -55,21 +56,23 @@ def demo(out: Path, generator: Path, *, ct: Path | None = None, anatomy: Path | 
                 [path for path in (ct, anatomy, checkpoint.find(generator)) if path is not None])
     model, facts = checkpoint.load(generator, device)  # fails early where weights are missing
     form = model.form
-    dataset, id = _dataset(out / "data", ct, anatomy, seed, callback)
-    settings = PrepareSettings(spacing_mm=form.spacing_mm, window=form.window, labels=form.labels,
-                               name=f"{form.labels}-{form.spacing_mm:g}mm", allow_no_nodes=True, allow_no_anatomy=True)
-    prepare(dataset, settings, callback=callback)
-    case = PreparedCase.open(dataset.folder / "prepared" / settings.name / id)
-    drafts = _variants(case, form, seed)
-    made = {}
-    with exact(), Progress("synthesising", len(drafts) * steps, callback) as progress:
-        for name, draft in drafts.items():
-            made[name] = _sample(name, draft, model, facts, out, seed, steps, device, progress)
-    placed = _in_place(dataset, case, form, generator, out, seed, steps, anyway, str(device), callback)
-    seconds = time.monotonic() - began
-    montage = page.variants_picture(drafts, made)
-    write_png(out / "montage.png", montage, description(facts))
-    write_text(out / "index.html", page.page(case.kind, drafts, made, montage, placed, facts, seconds))
+    with alone_in(out, 0, "another demo is being made here; wait until it has ended, or choose another --out"):
+        dataset, id = _dataset(out / "data", ct, anatomy, seed, callback)
+        settings = PrepareSettings(spacing_mm=form.spacing_mm, window=form.window, labels=form.labels,
+                                   name=f"{form.labels}-{form.spacing_mm:g}mm", allow_no_nodes=True,
+                                   allow_no_anatomy=True)
+        prepare(dataset, settings, callback=callback)
+        case = PreparedCase.open(dataset.folder / "prepared" / settings.name / id)
+        drafts = _variants(case, form, seed)
+        made = {}
+        with exact(), Progress("synthesising", len(drafts) * steps, callback) as progress:
+            for name, draft in drafts.items():
+                made[name] = _sample(name, draft, model, facts, out, seed, steps, device, progress)
+        placed = _in_place(dataset, case, form, generator, out, seed, steps, anyway, str(device), callback)
+        seconds = time.monotonic() - began
+        montage = page.variants_picture(drafts, made)
+        write_png(out / "montage.png", montage, description(facts))
+        write_text(out / "index.html", page.page(case.kind, drafts, made, montage, placed, facts, seconds))
     return {"page": str(out / "index.html"), "kind": case.kind, "seconds": round(seconds, 1)}
 
 

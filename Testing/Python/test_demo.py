@@ -14,6 +14,7 @@ from LNSynthLib.cases.phantom import phantom
 from LNSynthLib.cases.volume import read, write
 from LNSynthLib.generators import checkpoint
 from LNSynthLib.runtime.files import sha256
+from LNSynthLib.runtime.locks import alone_in
 from LNSynthLib.synthesis import demo as demo_module
 from LNSynthLib.synthesis import weights
 from LNSynthLib.synthesis.page import node_numbers
@@ -108,6 +109,13 @@ def test_refusals(generator, tmp_path, monkeypatch, capsys):
     assert cli.main(["demo", "--out", str(tmp_path / "o")]) == 2
     said = capsys.readouterr().err
     assert "demo weights are missing" in said and "--generator" in said
+    assert not (tmp_path / "o").exists()
+
+
+def test_two_demos_do_not_share_a_folder(generator, tmp_path, capsys):
+    with alone_in(tmp_path / "o", 0, "busy"):
+        assert cli.main(["demo", "--out", str(tmp_path / "o"), "--generator", str(generator)]) == 2
+    assert "another demo is being made here" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 
 
