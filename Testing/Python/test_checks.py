@@ -39,7 +39,8 @@ def with_voxel(value) -> Volume:
     (with_voxel(np.inf), "1 voxels are NaN or infinite"),
     (ct(0, 2000), "shows no air .*values run from 0 to 2000"),         # stored numbers without their intercept, or MR
     (ct(-400, 400), "shows no air .*values run from -400 to 400"),
-    (ct(-3000, -900), "0% has values of soft tissue"),              # an intercept applied twice
+    (ct(-3000, -900), "89% of its values lie below -1100"),         # an intercept applied twice
+    (ct(-1100, -250), "0% has values of soft tissue"),
     (ct(-1000, 3000), "71% those of dense bone"),
 ])
 def test_what_is_no_ct_is_refused(image, why):
@@ -87,6 +88,54 @@ def test_hounsfield_units_pass_padded_or_cropped(scan):
     assert len(half) > 5 and len(quarter) > 5
     for part in half + quarter:
         checks.check_ct(Volume(part, GRID), "ct")
+
+
+def head(skull_mm, side=96, mm=2.2) -> np.ndarray:
+    """A head: scalp, a skull with denser outer tables, brain, noise."""
+    x, y, z = np.indices((side, side, side // 2)) - np.array([side / 2, side / 2, side / 4])[:, None, None, None]
+    depth = (1 - np.sqrt((x * mm / 75) ** 2 + (y * mm / 95) ** 2 + (z * mm / 85) ** 2)) * 85
+    bone = (depth > 5) & (depth <= 5 + skull_mm)
+    hu = np.select([depth <= 0, bone, depth <= 5], [-1000, 900 + 700 * abs((depth - 5) / skull_mm * 2 - 1), 20], 36)
+    return np.rint(hu + np.random.default_rng(0).normal(0, 12, hu.shape)).astype(np.int16)
+
+
+def limb(metal) -> np.ndarray:
+    """A thigh with its femur, and a nail in that where there is metal, clipped as 12 bits do."""
+    x, y, z = np.indices((80, 80, 20)) - np.array([40, 40, 0])[:, None, None, None]
+    r = np.hypot(x, y) * 2
+    hu = np.select([r < 6 * metal, r < 9, r < 16, r < 70], [3071, 80, 1300 + 20 * (12 - r), 50], -1000)
+    return np.rint(hu + np.random.default_rng(0).normal(0, 15, hu.shape)).astype(np.int16)
+
+
+@pytest.mark.parametrize("skull_mm", [5, 8, 12, 15])
+def test_heads_pass_and_only_in_hounsfield_units(skull_mm):
+    hu = head(skull_mm)
+    for image in (hu, padded(hu, -3024), hu[:, :, 6:-6]):
+        checks.check_ct(Volume(image, GRID), "head")
+    for wrong in (np.maximum(hu, -1024) + 1024, (np.maximum(hu, -1024) + 1024) * 2, hu - 1024, hu - 2048,
+                  np.clip((hu + 100) / 2, 0, 255).astype(np.uint8)):
+        with pytest.raises(LNSynthError, match="not in Hounsfield units"):
+            checks.check_ct(Volume(wrong, GRID), "head")
+
+
+@pytest.mark.parametrize("metal", [False, True])
+def test_limbs_pass(metal):
+    checks.check_ct(Volume(limb(metal), GRID), "thigh")
+
+
+@pytest.mark.parametrize("file", ["lidc0001_upper_ct.nii.gz", "c3l00189_ct.nii.gz", "acrinflt001_abdpel_ct.nii.gz"])
+def test_all_real_cts_pass_and_only_in_hounsfield_units(shared_data, file):
+    hu = volume.read(shared_data / file).array
+    checks.check_ct(Volume(hu, GRID), file)
+    for wrong in ((np.maximum(hu, -1024).astype(np.int32) + 1024) * 2, hu.astype(np.int32) - 1024):
+        with pytest.raises(LNSynthError, match="not in Hounsfield units"):
+            checks.check_ct(Volume(wrong, GRID), file)
+
+
+def test_numbers_with_a_slope_alone_are_refused(scan):
+    stored = (np.maximum(scan, -1024).astype(np.float32) + 1024) * 2
+    with pytest.raises(LNSynthError, match="not in Hounsfield units"):
+        checks.check_ct(Volume(stored, GRID), "some.nii")
 
 
 @pytest.mark.parametrize("padding", [None, -1024, -2000, -3024])
