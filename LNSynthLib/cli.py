@@ -138,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         as_json = args.events == "json"
         callback = events.json_lines(stdout) if as_json else events.console(sys.stderr)
         with (cancellable(), contextlib.redirect_stdout(sys.stderr if as_json else stdout),
-              events.signs_of_life(callback, args.verb) as callback):
+              events.signs_of_life(callback, args.verb) as callback, events.warnings_told(callback)):
             end_with_application()
             _clear_the_way(args)
             result = args.module.run(args, callback)

@@ -34,8 +34,8 @@ def read_ct_series(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
     Slices are ordered by position, each with its own rescale slope and intercept; a tilted gantry becomes a sheared
     affine. Raises LNSynthError when the folder holds no CT series or several, when slices are missing, doubled or
-    differ in orientation, size or pixel spacing. Slices that may be missing at the ends are logged as a warning: only
-    their numbers hint at it.
+    differ in orientation, size or pixel spacing. Slices that may be missing at the ends are logged as a warning, which
+    verbs tell (`events.warnings_told`): only their numbers hint at it.
     """
     files, affine, shape = ct_grid(folder)
     check_room(Path(folder), 4 * math.prod(shape))

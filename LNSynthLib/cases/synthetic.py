@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import sys
-import warnings
 from functools import lru_cache
 from pathlib import Path
 
@@ -34,6 +34,8 @@ KINDS = ("phantom", "pseudo", "synthetic")  # all made up, a real CT with painte
 LEAST_VOXELS = 64  # of a slice: fewer could be like another by chance
 LEAST_MASK = 8     # voxels of a mask, whose place is in its hash too
 DICOM_TEXTS = ("SeriesDescription", "ImageComments", "DerivationDescription")
+
+log = logging.getLogger(__name__)
 
 
 def mark(about: str = "LNSynth sample") -> str:
@@ -169,9 +171,8 @@ def _append(kind: str, digests) -> int:
                 os.fsync(stream.fileno())
         return len(lines)
     except (OSError, LNSynthError) as error:
-        warnings.warn(f"{path}: the hashes of what was made cannot be kept ({error}), so a copy without its header's "
-                      "mark will not be known as SYNTHETIC; set LNSYNTH_HOME to a folder that can be written to.",
-                      stacklevel=3)
+        log.warning(f"{path}: the hashes of what was made cannot be kept ({error}), so a copy without its header's "
+                    "mark will not be known as SYNTHETIC; set LNSYNTH_HOME to a folder that can be written to.")
         return 0
 
 

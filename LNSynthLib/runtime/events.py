@@ -1,6 +1,7 @@
 """The one event stream by which long work says how far it is, in a process and across processes."""
 
 import json
+import logging
 import sys
 import threading
 import time
@@ -69,6 +70,30 @@ class Progress:
             self._reported = now
             left = (now - self._began) / self.done * (self.total - self.done) if self.total and self.done else None
             self.callback(Event(self.stage, self.done, self.total, left, message))
+
+
+@contextmanager
+def warnings_told(callback: Callback) -> Iterator[None]:
+    """Within the block, what the library warns of by `logging` comes as events of the stage "note", each sentence once.
+
+    So a function deep down, which has no callback, warns in a way that a program without events sees as well.
+    """
+    said: set[str] = set()
+
+    class Teller(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if (text := record.getMessage()) not in said:
+                said.add(text)
+                callback(Event("note", message=text))
+
+    library, teller = logging.getLogger(__package__.partition(".")[0]), Teller(logging.WARNING)
+    before, library.propagate = library.propagate, False
+    library.addHandler(teller)
+    try:
+        yield
+    finally:
+        library.removeHandler(teller)
+        library.propagate = before
 
 
 @contextmanager

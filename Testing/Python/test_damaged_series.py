@@ -1,5 +1,6 @@
 """Folders of DICOM slices that are damaged, incomplete, in units of their own, or hostile: right, told or refused."""
 
+import json
 import zlib
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 from test_dicom import AXIAL, SHAPE, edit, tissue, write_series
 
-from LNSynthLib.cases.volume import read
+from LNSynthLib import cli
+from LNSynthLib.cases.volume import Volume, read, write
 from LNSynthLib.runtime.errors import LNSynthError
 
 
@@ -96,6 +98,21 @@ def test_slices_that_may_be_missing_at_an_end_are_told(folder, caplog):
         edit(file, ImagesInAcquisition=9, InstanceNumber=pydicom.dcmread(file).InstanceNumber - 1)
     read(folder)
     assert "said to have 9 images, and 8 are here" in caplog.messages[0] and len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("events", ["json", "bar"])
+def test_verbs_tell_that_slices_may_be_missing(folder, capsys, events):
+    (folder / "000.dcm").unlink()
+    nodes = folder.parent / "nodes.nii.gz"
+    ct = read(folder)
+    mask = np.zeros(ct.shape, np.uint8)
+    mask[2:4, 2:4, 2:4] = 1
+    write(nodes, Volume(mask, ct.affine))
+    cli.main(["nodes", "--ct", str(folder), "--nodes", str(nodes), "--measure", "--out",
+              str(folder.parent / "nodes.csv"), "--anyway", "--events", events])
+    out, err = capsys.readouterr()
+    said = [line for line in (out if events == "json" else err).splitlines() if "slices are missing at one end" in line]
+    assert len(said) == 1 and (json.loads(said[0])["stage"] == "note" if events == "json" else said[0][:5] == "note:")
 
 
 def test_where_the_series_are_is_said(tmp_path):
