@@ -62,7 +62,9 @@ def write_volume(node, path: Path) -> None:
 
     check_transform(node)
     marked = synthetic.mark() if is_synthetic(node) else ""
-    volume.write(Path(path), volume_of(node), node.GetAttribute(HEADER) or marked)
+    header = node.GetAttribute(HEADER) or ""  # out of a scene's file, like all attributes
+    volume.write(Path(path), volume_of(node), header if synthetic.kind_of(header) and len(header.encode()) <= 79
+                 else marked)
 
 
 def add_volume(scene, volume, name: str, like=None, class_name: str = "vtkMRMLScalarVolumeNode"):
@@ -152,8 +154,12 @@ def is_synthetic(node) -> bool:
 
 
 def provenance_of(node) -> dict:
-    """What `mark_synthetic` wrote; empty where the node has none."""
-    return json.loads(node.GetAttribute(PROVENANCE) or "{}")
+    """What `mark_synthetic` wrote; empty where the node has none, or a scene's file holds something else there."""
+    try:
+        said = json.loads(node.GetAttribute(PROVENANCE) or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def _shown(array: np.ndarray, name: str) -> np.ndarray:

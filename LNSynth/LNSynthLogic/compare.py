@@ -79,7 +79,8 @@ def close_layout(scene) -> None:
     node = layout_node(scene)
     if node is None:
         return
-    before = int(node.GetAttribute(LAYOUT_BEFORE) or slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+    said = node.GetAttribute(LAYOUT_BEFORE) or ""
+    before = int(said) if said.isdecimal() else slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
     node.RemoveAttribute(LAYOUT_BEFORE)
     if node.GetViewArrangement() == LAYOUT:
         node.RemoveAllMaximizedViewNodes()

@@ -11,8 +11,8 @@ from pathlib import Path
 import vtk
 
 from LNSynthLib.runtime.errors import LNSynthError
-from LNSynthLib.runtime.files import read_json, sha256
-from LNSynthLib.synthesis.catalog import PAIR
+from LNSynthLib.runtime.files import sha256
+from LNSynthLib.synthesis.catalog import PAIR, read_record
 
 from . import bridge, segments
 from .grids import boxes
@@ -50,7 +50,7 @@ def read_sample(folder: Path) -> Sample:
     from LNSynthLib.cases.volume import read, same_grid
 
     folder = Path(folder)
-    provenance = read_json(folder / "provenance.json")
+    provenance = read_record(folder)
     for name in PAIR:
         _check_file(folder / name, provenance)
     ct, nodes = (read(folder / name) for name in PAIR)
@@ -94,7 +94,7 @@ def unload_sample(volume, segmentation) -> bool:
 
 def loaded(scene, folder: Path):
     """(volume, segmentation) of a sample that is in the scene already, as it is in its files; else None."""
-    outputs = read_json(Path(folder) / "provenance.json").get("outputs")
+    outputs = read_record(folder).get("outputs")
     for index in range(scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")):
         volume = scene.GetNthNodeByClass(index, "vtkMRMLScalarVolumeNode")
         if volume.GetAttribute(SAMPLE) == str(folder) and bridge.provenance_of(volume).get("outputs") == outputs:
@@ -144,7 +144,7 @@ def is_source(ct, synthetic, folder: Path | None, exported: Callable[[], Path]) 
 
 def made_from(folder: Path, files: Iterable[Path]) -> bool:
     """Whether a sample was made from one of these files, as the SHA-256 in its provenance tell."""
-    told = set(_texts(read_json(Path(folder) / "provenance.json").get("source")))
+    told = set(_texts(read_record(folder).get("source")))
     return any(Path(file).is_file() and _sha256(file) in told for file in files)
 
 

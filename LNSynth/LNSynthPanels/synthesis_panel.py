@@ -22,7 +22,7 @@ from LNSynthLogic.grids import affine_of
 from slicer.i18n import tr as _
 
 from LNSynthLib.runtime.errors import LNSynthError
-from LNSynthLib.runtime.files import read_json
+from LNSynthLib.synthesis.catalog import read_record
 
 SPEEDS = "LNSynth/Speeds"  # in the application's settings
 WARNING = "color: #e0443e"  # a red that reads on light and dark
@@ -172,7 +172,7 @@ class SynthesisPanel:
         def event(told) -> None:
             took = watch.event(told, time.monotonic())
             if took is not None and generator is not None:
-                watch.add(took, read_json(Path(told.result["sample"]) / "provenance.json"))
+                watch.add(took, read_record(Path(told.result["sample"])))
                 self._speeds.note(generator, device, watch.seconds, watch.voxel_steps)
 
         self._job = self.host.jobs.start(

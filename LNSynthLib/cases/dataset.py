@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from ..runtime.content import NONE, check
 from ..runtime.errors import LNSynthError
 from ..runtime.files import atomic_path, read_json, sha256, sha256_array, sha256_once, write_json
 from ..runtime.locks import turn
-from ..runtime.names import check_id, check_name, inside
+from ..runtime.names import check_id, check_name, check_own_link, inside
 from . import synthetic
 from .volume import Volume, canonical, read, write
 
@@ -22,6 +23,8 @@ SPLITS = ("train", "val", "test")
 KINDS = ("real", "phantom", "pseudo")
 FORMAT = 1
 ROLES = ("ct", "nodes", "anatomy")
+LINKED = ("cases", "prepared")  # folders of a data set that may be links to another disk
+WRITTEN = (*(f"*/{role}.nii.gz" for role in ROLES), "*/fingerprint.npz")  # what lies in `cases`
 ENTRY = {"id": check_name, "patient": str, "split": set(SPLITS), "source": str, "anatomy_version": {1, 2, None},
          "files": {"ct": str, "nodes?": (str, NONE), "anatomy?": (str, NONE)}, "sha256": {"ct": str},
          "synthetic?": set(synthetic.KINDS)}
@@ -232,6 +235,10 @@ class Dataset:
                     "--accept-changes`.")
         return path
 
+    def check_cases(self) -> None:
+        """Raises LNSynthError where `cases` is a link to a folder in which there is more than cases."""
+        check_own_link(self.folder / "cases", WRITTEN)
+
     def load(self, id: str) -> Case:
         """Read a case whole. Raises LNSynthError where a file is gone, damaged or not that of the manifest."""
         volumes = {role: read(path) if (path := self.checked_path(id, role)) else None for role in ROLES}
@@ -240,7 +247,8 @@ class Dataset:
     def _write(self, entry: dict, role: str, volume: Volume, written: ExitStack, dtype, description: str = "") -> None:
         """A file of the case, in its place when `written` closes, and gone when that ends in an error."""
         relative = f"cases/{entry['id']}/{role}.nii.gz"
-        path = inside(self.folder, relative, self.folder / "dataset.json")
+        path = inside(self.folder, relative, self.folder / "dataset.json", linked=LINKED)
+        self.check_cases()
         beside = written.enter_context(atomic_path(path))
         write(beside, volume, description, dtype)
         entry["files"][role] = relative
@@ -257,7 +265,7 @@ def _check_manifest(folder: Path, manifest: dict) -> None:
         ids.add(entry["id"])
         for role, path in entry["files"].items():
             if path is not None:
-                inside(folder, path, where, f"the {role} of case {entry['id']}")
+                inside(folder, path, where, f"the {role} of case {entry['id']}", LINKED)
 
 
 def _merged(known: dict, ours: dict, theirs: dict) -> dict:
@@ -272,13 +280,14 @@ def _merged(known: dict, ours: dict, theirs: dict) -> dict:
 
 def home_of(ct: Path) -> tuple[Dataset, dict] | None:
     """(data set, entry) of the case whose CT file this is; None for a file that lies in no data set."""
-    ct = Path(ct).resolve()
-    home = ct.parents[2] if len(ct.parents) > 2 else ct.parent
-    if ct.is_file() and (home / "dataset.json").is_file():
-        dataset = Dataset.open(home)
-        for entry in dataset.cases():
-            if home / entry["files"]["ct"] == ct:
-                return dataset, entry
+    real = Path(ct).resolve()
+    for path in dict.fromkeys((real, Path(os.path.abspath(ct)))):  # by its own folders too, where `cases` is a link
+        home = path.parents[2] if len(path.parents) > 2 else path.parent
+        if path.is_file() and (home / "dataset.json").is_file():
+            dataset = Dataset.open(home)
+            for entry in dataset.cases():
+                if (home / entry["files"]["ct"]).resolve() == real:
+                    return dataset, entry
     return None
 
 

@@ -114,6 +114,7 @@ def of_case(dataset: Dataset, id: str) -> Fingerprint:
 def keep(dataset: Dataset, id: str, found: Fingerprint) -> None:
     """Puts a fingerprint beside the case's CT; where that cannot be written to, it is made again when needed."""
     try:
+        dataset.check_cases()
         with atomic_path(_place(dataset, id)) as beside, open(beside, "wb") as stream:
             np.savez_compressed(stream, cells=found.cells, voxels=found.voxels, ct=dataset.entry(id)["sha256"]["ct"])
     except (OSError, LNSynthError):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
-from ..runtime.names import check_id
+from ..runtime.names import below, check_id
 from ..runtime.tables import read_table
 from . import synthetic
 from .apart import Member, check_new, members, person
@@ -162,7 +162,7 @@ def pair_by_table(table: Path, images: Path, nodes: Path, anatomy: Path | None =
         for column, folder in (("image", images), ("nodes", nodes), ("anatomy", anatomy)):
             if not row.get(column):
                 continue
-            paths[column] = Path(folder or images) / row[column]
+            paths[column] = below(Path(folder or images), row[column], where, column)
             if not paths[column].exists():
                 raise LNSynthError(f"{where}: {paths[column]} does not exist; correct the path.")
         if not {"image", "nodes"} <= set(paths):

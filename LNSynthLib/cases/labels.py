@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..runtime.errors import LNSynthError
+from ..runtime.names import problem
 from ..runtime.settings import load_yaml, resources
 
 AIR, BODY = 0, 1            # ids that every table starts with
@@ -153,11 +154,21 @@ def table_path(name_or_path: str | Path) -> Path:
     if path.suffix in (".yaml", ".yml"):
         return path
     path = resources() / "labels" / f"{name_or_path}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+    if problem(str(name_or_path)) or not path.is_file():
+        known = ", ".join(sorted(p.stem for p in (resources() / "labels").glob("*.yaml")))
         raise LNSynthError(f"there is no label table named {name_or_path}: choose one of {known}, "
                            "or give the path of a .yaml file")
     return path
+
+
+def table_named(name: object, where: object) -> str:
+    """The label table that a file names, itself: a name in Resources/labels, or the path of a YAML file that a person
+    gave when the file was made. Raises LNSynthError, naming `where` it stands, for what is neither, and for a path on
+    another machine."""
+    if not isinstance(name, str) or not name or "\0" in name or name.startswith(("//", "\\\\")):
+        raise LNSynthError(f"{where}: {name!r} is not a label table; correct it, or restore the file from a copy.")
+    table_path(name)
+    return name
 
 
 def _label(entry: dict) -> Label:

@@ -21,12 +21,12 @@ from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, Progress, ignore
 from ..runtime.files import atomic_folder, sha256_once, write_json
 from ..runtime.locks import turn
-from ..runtime.names import inside, problem, remove_ours
+from ..runtime.names import check_own_link, inside, problem, remove_ours
 from ..runtime.processes import WorkerDied, each
 from ..runtime.temporary import sweep
 from .body import LOWEST_HU, label_map, node_hu, organ_hu
 from .checks import check_ct, check_labels, check_nodes, check_pair
-from .dataset import ROLES, Case, Dataset
+from .dataset import LINKED, ROLES, Case, Dataset
 from .labels import LabelTable
 from .nodes import records
 from .pictures import PLANES, montage, view, write_png
@@ -61,7 +61,7 @@ def prepare(dataset: Dataset, settings: PrepareSettings, workers: int = 0, callb
     """
     LabelTable.load(settings.labels)  # a wrong name fails before any work
     _check(settings)
-    folder = dataset.folder / "prepared" / settings.name
+    folder = _place(dataset, settings.name)
     entries = dataset.cases()
     if not entries:
         raise LNSynthError(f"{dataset.folder}: the data set has no case; add some with `lnsynth import`.")
@@ -91,6 +91,12 @@ def prepare(dataset: Dataset, settings: PrepareSettings, workers: int = 0, callb
         count, first = len(outcome["failed"]), next(iter(outcome["failed"].values()))
         raise LNSynthError(f"{count} of {len(jobs)} cases could not be prepared, the first because {first}")
     return {"folder": str(folder), "prepared": outcome["prepared"], "unchanged": outcome["unchanged"]}
+
+
+def _place(dataset: Dataset, name: str) -> Path:
+    """DATASET/prepared/NAME, where something may be written."""
+    check_own_link(dataset.folder / "prepared", (".*.lock", "*/prepare.json", *(f"*/*/{file}" for file in FILES)))
+    return inside(dataset.folder, f"prepared/{name}", dataset.folder / "dataset.json", linked=LINKED)
 
 
 def _job(job: tuple[Path, str, PrepareSettings]) -> tuple[str, str]:
@@ -137,7 +143,7 @@ def _check(settings: PrepareSettings) -> None:
 
 def prepare_case(dataset: Dataset, id: str, settings: PrepareSettings) -> tuple[PreparedCase, bool]:
     """(prepared case, True when it had to be made). Raises LNSynthError for a case that cannot be prepared."""
-    folder = inside(dataset.folder, f"prepared/{settings.name}/{id}", dataset.folder / "dataset.json")
+    folder = _place(dataset, f"{settings.name}/{id}")
     table = LabelTable.load(settings.labels)
     hashes = {role: sha256_once(path) for role in ROLES if (path := dataset.checked_path(id, role)) and path.exists()}
     entry = dataset.entry(id)

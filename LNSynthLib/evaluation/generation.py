@@ -16,15 +16,17 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from ..cases.labels import AIR, LabelTable
+from ..cases.labels import AIR, LabelTable, table_named
 from ..cases.store import PreparedCase, list_prepared
 from ..cases.volume import Box, read
 from ..conditions.encode import scale_hu, unscale_hu
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
-from ..runtime.files import read_json, write_json, write_text
+from ..runtime.files import write_json, write_text
+from ..runtime.names import check_name, inside
 from ..runtime.seeds import rng
 from ..runtime.tables import csv_text
+from ..synthesis.catalog import read_record
 from ..synthesis.catalog import samples as whole_samples
 from ..training.data import random_start
 from .copies import FLIPS, Match, Searched, Sought, flipped
@@ -137,26 +139,29 @@ class _Cases:
         self.data = [Path(folder) for folder in data]
 
     def sample(self, folder: Path) -> Sample:
-        record = read_json(folder / "provenance.json")
+        record = read_record(folder)
         try:
             if record["what"] != "patch":
                 raise LNSynthError(f"{folder}: it is no synthetic patch of a prepared case but {record['what']!r}; "
                                    "give a folder of samples that `lnsynth synthesize` made.")
             case, box = self.case(folder, record["source"]), _box(record["condition"])
-            table = LabelTable.load(record["source"]["prepared_settings"]["labels"])
+            table = LabelTable.load(table_named(record["source"]["prepared_settings"]["labels"],
+                                                folder / "provenance.json"))
             start = tuple(record["condition"]["start"])
-        except (KeyError, TypeError):
+        except (KeyError, ValueError):
             raise LNSynthError(f"{folder / 'provenance.json'}: it does not tell which patch of which prepared case the "
                                "sample was made from; make the sample again.") from None
-        hu, nodes, real = read(folder / "ct.nii.gz").array, read(folder / "nodes.nii.gz").array, case.ct(box)
-        if not hu.shape == nodes.shape == real.shape:
-            raise LNSynthError(f"{folder}: CT {hu.shape}, nodes {nodes.shape} and provenance {real.shape} differ in "
+        hu, nodes, shape = read(folder / "ct.nii.gz").array, read(folder / "nodes.nii.gz").array, _shape(box)
+        if not hu.shape == nodes.shape == shape:
+            raise LNSynthError(f"{folder}: CT {hu.shape}, nodes {nodes.shape} and provenance {shape} differ in "
                                "shape; make the sample again.")
         return Sample(folder.name, case, start, table, hu.astype(np.float32), nodes,
-                      unscale_hu(real, case.info["window"]), case.nodes(box), case.anatomy(box))
+                      unscale_hu(case.ct(box), case.info["window"]), case.nodes(box), case.anatomy(box))
 
     def case(self, folder: Path, source: dict) -> PreparedCase:
-        found = [data / "prepared" / source["prepared_settings"]["name"] / source["case"] for data in self.data]
+        where = folder / "provenance.json"
+        name = f"{source['prepared_settings']['name']}/{check_name(source['case'], where, 'the case')}"
+        found = [inside(data / "prepared", name, where, "the prepared case") for data in self.data]
         found = [PreparedCase.open(path) for path in found if (path / "case.json").is_file()]
         for case in found:
             if case.info["key"] == source["prepared_key"]:
@@ -176,6 +181,10 @@ class _Cases:
 
 def _box(condition: dict) -> Box:
     return tuple(slice(s, s + n) for s, n in zip(condition["start"], condition["shape"], strict=True))
+
+
+def _shape(box: Box) -> tuple[int, ...]:
+    return tuple(side.stop - side.start for side in box)
 
 
 def _measure(sample: Sample, settings: ImageSettings, features: FeatureNet | None) -> tuple[dict, tuple]:

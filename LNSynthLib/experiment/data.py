@@ -15,6 +15,7 @@ from ..conditions.pseudo import pseudo_dataset
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, ignore
 from ..runtime.files import sha256
+from ..runtime.names import below
 from .plan import DataSource, Plan, Preparation
 
 
@@ -41,22 +42,31 @@ def known(plan: Plan, root: Path) -> dict:
     if lacking := [split for split in SPLITS if not any(split in _splits(source) for source in found)]:
         raise LNSynthError(f"The plan's data have no case of split {' and '.join(lacking)}; training, validation and "
                            "test all need some.")
-    weights = plan.images.features
-    if weights and not (root / weights).is_file():
-        raise LNSynthError(f"{root / weights}, the plan's weights of MedicalNet, do not exist; give their folder with "
+    weights = plan.images.features and _below(root, plan.images.features)
+    if weights and not weights.is_file():
+        raise LNSynthError(f"{weights}, the plan's weights of MedicalNet, do not exist; give their folder with "
                            "--data-root, or leave images.features out.")
-    return {"data": found, "absent": absent, "features": sha256(root / weights) if weights else None}
+    return {"data": found, "absent": absent, "features": sha256(weights) if weights else None}
 
 
 def _paths(source: DataSource, root: Path) -> list[Path]:
     if source.dataset:
-        return [root / source.dataset / "dataset.json"]
-    return [root / path for painted in source.painted for path in (painted.ct, painted.anatomy)]
+        return [_dataset(source, root) / "dataset.json"]
+    return [_below(root, path) for painted in source.painted for path in (painted.ct, painted.anatomy)]
+
+
+def _below(root: Path, path: str) -> Path:
+    return below(root, path, "plan", "the file")
+
+
+def _dataset(source: DataSource, root: Path) -> Path:
+    """A data set's folder, below the data root unless absolute."""
+    return Path(source.dataset) if Path(source.dataset).is_absolute() else _below(root, source.dataset)
 
 
 def _content(source: DataSource, root: Path):
     if source.dataset:
-        return [[e["id"], e["patient"], e["split"], e["sha256"]] for e in Dataset.open(root / source.dataset).cases()]
+        return [[e["id"], e["patient"], e["split"], e["sha256"]] for e in Dataset.open(_dataset(source, root)).cases()]
     return [_hash(path) for path in _paths(source, root)]
 
 
@@ -77,7 +87,7 @@ def _hash(path: Path) -> str:
 def obtain(source: DataSource, root: Path, folder: Path, prepared: Preparation, callback: Callback = ignore) -> Dataset:
     """The data set, made in `folder` unless it exists elsewhere, and prepared for training and for testing."""
     if source.dataset:
-        dataset = Dataset.open(root / source.dataset)
+        dataset = Dataset.open(_dataset(source, root))
     elif source.phantoms:
         dataset = phantom_dataset(folder, sum(source.phantoms.values()), source.seed, source.spacing_mm, source.nodes,
                                   callback=callback)
@@ -87,8 +97,9 @@ def obtain(source: DataSource, root: Path, folder: Path, prepared: Preparation, 
                 entry["split"] = split
     else:
         for painted in source.painted:
-            dataset = pseudo_dataset(folder, root / painted.ct, root / painted.anatomy, painted.variants, source.seed,
-                                     split=painted.split, case=stem(Path(painted.ct)), callback=callback)
+            ct, anatomy = _below(root, painted.ct), _below(root, painted.anatomy)
+            dataset = pseudo_dataset(folder, ct, anatomy, painted.variants, source.seed, split=painted.split,
+                                     case=stem(ct), callback=callback)
     for settings in preparations(prepared):
         prepare(dataset, settings, callback=callback)
     return dataset

@@ -18,8 +18,7 @@ from ..cases.store import PreparedCase
 from ..cases.volume import read
 from ..conditions.encode import unscale_hu
 from ..runtime.errors import LNSynthError
-from ..runtime.files import read_json
-from ..synthesis.catalog import samples
+from ..synthesis.catalog import read_record, samples
 from .cells import Cell
 from .results import Results
 from .work import read_prediction
@@ -138,7 +137,7 @@ def figure4(results: Results) -> list[Example]:
     tested = results.tested()
     # The first sample of each case comes before any case's second.
     names = sorted({name for folders in made.values() for name in folders}, key=lambda name: name.rpartition("-")[::-1])
-    sources = {name: read_json(next(f[name] for f in made.values() if name in f) / "provenance.json") for name in names}
+    sources = {name: read_record(next(f[name] for f in made.values() if name in f)) for name in names}
     there = [name for name in names if sources[name]["source"]["case"] in tested]
     chosen = in_turns(there, lambda name: sources[name]["source"]["kind"], results.plan.examples)
     return [_patch(results, tested[sources[name]["source"]["case"]], sources[name], made, name) for name in chosen]

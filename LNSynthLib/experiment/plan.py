@@ -12,6 +12,7 @@ from ..conditions.transforms import VarySettings
 from ..evaluation.generation import ImageSettings
 from ..evaluation.segmentation import ScoreSettings
 from ..runtime.errors import LNSynthError
+from ..runtime.names import check_name
 from ..runtime.settings import build, load_yaml, override, preset_path
 
 Strategy = Literal["real", "synthetic", "both"]
@@ -41,6 +42,7 @@ class DataSource:
     optional: bool = False             # left out, and the report says so, where its files are not there
 
     def __post_init__(self):
+        check_name(self.name, "plan", "the name of data")
         if sum(map(bool, (self.dataset, self.phantoms, self.painted))) != 1 or not set(self.phantoms) <= set(SPLITS):
             raise LNSynthError(f"plan: data {self.name!r} needs one of dataset, painted, and phantoms (cases of "
                                f"{', '.join(SPLITS)}); correct the plan.")
@@ -144,6 +146,8 @@ class Plan:
     def __post_init__(self):
         if odd := [name for name in self.methods if not name.isidentifier()]:
             raise LNSynthError(f"plan: {odd[0]!r} cannot name a method; use letters, digits and underscores.")
+        for name in self.tables:  # of which the report makes files
+            check_name(name, "plan", "the table")
         changes = [*(m.set for m in self.methods.values()), *(r.set for t in self.tables.values() for r in t.rows)]
         if self.budget != Budget() and any("training.steps=" in change for those in changes for change in those):
             raise LNSynthError("plan: its budget gives the steps of every generator; leave training.steps out of set.")

@@ -9,11 +9,13 @@ from ..cases.store import PreparedCase
 from ..evaluation.segmentation import CaseScore
 from ..runtime.errors import LNSynthError
 from ..runtime.files import read_json
+from ..runtime.names import check_name, inside
 from ..runtime.settings import build
 from .cells import Cell, Outcome, layout_of
 from .data import preparations
 from .plan import Plan
 from .run import is_done
+from .work import CELL, dataset_of, read_cell
 
 MADE_UP = {"phantom": "phantoms (procedural drawings, no patient's image)",
            "pseudo": "real CTs into which lymph nodes were painted", "real": "CTs of patients with their own nodes"}
@@ -50,7 +52,7 @@ class Results:
             raise LNSynthError(f"{self.out / 'plan.json'} is not as this version writes it; run the experiment again, "
                                "with the same command.") from None
         self.layout = layout_of(self.plan, self.files)
-        self._records = {cell.key: read_json(cell.folder(self.out) / "cell.json")
+        self._records = {cell.key: read_cell(cell.folder(self.out))
                          for cell in self.layout.cells if is_done(cell, self.out)}
 
     def record(self, cell: Cell) -> dict | None:
@@ -100,7 +102,9 @@ class Results:
         for cell in self.layout.data:
             made = self.result(cell) or {"cases": ()}
             for case in made["cases"]:
-                folder = cell.folder(self.out) / made["dataset"] / "prepared" / name / case["id"]
+                where = cell.folder(self.out)
+                id = check_name(case["id"], where / CELL, "the case")
+                folder = inside(dataset_of(where) / "prepared", f"{name}/{id}", where / CELL, "the case")
                 if (folder / "case.json").is_file():
                     found[case["id"]] = PreparedCase.open(folder)
         return found

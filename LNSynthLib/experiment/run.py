@@ -18,12 +18,12 @@ from pathlib import Path
 from .. import __version__
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, ignore
-from ..runtime.files import read_json, write_json
+from ..runtime.files import write_json
 from ..runtime.locks import alone
 from .cells import Cell, Layout, layout_of
 from .data import known
 from .plan import Plan
-from .work import WORK, Context
+from .work import CELL, WORK, Context, read_cell
 
 WAIT_S = 2.0  # between looks at what others have finished
 
@@ -75,15 +75,15 @@ def run(plan: Plan, out: Path, root: Path, *, shard: tuple[int, int] = (0, 1), d
 def is_done(cell: Cell, out: Path) -> bool:
     """Whether the cell's result is there, with as many samples as are asked for."""
     try:
-        record = read_json(cell.folder(out) / "cell.json")
+        record = read_cell(cell.folder(out))
         return record["key"] == cell.key and record["amount"] >= cell.amount
-    except (LNSynthError, KeyError, TypeError):
+    except LNSynthError:
         return False
 
 
 def result(cell: Cell, out: Path) -> dict:
     """What the cell's work returned."""
-    return read_json(cell.folder(out) / "cell.json")["result"]
+    return read_cell(cell.folder(out))["result"]
 
 
 def _make(cell: Cell, context: Context, out: Path, callback: Callback) -> None:
@@ -91,7 +91,7 @@ def _make(cell: Cell, context: Context, out: Path, callback: Callback) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     inputs = {role: needed.folder(out) for role, needed in cell.inputs.items()}
     found = WORK[cell.kind](cell, inputs, folder, context, callback)
-    write_json(folder / "cell.json", {
+    write_json(folder / CELL, {
         "kind": cell.kind, "name": cell.name, "key": cell.key, "amount": cell.amount, "settings": cell.settings,
         "inputs": {role: str(path.relative_to(out)) for role, path in inputs.items()},
         "seconds": round(time.monotonic() - began, 1), "lnsynth": __version__, "machine": platform.machine(),
@@ -140,7 +140,7 @@ def watching(whole: Layout, out: Path, callback: Callback) -> Iterator[Callback]
     def look() -> None:
         for cell in whole.cells:
             if cell.key not in seconds and is_done(cell, out):
-                seconds[cell.key] = read_json(cell.folder(out) / "cell.json")["seconds"]
+                seconds[cell.key] = read_cell(cell.folder(out))["seconds"]
                 kinds.setdefault(cell.kind, []).append(seconds[cell.key])
 
     look()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from ..evaluation.generation import interval_of
 from ..evaluation.images import RANGE
 from ..evaluation.segmentation import METRICS, CaseScore, intervals, pool
 from ..evaluation.statistics import Comparison, Interval, compare, mean_interval
+from ..runtime.content import check
 from ..runtime.files import read_json
 from .cells import Outcome
 from .plan import Row
@@ -141,13 +143,17 @@ def image_lines(results: Results, name: str) -> list[ImageLine]:
     return [_image_line(results, outcome) for outcome in results.layout.tables[name]]
 
 
+def _rows(path: Path) -> list[dict]:
+    return check(read_json(path), {"samples": [{"sample": str, "case": str, "patient": str}]}, path)["samples"]
+
+
 def _image_line(results: Results, outcome: Outcome) -> ImageLine:
     cells = [cell for cell in outcome.images if results.result(cell)]
     if not cells:
         return ImageLine(outcome.row, [], {}, 0)
     made, owner = [results.result(cell) for cell in cells], results.patients()
     samples = [{"mse_01": row["mse"] / RANGE**2, **row}  # earlier versions gave that on [-1, 1] alone
-               for cell in cells for row in read_json(cell.folder(results.out) / "images.json")["samples"]]
+               for cell in cells for row in _rows(cell.folder(results.out) / "images.json")]
     found = {}
     for measure in IMAGE_MEASURES:
         if measure.name in OF_SETS:

@@ -18,16 +18,21 @@ from ..cases.volume import Volume, read
 from ..conditions.encode import unscale_hu
 from ..evaluation.generation import ImageSettings, evaluate_samples, write_images
 from ..evaluation.segmentation import ScoreSettings, score_case
+from ..runtime.content import NUMBER, check
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress
 from ..runtime.files import atomic_folder, atomic_path, read_json
+from ..runtime.names import inside
 from ..runtime.seeds import derive
 from ..runtime.settings import build
-from ..synthesis.catalog import samples
+from ..synthesis.catalog import read_record, samples
 from ..synthesis.synthesize import SynthesizeSettings, synthesize
 from .cells import Cell, preset_of
 from .data import obtain, preparations
 from .plan import Plan
+
+CELL = "cell.json"
+SHAPE = {"key": str, "amount": int, "seconds": NUMBER, "result": dict}
 
 
 @dataclass(frozen=True)
@@ -173,7 +178,7 @@ def images(cell: Cell, inputs: Folders, folder: Path, context: Context, callback
         for sample in folders:
             ct, nodes = read(sample / "ct.nii.gz"), read(sample / "nodes.nii.gz")
             score = score_case(judge.predict(ct).instances, nodes.array, nodes.spacing, settings)
-            found.append({"sample": sample.name, "case": read_json(sample / "provenance.json")["source"]["case"],
+            found.append({"sample": sample.name, "case": read_record(sample)["source"]["case"],
                           "score": score.to_dict()})
             progress.step()
     return {**_measured(cell, inputs, inputs["twins"] / "samples", folder, context, callback), "nodes": found}
@@ -198,8 +203,20 @@ def _measured(cell, inputs, samples: Path, folder: Path, context: Context, callb
 
 def datasets(inputs: Folders) -> list[Path]:
     """The data sets of a cell's inputs."""
-    return [path / read_json(path / "cell.json")["result"]["dataset"]
-            for role, path in sorted(inputs.items()) if role.startswith("data")]
+    return [dataset_of(path) for role, path in sorted(inputs.items()) if role.startswith("data")]
+
+
+def dataset_of(cell: Path) -> Path:
+    """The data set of a cell of data: in its folder, or the place of one that was there before."""
+    said = read_cell(cell)["result"].get("dataset")
+    if isinstance(said, str) and Path(said).is_absolute() and not said.startswith("//"):
+        return Path(said)
+    return inside(cell, said, cell / CELL, "the data set")
+
+
+def read_cell(folder: Path) -> dict:
+    """A cell's `cell.json`. Raises LNSynthError where it is missing or not as SHAPE says."""
+    return check(read_json(folder / CELL), SHAPE, folder / CELL)
 
 
 def test_cases(inputs: Folders, plan: Plan) -> list[PreparedCase]:

@@ -16,8 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..cases.apart import Member
-from ..cases.labels import LabelTable, table_path
+from ..cases.labels import LabelTable, table_named, table_path
 from ..cases.trained_on import TrainedOn, held_out
+from ..runtime.content import NONE, check
 from ..runtime.errors import LNSynthError
 from ..runtime.files import atomic_folder, read_json, sha256, write_json
 from ..runtime.settings import build
@@ -34,6 +35,8 @@ KINDS = {
 }
 
 WEIGHTS, FACTS, LABELS = "model.safetensors", "model.json", "labels.yaml"
+ABOUT = {"kind": set(KINDS), "settings": {"form?": {"labels?": str}}, "weights_sha256": str, "labels_sha256?": str,
+         "trained_on?": (dict, NONE)}
 
 
 def create(kind: str, settings: dict, where: str = "generator"):
@@ -83,15 +86,24 @@ def check_unseen(path: str | Path, everyone: Sequence[Member], tell: Callable[[s
     """Raises LNSynthError where the generator was trained on a case of split val or test; tells where it may have been,
     as it does not say what it was trained on."""
     folder = find(path)
-    record = TrainedOn.read(read_json(folder / FACTS).get("trained_on"), folder, f"the generator {path}")
+    record = TrainedOn.read(_about(folder).get("trained_on"), folder, f"the generator {path}")
     for unknown in record.unknown:
         tell(f"note: {unknown}; whether it has seen a case of split val or test cannot be checked")
     record.check(held_out(everyone), f"The generator {path}")
 
 
 def facts(path: str | Path) -> dict:
-    """What `model.json` says, without reading the weights."""
-    return read_json(find(path) / FACTS)
+    """What `model.json` says, without reading the weights; its label table is the folder's own.
+
+    Raises LNSynthError where it does not describe a generator.
+    """
+    folder = find(path)
+    about = _about(folder)
+    return {**about, "settings": _with_own_labels(folder, about["settings"])}
+
+
+def _about(folder: Path) -> dict:
+    return check(read_json(folder / FACTS), ABOUT, folder / FACTS)
 
 
 def load(path: str | Path, device: torch.device | str = "cpu"):
@@ -100,9 +112,7 @@ def load(path: str | Path, device: torch.device | str = "cpu"):
     Raises LNSynthError where files are missing, damaged or do not belong together.
     """
     folder = find(path)
-    about = read_json(folder / FACTS)
-    if not {"kind", "settings", "weights_sha256"} <= set(about):
-        raise LNSynthError(f"{folder / FACTS} does not describe an LNSynth generator; choose another folder.")
+    about = _about(folder)
     if sha256(folder / WEIGHTS) != about["weights_sha256"]:
         raise LNSynthError(f"{folder / WEIGHTS} is damaged or belongs to another {FACTS}; copy the folder again.")
     if "labels_sha256" in about and (not (folder / LABELS).is_file()
@@ -120,12 +130,16 @@ def load(path: str | Path, device: torch.device | str = "cpu"):
 
 def _with_own_labels(folder: Path, settings: dict) -> dict:
     """The settings with the folder's label table in place of one that was edited since, or is not on this machine."""
-    form = dict(settings.get("form", {}))
+    form = settings.get("form", {})
     own = folder / LABELS
+    named = table_named(form.get("labels", "abdomen14"), folder / FACTS)
+    if not own.is_file():
+        if named.endswith((".yaml", ".yml")):
+            raise LNSynthError(f"{folder / FACTS}: its label table is {named}, a file outside the folder; copy that "
+                               f"file to {own}.")
+        return settings
     try:
-        same = LabelTable.load(form["labels"]) == LabelTable.load(own)
-    except (KeyError, OSError, LNSynthError):
+        same = LabelTable.load(named) == LabelTable.load(own)
+    except (OSError, LNSynthError):
         same = False
-    if not same and own.is_file():
-        form["labels"] = str(own)
-    return {**settings, "form": form}
+    return settings if same else {**settings, "form": {**form, "labels": str(own)}}

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from .errors import LNSynthError
+from .temporary import MARK
 
 LONGEST = 200  # bytes of a name: file systems hold 255, and suffixes and temporary prefixes come on top
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)  # devices of Windows
@@ -55,9 +56,25 @@ def check_id(name: object, where: object, what: str = "the id") -> str:
     return name
 
 
-def inside(folder: Path, relative: object, where: object, what: str = "the path") -> Path:
+def below(folder: Path, relative: object, where: object, what: str = "the path") -> Path:
+    """FOLDER/RELATIVE of a list that a person wrote, whose links are that person's own.
+
+    Raises LNSynthError, naming `where` the path stands, for an absolute path, a drive, and a way up.
+    """
+    text = relative if isinstance(relative, str) else ""
+    windows = PureWindowsPath(text)
+    if not text or "\0" in text or PurePosixPath(text).is_absolute() or windows.drive or windows.root \
+            or ".." in windows.parts:
+        raise LNSynthError(f"{where}: {what} {_shown(relative)} is not a path below {folder}; give one that begins in "
+                           "that folder, or choose another folder.")
+    return Path(folder) / text
+
+
+def inside(folder: Path, relative: object, where: object, what: str = "the path",
+           linked: Collection[str] = ()) -> Path:
     """FOLDER/RELATIVE, once it is seen to lie below the folder, symbolic links followed.
 
+    linked  folders directly in `folder` that may be links to another disk: then the path must lie below that place
     Raises LNSynthError, naming `where` the path stands, for an absolute path, a drive, a way up, and a link that leads
     out of the folder.
     """
@@ -67,7 +84,8 @@ def inside(folder: Path, relative: object, where: object, what: str = "the path"
         raise LNSynthError(f"{where}: {what} {_shown(relative)} is not a path inside {folder}; correct it.")
     path = folder.joinpath(*parts)
     try:
-        real, home = path.resolve(), folder.resolve()
+        real = path.resolve()
+        home = (folder / parts[0] if parts[0] in linked and len(parts) > 1 else folder).resolve()
     except (OSError, RuntimeError):  # links in a circle
         real, home = None, folder
     if real is None or real == home or not real.is_relative_to(home):
@@ -82,26 +100,46 @@ def check_replaceable(old: Path, new: Path, also: Iterable[str] = ()) -> None:
     also  patterns of further files, below the folder, that may go (`fnmatch`)
     A folder takes another's place only so: what somebody else put there is never removed.
     """
-    for file in old.rglob("*"):
-        relative = file.relative_to(old)
-        if file.is_dir() and not file.is_symlink() or (new / relative).exists() or file.name in SYSTEM_FILES:
-            continue
-        if not any(fnmatch(relative.as_posix(), pattern) for pattern in also):
-            raise LNSynthError(f"{old}: it holds {relative.as_posix()}, which LNSynth did not put there, so the folder "
+    for relative in _others(old, also):
+        if not (new / relative).exists():
+            raise LNSynthError(f"{old}: it holds {relative}, which LNSynth did not put there, so the folder "
                                "is not replaced; move that file, or choose another place.")
 
 
-def remove_ours(folder: Path, names: Iterable[str]) -> bool:
-    """Removes a folder whose files all have one of these names; another is left as it is, and a link to one too.
+def check_own_link(link: Path, patterns: Iterable[str]) -> None:
+    """Raises LNSynthError where `link` is a link to a folder that holds anything but files of these patterns.
+
+    A link to a folder of its own on another disk is a person's wish; a link to a folder with other things in it may
+    have come with a data set from anywhere.
+    """
+    if link.is_symlink() and not link.is_dir():
+        raise LNSynthError(f"{link}: it is a link that leads to no folder; remove it, or make the folder.")
+    if link.is_symlink() and (other := next(_others(link.resolve(), patterns), "")):
+        raise LNSynthError(f"{link}: it is a link to {link.resolve()}, which holds {other} and so is not of this data "
+                           "set alone; nothing is written there: let the link lead to a folder of its own.")
+
+
+def remove_ours(folder: Path, patterns: Iterable[str]) -> bool:
+    """Removes a folder whose files all are of these patterns (`fnmatch`, of the path below the folder); another is left
+    as it is, and a link to one too.
 
     Returns whether it is gone.
     """
-    ours = {*names, *SYSTEM_FILES}
-    if folder.is_symlink() or not folder.is_dir() or any(entry.name not in ours or entry.is_dir() and
-                                                         not entry.is_symlink() for entry in folder.iterdir()):
+    if folder.is_symlink() or not folder.is_dir() or any(_others(folder, patterns)):
         return False
-    shutil.rmtree(folder)
-    return True
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
+
+
+def _others(folder: Path, patterns: Iterable[str]) -> Iterator[str]:
+    """Files and links below a folder, relative to it, that no pattern names; not what file managers leave, nor what is
+    temporary."""
+    patterns = [*patterns]
+    for file in folder.rglob("*"):
+        relative = file.relative_to(folder).as_posix()
+        if not (file.is_dir() and not file.is_symlink() or file.name in SYSTEM_FILES or MARK.search(relative)
+                or any(fnmatch(relative, pattern) for pattern in patterns)):
+            yield relative
 
 
 def _shown(name: object) -> str:

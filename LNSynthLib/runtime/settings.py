@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .errors import LNSynthError
+from .names import problem
 
 T = TypeVar("T")
 
@@ -28,7 +29,7 @@ def preset_path(folder: str, name: str | Path) -> Path:
             return path
         raise LNSynthError(f"{path} does not exist; give a preset's name or the path of a YAML file.")
     presets = resources() / folder
-    if (presets / f"{name}.yaml").is_file():
+    if not problem(str(name)) and (presets / f"{name}.yaml").is_file():
         return presets / f"{name}.yaml"
     known = ", ".join(sorted(p.stem for p in presets.glob("*.yaml")))
     raise LNSynthError(f"There is no {str(name)!r} in {presets}; choose one of {known}, or give a YAML file.")

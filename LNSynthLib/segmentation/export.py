@@ -20,7 +20,8 @@ from ..cases.volume import Volume, canonical, read, write
 from ..conditions.encode import unscale_hu
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
-from ..runtime.files import read_json, sha256, write_json
+from ..runtime.files import sha256, write_json
+from ..synthesis.catalog import read_record
 from .model import DATASET
 from .settings import SegmentSettings
 from .splits import SAME_SPACING, Division, Item, in_place
@@ -99,7 +100,7 @@ def _sample(item: Item, settings: SegmentSettings) -> tuple[Volume, Volume, str]
         raise LNSynthError(f"{item.folder}: ct.nii.gz is not the one its provenance tells of; make the sample again.")
     said = mark()
     ct, nodes = (read(item.folder / f"{what}.nii.gz") for what in ("ct", "nodes"))
-    if not in_place(read_json(item.folder / "provenance.json")):
+    if not in_place(read_record(item.folder)):
         return canonical(ct), canonical(nodes), said
     where = {role: str(item.folder / f"{role}.nii.gz") for role in ("ct", "nodes")}
     how, table = replace(preparation(settings), allow_no_nodes=True), LabelTable.load(settings.labels)

@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..runtime.content import NONE, NUMBER, check
 from ..runtime.errors import LNSynthError
+from ..runtime.files import read_json
+from ..runtime.names import check_name
 
 DATASET = "Dataset001_LNSynth"
 PLANS = "nnUNetPlans"
@@ -19,6 +22,11 @@ MODEL = Path("nnUNet_results") / DATASET / f"nnUNetTrainer__{PLANS}__{CONFIGURAT
 
 NETWORK = r"dynamic_network_architectures\.architectures\.\w+\.[A-Z]\w*"
 LAYER = r"torch\.nn\.(modules\.\w+\.)?[A-Z]\w*"
+ABOUT = {"labels": dict,  # of dataset.json
+         "lnsynth?": {"window": [NUMBER], "checkpoint": check_name, "mirror": bool, "tiles": int,
+                      "trained_on?": (dict, NONE)}}
+PLAN = {"configurations": {CONFIGURATION: {"spacing": [NUMBER], "patch_size": [int], "architecture": {
+    "network_class_name": str, "arch_kwargs": dict, "_kw_requires_import": [(str, NONE)]}}}}
 NEEDED = ("network_weights", "init_args", "logging", "current_epoch")
 # What nnU-Net puts into a checkpoint besides tensors and plain values: the logged losses are numpy scalars.
 NUMPY = [(np._core.multiarray.scalar, "numpy.core.multiarray.scalar"), np._core.multiarray.scalar, np.dtype,
@@ -39,6 +47,11 @@ def model_folder(path: Path) -> Path:
             return folder
     raise LNSynthError(f"{path}: there is no trained segmenter here; give the folder of a run of `lnsynth segment "
                        "train`, or a model folder of nnU-Net.")
+
+
+def read_dataset(folder: Path) -> dict:
+    """A model's dataset.json. Raises LNSynthError where it is not as nnU-Net and the export write it."""
+    return check(read_json(folder / "dataset.json"), ABOUT, folder / "dataset.json")
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict:

@@ -19,6 +19,7 @@ from ..cases.prepare import AIR_FILL_HU
 from ..cases.synthetic import kind, mark
 from ..cases.trained_on import TrainedOn
 from ..cases.volume import Volume, canonical, isotropic_grid, read, resample_to, write
+from ..runtime.content import check
 from ..runtime.devices import pick
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, Progress, ignore
@@ -106,11 +107,12 @@ class Segmenter:
         device = pick(device)
         folder = model.model_folder(path)
         check_hashes(folder)
-        dataset, plans = read_json(folder / "dataset.json"), PlansManager(read_json(folder / "plans.json"))
+        dataset = model.read_dataset(folder)
         ours = dataset.get("lnsynth")
         if ours is None:
             raise LNSynthError(f"{folder}: this model was not trained by `lnsynth segment train`, so that its window "
                                "and labels are unknown; predict with nnU-Net's own commands.")
+        plans = PlansManager(check(read_json(folder / "plans.json"), model.PLAN, folder / "plans.json"))
         check_hash(folder / "fold_0" / ours["checkpoint"])
         state = model.load(folder / "fold_0" / ours["checkpoint"])
         configuration = plans.get_configuration(model.CONFIGURATION)

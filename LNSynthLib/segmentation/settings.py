@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..runtime.errors import LNSynthError
+from ..runtime.names import check_name
 from ..runtime.settings import build, load_yaml, override, preset_path
 
 
@@ -79,6 +80,8 @@ class SegmentSettings:
     about: str = ""
 
     def __post_init__(self):
+        if self.prepared is not None:
+            check_name(self.prepared, "segmenter", "prepared")
         if self.multiple < 1:
             raise LNSynthError(f"segmenter: multiple is {self.multiple}; give 1 or more synthetic samples a case.")
 

@@ -19,8 +19,7 @@ from ..cases.synthetic import WORD
 from ..cases.trained_on import TrainedOn, held_out
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, ignore
-from ..runtime.files import read_json
-from ..synthesis.catalog import natural
+from ..synthesis.catalog import natural, read_record
 from ..synthesis.pairs import pairs
 from .settings import SegmentSettings
 
@@ -98,7 +97,7 @@ def _trained_on(train: Sequence[Item], everyone: Sequence[Member]) -> TrainedOn:
     generators = {}
     for item in train:
         if item.kind == "synthetic":
-            about = read_json(item.folder / "provenance.json")["generator"]
+            about = read_record(item.folder)["generator"]
             generators.setdefault(json.dumps(about.get("trained_on")), (about, item.name))
     for about, sample in generators.values():
         said = TrainedOn.read(about.get("trained_on"), None, f"the generator of {sample}")
@@ -162,7 +161,7 @@ def _samples(folders: Sequence[Path], cases: list[Item], settings: SegmentSettin
         kept, dropped = pairs(folder, reviewed=settings.reviewed, filtered=settings.filtered)
         left_out += [{"name": f"{d['sample']}-synthetic{number}", "reason": d["reason"]} for d in dropped]
         for sample in kept:
-            record = read_json(sample / "provenance.json")
+            record = read_record(sample)
             father = _father(sample, record, fathers)
             try:
                 if not in_place(record):  # a full CT, which is prepared as real ones are

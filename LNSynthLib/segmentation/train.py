@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -22,11 +21,13 @@ import torch
 
 from .. import __version__
 from ..runtime.cancel import run_child
+from ..runtime.content import check
 from ..runtime.devices import pick
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, ignore
 from ..runtime.files import read_json, write_hashes, write_json
 from ..runtime.locks import alone_in
+from ..runtime.names import remove_ours
 from ..synthesis.outputs import check_apart
 from . import model
 from .export import export
@@ -34,6 +35,13 @@ from .settings import FREE, SegmentSettings
 from .splits import Division, Item, divide
 
 LOCK_S = 1.0  # to wait for a training that is just ending
+# Folders of a run that go when it is finished or begun again, and all that the export and nnU-Net put there.
+MADE = {
+    "nnUNet_raw": (f"{model.DATASET}/dataset.json", f"{model.DATASET}/imagesTr/*_0000.nii.gz",
+                   f"{model.DATASET}/labelsTr/*.nii.gz"),
+    "nnUNet_preprocessed": ("done", f"{model.DATASET}/*.json", f"{model.DATASET}/gt_segmentations/*.nii.gz",
+                            *(f"{model.DATASET}/{model.PLANS}_*/*.{ending}"
+                              for ending in ("b2nd", "pkl", "npz", "npy")))}
 
 
 def train_segmenter(real: Sequence[Path], synthetic: Sequence[Path], out: Path, settings: SegmentSettings, *,
@@ -70,7 +78,10 @@ def _train(real: Sequence[Path], synthetic: Sequence[Path], out: Path, settings:
     # At its end nnU-Net puts this in place of the checkpoint to resume from: without a look, it would train once more.
     if not (out / model.MODEL / "fold_0" / "checkpoint_final.pth").exists():
         if not (out / "nnUNet_preprocessed" / "done").exists():
-            shutil.rmtree(out / "nnUNet_preprocessed", ignore_errors=True)
+            for name in MADE:
+                if (out / name).is_dir() and not remove_ours(out / name, MADE[name]):
+                    raise LNSynthError(f"{out / name}: it holds other files than nnU-Net's, so it is not made again; "
+                                       "move it away.")
             export(division, settings, out / "nnUNet_raw", callback)
             write_json(out / "nnUNet_preprocessed" / model.DATASET / "splits_final.json",
                        [{side: [item.name for item in getattr(division, side)] for side in ("train", "val")}])
@@ -78,8 +89,8 @@ def _train(real: Sequence[Path], synthetic: Sequence[Path], out: Path, settings:
     division.trained_on.save_prints(out / model.MODEL)
     record["trained"] = _outcome(out, settings)
     if not settings.trainer.keep_data:
-        for name in ("nnUNet_raw", "nnUNet_preprocessed"):
-            shutil.rmtree(out / name, ignore_errors=True)
+        for name in MADE:
+            remove_ours(out / name, MADE[name])
     write_json(out / "segmenter.json", record)
     return record
 
@@ -104,6 +115,10 @@ def _summary(division: Division) -> dict:
 def _claim(out: Path, ours: dict, resume: bool) -> dict:
     """What the run in `out` has said of itself so far; empty for a new one. Raises LNSynthError for another run."""
     path = out / "segmenter.json"
+    for name in (*MADE, model.MODEL.parts[0]):
+        if (out / name).is_symlink():
+            raise LNSynthError(f"{out / name}: it is a link, and nnU-Net would write wherever it leads; put the folder "
+                               "itself there.")
     if not path.exists():
         # Hidden: what a run that was killed at its very beginning was about to write.
         if out.exists() and any(not entry.name.startswith(".") for entry in out.iterdir()):
@@ -111,7 +126,7 @@ def _claim(out: Path, ours: dict, resume: bool) -> dict:
         return {}
     if not resume:
         raise LNSynthError(f"{out} holds a segmenter already; add --resume to go on with it, or choose another folder.")
-    theirs = read_json(path)
+    theirs = check(read_json(path), {"settings": dict, "data": dict, "trained?": dict}, path)
     for what in ("settings", "data"):
         if (different := _difference(theirs.get(what), json.loads(json.dumps(ours[what])), what)):
             raise LNSynthError(f"{out} holds a segmenter with other {different}; resume it with its own settings and "

@@ -14,9 +14,9 @@ from ..cases.synthetic import WORD, mark
 from ..cases.volume import Volume, read, same_grid, write
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
-from ..runtime.files import atomic_folder, read_json, sha256, write_json, write_text
+from ..runtime.files import atomic_folder, sha256, write_json, write_text
 from ..runtime.tables import csv_text
-from .catalog import PAIR
+from .catalog import PAIR, read_record
 from .outputs import check_apart
 from .pairs import Standing, standings
 from .review import Rule
@@ -71,9 +71,9 @@ def export(folder: Path, out: Path, layout: Layout, *, rule: Rule = "any-reject"
 def _case(standing: Standing, out: Path, layout: Layout) -> dict:
     """Copies one sample; returns its row of the table."""
     sample, name, decision = standing.sample, standing.sample.name, standing.decision
-    record = read_json(sample / "provenance.json")
+    record = read_record(sample)
     for file in PAIR:
-        if sha256(sample / file) != record["outputs"][file]:
+        if sha256(sample / file) != record.get("outputs", {}).get(file):
             raise LNSynthError(f"{sample / file}: it is not the file that was accepted; make the sample again, or "
                                "reject it.")
     ct, nodes = (read(sample / file) for file in PAIR)

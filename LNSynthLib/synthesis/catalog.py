@@ -6,10 +6,33 @@ import hashlib
 import re
 from pathlib import Path
 
+from ..runtime.content import NONE, NUMBER, check
 from ..runtime.errors import LNSynthError
 from ..runtime.files import read_json
+from ..runtime.names import check_name
 
 PAIR = ("ct.nii.gz", "nodes.nii.gz")  # what a segmenter is trained on
+
+
+def _hashes(value: object, where: object) -> None:
+    """Of outputs: files directly in the folder."""
+    for name in check(value, {str: str}, where):
+        check_name(name, where, "the file")
+
+
+RECORD = {"outputs?": _hashes, "key?": str, "what?": str,
+          "generator?": {"settings?": dict, "trained_on?": (dict, NONE)},
+          "source?": {"case?": str, "kind?": str, "sha256?": dict, "voxels_sha256?": str, "prepared_key?": str,
+                      "prepared_settings?": {"name": check_name, "labels": str}},
+          "sampling?": {"sample?": int}, "condition?": {"start?": [int], "shape?": [int]},
+          "nodes?": [{"id": int, "state?": str, "centroid_mm?": [NUMBER], "volume_ml?": NUMBER,
+                      "short_axis_mm?": NUMBER}]}
+
+
+def read_record(sample: Path) -> dict:
+    """The provenance.json of a sample's folder. Raises LNSynthError where it is missing or not as RECORD says."""
+    path = Path(sample) / "provenance.json"
+    return check(read_json(path), RECORD, path)
 
 
 def samples(folder: Path) -> list[Path]:
@@ -39,10 +62,10 @@ def pair_id(sample: Path) -> str:
     Verdicts carry it, so that one about a sample that was made anew is known to be about another image. The prefix
     keeps spreadsheets from reading it as a number. Raises LNSynthError where the provenance does not tell.
     """
-    record = read_json(sample / "provenance.json")
+    record = read_record(sample)
     try:
         hashes = "".join(record["outputs"][name] for name in PAIR)
-    except (KeyError, TypeError):
+    except KeyError:
         raise LNSynthError(f"{sample / 'provenance.json'}: it does not tell the SHA-256 of {' and '.join(PAIR)}; "
                            "make the sample again.") from None
     return f"pair-{hashlib.sha256(hashes.encode()).hexdigest()[:16]}"

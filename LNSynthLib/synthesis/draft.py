@@ -15,11 +15,13 @@ from ..cases.volume import Box
 from ..conditions.encode import encode
 from ..conditions.transforms import VarySettings, vary
 from ..generators.protocol import DataForm
+from ..runtime.content import NUMBER, check
 from ..runtime.errors import LNSynthError
 from ..runtime.files import read_json
 from ..runtime.seeds import rng
 from ..training.data import collect, expected, random_start
 
+PREPARED = {"settings": {"spacing_mm": NUMBER, "labels": str, "window": [NUMBER]}}  # of prepare.json
 BEYOND_MM = 32.0  # of the case around a patch that node transforms see, so that a node at its border stays whole
 
 
@@ -79,7 +81,8 @@ def prepared_cases(folders: list[Path], form: DataForm, split: str | None,
     for folder in map(Path, folders):
         Dataset.open(folder)  # refuses what is not a data set
         found = sorted(folder.glob("prepared/*/prepare.json"))
-        fitting = [path.parent.name for path in found if _fits(read_json(path)["settings"], form)]
+        settings = {path.parent.name: check(read_json(path), PREPARED, path)["settings"] for path in found}
+        fitting = [name for name in settings if _fits(settings[name], form)]
         if not fitting:
             raise LNSynthError(
                 f"{folder}: it has not been prepared for this generator; run `lnsynth prepare {folder} --spacing "

@@ -13,7 +13,8 @@ from ..cases.synthetic import BANNER, remember, remember_mask
 from ..cases.volume import Volume, write
 from ..conditions.encode import unscale_hu
 from ..runtime.errors import LNSynthError
-from ..runtime.files import atomic_folder, read_json, sha256, write_json
+from ..runtime.files import atomic_folder, sha256, write_json
+from .catalog import read_record
 from .draft import Draft
 from .provenance import description
 
@@ -58,14 +59,15 @@ def standing(folder: Path, key: str) -> Literal["whole", "damaged", "changed", "
     other    not this sample
     """
     try:
-        record = read_json(folder / "provenance.json")
-        if record["key"] != key:
+        record = read_record(folder)
+        if record.get("key") != key:
             return "other"
-        there = {name: (folder / name).is_file() for name in record["outputs"]}
-        if any(sha256(folder / name) != record["outputs"][name] for name in there if there[name]):
+        outputs = record.get("outputs", {})
+        there = {name: (folder / name).is_file() for name in outputs}
+        if any(sha256(folder / name) != outputs[name] for name in there if there[name]):
             return "changed"
         return "whole" if all(there.values()) else "damaged"
-    except (LNSynthError, KeyError, TypeError):
+    except LNSynthError:
         return "other"
 
 

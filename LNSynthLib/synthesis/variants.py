@@ -21,10 +21,10 @@ from ..generators import checkpoint
 from ..runtime.devices import pick
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, Progress, ignore
-from ..runtime.files import read_json
 from ..runtime.locks import turn
 from ..runtime.seeds import derive
 from ..runtime.temporary import sweep
+from .catalog import read_record
 from .fits import check_fits
 from .given import Files, Given, origin
 from .insert import InsertSettings
@@ -126,7 +126,7 @@ def variants(generator: Path, files: Files, out: Path, settings: VariantSettings
 
         def report(variant: Variant) -> None:
             finished.append(variant)
-            nodes = read_json(variant.folder / "provenance.json")["nodes"]
+            nodes = read_record(variant.folder).get("nodes", [])
             callback(Event("sample", len(finished), len(plan), result={
                 "sample": str(variant.folder), "id": variant.folder.name, "nodes": nodes}))
 
@@ -210,8 +210,8 @@ def _plan(out: Path, prefix: str, facts: dict, source: dict, settings: VariantSe
 
 def _key(folder: Path) -> str | None:
     try:
-        return read_json(folder / "provenance.json")["key"]
-    except (LNSynthError, KeyError, TypeError):
+        return read_record(folder).get("key")
+    except LNSynthError:
         return None
 
 

@@ -11,7 +11,6 @@ There is no random state to keep: every random number is a function of the seed 
 
 import math
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,10 +26,12 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from ..runtime.errors import LNSynthError
-from ..runtime.files import atomic_folder, check_hashes, read_json, write_hashes, write_json
+from ..runtime.files import HASHES, atomic_folder, check_hashes, read_json, write_hashes, write_json
+from ..runtime.names import remove_ours
 from .ema import MovingAverage
 
 KEEP = 2
+FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json", HASHES)
 # Gathered from, and spread to, all processes whatever the wrapping of the model (none, DDP, FSDP).
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 SEPARATOR = "/"  # between a weight's name and that of its optimiser state
@@ -75,7 +76,7 @@ def write(run: Path, tensors: dict[str, dict[str, torch.Tensor]], state: dict) -
     kept = [path for path in _all(run) if path.name <= folder.name][-KEEP:]
     for old in _all(run):
         if old not in kept:
-            shutil.rmtree(old, ignore_errors=True)  # a leftover costs disk, not the training
+            remove_ours(old, FILES)  # a leftover costs disk, not the training
     return folder
 
 

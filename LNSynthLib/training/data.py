@@ -16,6 +16,7 @@ from ..conditions.encode import encode, expected_hu
 from ..generators.protocol import DataForm
 from ..runtime.errors import LNSynthError
 from ..runtime.machine import cores
+from ..runtime.names import check_name
 from ..runtime.seeds import rng
 from .settings import AugmentSettings, TrainSettings
 
@@ -25,6 +26,7 @@ def collect(folders: Sequence[str | Path], prepared: str, form: DataForm, split:
 
     Raises LNSynthError where there is none, two have one id, or one is not in the form that the generator takes.
     """
+    check_name(prepared, "prepared cases", "the name")
     cases = [case for folder in folders for case in list_prepared(Path(folder) / "prepared" / prepared)]
     cases = [case for case in cases if split in (None, case.split)]
     table = LabelTable.load(form.labels)

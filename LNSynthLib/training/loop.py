@@ -22,6 +22,7 @@ from .. import __version__
 from ..cases.apart import check_sides, members
 from ..cases.trained_on import TrainedOn
 from ..generators import checkpoint as generators
+from ..runtime.content import check
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, Progress, duration, ignore
 from ..runtime.files import read_json, write_json
@@ -35,7 +36,7 @@ from .log import Log
 from .log import read as read_log
 from .memory import keep_freed_memory
 from .montage import write_montage
-from .settings import FREE, Preset, make_generator
+from .settings import FREE, RUN, Preset, make_generator
 
 MESSAGE_EVERY_S = 10
 # How random numbers are drawn, kept in settings.json and raised when equal settings give other results: 1 (or nothing)
@@ -273,7 +274,7 @@ def _claim(out: Path, preset: Preset, data: Sequence[str | Path], cases: list, r
         if not resume:
             raise LNSynthError(f"{out} already holds a training run; add --resume to go on with it, or choose another "
                                "folder.")
-        theirs = read_json(path)
+        theirs = check(read_json(path), RUN, path)
         draws = theirs.get("draws", 1)
         if (different := _difference(theirs, ours, one_stage)):
             raise LNSynthError(f"{out} holds a run with another {different}; resume it with its own settings and data, "

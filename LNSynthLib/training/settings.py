@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..runtime.errors import LNSynthError
+from ..runtime.names import check_name
 from ..runtime.settings import build, load_yaml, override, preset_path
 
 
@@ -53,6 +54,7 @@ class TrainSettings:
     max_minutes: float = 0.0                 # stop cleanly, ready to resume, after this time; 0 runs all steps
 
     def __post_init__(self):
+        check_name(self.prepared, "training", "prepared")
         for problem, bad in (
             ("steps, batch and micro_batch must be at least 1", min(self.steps, self.batch, self.micro_batch) < 1),
             ("batch must be a multiple of micro_batch", self.batch % self.micro_batch),
@@ -80,6 +82,10 @@ class TrainSettings:
 # What may change from one session of a run to the next without changing what is learned from which sample.
 FREE = ("steps", "micro_batch", "precision", "workers", "checkpoint_every", "sample_every", "sample_cases",
         "sample_steps", "tensorboard", "max_minutes")
+
+
+# Of RUN/settings.json.
+RUN = {"preset": {"generator": dict, "training": dict}, "cases": list, "data?": [str], "draws?": int}
 
 
 @dataclass(frozen=True)

@@ -68,10 +68,11 @@ def _preset_and_data(args):
     """What the arguments say; when resuming, the run's own settings stand in for what they leave out."""
     from pathlib import Path
 
+    from ..runtime.content import check
     from ..runtime.errors import LNSynthError
     from ..runtime.files import read_json
     from ..runtime.settings import override
-    from ..training.settings import load_preset, make_preset
+    from ..training.settings import RUN, load_preset, make_preset
 
     assignments = list(args.assignments)
     if args.max_minutes is not None:
@@ -79,7 +80,7 @@ def _preset_and_data(args):
     if args.preset:
         return load_preset(args.preset, assignments, args.generator_kind), args.data
     if args.resume and args.out and (path := Path(args.out) / "settings.json").exists():
-        kept = read_json(path)
+        kept = check(read_json(path), RUN, path)
         return make_preset(override(kept["preset"], assignments), str(path)), args.data or kept["data"]
     raise LNSynthError("`lnsynth train` needs --preset paper, small, demo, or a YAML file; or --resume with --out RUN.")
 

@@ -184,3 +184,21 @@ def test_the_mark_of_a_synthetic_or_drawn_ct_goes_into_its_files(scene, tmp_path
         bridge.write_volume(node, path)
         kinds.append(origin(path)[1])
     assert kinds == ["real", "synthetic", "phantom"]
+
+
+@pytest.mark.parametrize("said", ["[1]", "{", "7", "null", "[" * 100_000])
+def test_a_provenance_that_a_scene_file_made_up_is_none(scene, said):
+    node = bridge.add_volume(scene, Volume(noise("int16"), GRIDS["axial"]), "CT")
+    node.SetAttribute(bridge.PROVENANCE, said)
+    assert bridge.provenance_of(node) == {}
+
+
+@pytest.mark.parametrize("header", ["x" * 200, "SYNTHETIC " * 20, "a patient's image"])
+def test_a_header_that_a_scene_file_made_up_is_not_written(scene, tmp_path, header):
+    from LNSynthLib.cases.volume import description
+
+    node = bridge.add_volume(scene, Volume(noise("int16"), GRIDS["axial"]), "CT")
+    bridge.mark_synthetic(node, {})
+    node.SetAttribute(bridge.HEADER, header)
+    bridge.write_volume(node, tmp_path / "ct.nii")
+    assert description(tmp_path / "ct.nii") == "SYNTHETIC: LNSynth sample, not a patient's image"
