@@ -30,10 +30,11 @@ from .dataset import LINKED, ROLES, Case, Dataset
 from .labels import LabelTable
 from .nodes import records
 from .pictures import PLANES, montage, view, write_png
+from .shapes import on_grid
 from .store import FILES, PreparedCase, write_prepared
 from .volume import Volume, bounding_box, canonical, crop, grow, isotropic_grid, resample_to
 
-VERSION = 2  # raise it when the same inputs and settings give other arrays: prepared cases are then made again
+VERSION = 3  # raise it when the same inputs and settings give other arrays: prepared cases are then made again
 AIR_FILL_HU = -1000.0
 LESS_MEMORY = "use fewer workers, a larger --spacing or a smaller --margin, or a machine with more memory"
 SPARE_SLICES = 8  # read beyond the slab, so that its outermost slices are interpolated and smoothed like all others
@@ -216,7 +217,7 @@ def compute(
 ) -> tuple[dict, dict, np.ndarray]:
     """(arrays to store, what to say about them, the CT in HU) of one canonical, checked case.
 
-    The arrays are those of `store.write_prepared`; "nodes_lost" tells the ids that the new grid has no voxel of, and
+    The arrays are those of `store.write_prepared`; "nodes_lost" tells the ids that are too small for the new grid, and
     the others, in their order, have become 1..n.
     """
     ct, nodes, anatomy = case.ct, case.nodes, case.anatomy
@@ -235,7 +236,8 @@ def compute(
     lost = []
     if nodes is not None:
         with _naming(where["nodes"]):
-            instances, lost = _dense(nodes.array, resample_to(nodes, affine, shape, order=0).array)
+            whole = Volume(nodes.array.astype(np.uint16), nodes.affine)
+            instances, lost = _dense(whole.array, on_grid(whole, affine, shape))
     spacing = (settings.spacing_mm,) * 3
     with _naming(where["ct"]):
         labels = label_map(hu, organs, spacing, table, instances, _version(case))

@@ -15,9 +15,12 @@ room. Where the vessels are not in the volume, any deep place counts, and the re
 """
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from ..cases.labels import AIR, LabelTable
+from ..runtime.errors import LNSynthError
 from .nodes import TOUCHING, axes_mm
 from .prior import ShapePrior
 
@@ -59,10 +62,8 @@ def _add_one(nodes, labels, spacing, table, rng, prior, short_axis_mm, sites):
         station = str(rng.choice(names, p=np.array([STATIONS[n] for n in names]) / sum(STATIONS[n] for n in names)))
     else:
         station = "anywhere"
-    wanted, tries = short_axis_mm, 0
-    for _ in range(SHAPES):
-        shape = prior.sample(rng, spacing, wanted)
-        short_axis = axes_mm(shape, np.diag(spacing))[1]
+    tries = 0
+    for shape, short_axis in _shapes(rng, spacing, prior, short_axis_mm):
         best = None
         for center in sites.draw(rng, station, short_axis / 2):
             tries += 1
@@ -81,8 +82,6 @@ def _add_one(nodes, labels, spacing, table, rng, prior, short_axis_mm, sites):
                            "centroid_index": [float(v) for v in np.argwhere(shape).mean(0) + start],
                            "volume_ml": float(shape.sum() * spacing.prod() / 1000), "short_axis_mm": short_axis,
                            "fat": fat if sites.fat is not None else None}
-        if short_axis_mm is None:
-            wanted = 0.75 * short_axis  # no room for that one: try a smaller
     return nodes, {"id": None, "placed": False, "station": station, "tries": tries,
                    "reason": f"no room found in {tries} tries"}
 
@@ -96,15 +95,29 @@ def place(point, nodes: np.ndarray, labels: np.ndarray, spacing, table: LabelTab
     `table`; spacing: mm; short_axis_mm: by default as the prior draws it. Returns the node's mask (bool, cut to its
     bounding box), the voxel where that starts, and by how many mm it had to give way.
     """
-    spacing, wanted = np.asarray(spacing, float), short_axis_mm
-    for _ in range(SHAPES):
-        shape = prior.sample(rng, spacing, wanted)
+    spacing = np.asarray(spacing, float)
+    for shape, _ in _shapes(rng, spacing, prior, short_axis_mm):
         found = nearest_room(shape, _start(shape, point), nodes, labels, spacing, table, reach_mm)
         if found is not None:
             return shape, *found
-        if short_axis_mm is None:
-            wanted = 0.75 * axes_mm(shape, np.diag(spacing))[1]  # no room for that one: try a smaller
     return None
+
+
+def _shapes(rng, spacing, prior: ShapePrior, short_axis_mm: float | None) -> Iterator[tuple[np.ndarray, float]]:
+    """Nodes to try one after the other, with their short axes: of the size asked for, or, where none was, each smaller
+    than the one before, as long as the grid holds such a shape. LNSynthError where it does not hold the first."""
+    wanted = short_axis_mm
+    for number in range(SHAPES):
+        try:
+            shape = prior.sample(rng, spacing, wanted)
+        except LNSynthError:
+            if number == 0:
+                raise
+            return
+        short_axis = axes_mm(shape, np.diag(spacing))[1]
+        yield shape, short_axis
+        if short_axis_mm is None:
+            wanted = 0.75 * short_axis
 
 
 def nearest_room(shape: np.ndarray, start, nodes: np.ndarray, labels: np.ndarray, spacing, table: LabelTable,

@@ -26,6 +26,7 @@ EXTENT = 3.5      # the unit-covariance grid spans -EXTENT .. EXTENT on each axi
 GRID = 27         # its points an axis
 CLIP = 1.0        # distances beyond this do not move the surface: they carry no shape
 SMOOTHING_MM = 1.0  # real nodes were outlined slice by slice, and their outlines jump from one slice to the next
+SCALINGS = 4      # steps towards the short axis that is asked for
 TRIES = 50        # shapes drawn before giving up on a connected one
 LEAST_VOXELS = 8  # smaller than this a node has no shape on its grid
 
@@ -71,19 +72,16 @@ class ShapePrior:
         for _ in range(TRIES):
             log_shape, field = self.draw(rng)
             node = rasterise(log_shape, field, spacing)
-            for _ in range(3 if short_axis_mm and node is not None else 0):
-                measured = axes_mm(node, np.diag(spacing))[1]
-                log_shape = log_shape + np.log(short_axis_mm / measured) * np.eye(3)
-                node = rasterise(log_shape, field, spacing)
-                if node is None:
-                    break
+            if node is not None and short_axis_mm:
+                node = _scaled(log_shape, field, spacing, node, short_axis_mm)
             if node is not None:
                 return node
         raise LNSynthError(f"no node of this size could be drawn on a grid of {spacing.tolist()} mm: "
                            "resample to a finer spacing")
 
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """L (3 x 3) and field (GRID, GRID, GRID) of one new node, before any grid."""
+        """L (3 x 3) and field (GRID, GRID, GRID) of one new node, before any grid; half of them mirrored left to right,
+        both together, since how a node is turned and how it is bent belong together."""
         normal = self.factor @ rng.standard_normal(len(self.factor))
         numbers = np.array([np.interp(z, self.levels, q) for z, q in zip(normal, self.quantiles, strict=True)])
         log_shape = np.empty((3, 3))
@@ -91,7 +89,20 @@ class ShapePrior:
             log_shape[i, j] = log_shape[j, i] = value
         rest = np.fft.ifftn(np.fft.fftn(rng.standard_normal(self.mean.shape)) * self.rest_gain).real * self.rest_std
         field = self.mean + np.tensordot(numbers[6:-1], self.components, 1) + numbers[-1] * rest
-        return (log_shape, field[::-1]) if rng.random() < 0.5 else (log_shape * MIRROR, field)
+        return (log_shape, field) if rng.random() < 0.5 else (log_shape * MIRROR, field[::-1])
+
+
+def _scaled(log_shape, field, spacing, node: np.ndarray, short_axis_mm: float) -> np.ndarray | None:
+    """Of a few steps towards a short axis, the one that came nearest: on a coarse grid they go back and forth."""
+    tried, reached = [], axes_mm(node, np.diag(spacing))[1]
+    for _ in range(SCALINGS):
+        log_shape = log_shape + np.log(short_axis_mm / reached) * np.eye(3)
+        node = rasterise(log_shape, field, spacing)
+        if node is None:
+            break
+        reached = axes_mm(node, np.diag(spacing))[1]
+        tried.append((abs(np.log(reached / short_axis_mm)), node))
+    return min(tried, key=lambda one: one[0])[1] if tried else None
 
 
 MIRROR = np.outer([-1, 1, 1], [-1, 1, 1])  # the left-right mirror image of L

@@ -15,8 +15,9 @@ from ..cases.masks import read_anatomy, telling
 from ..cases.phantom import phantom_dataset
 from ..cases.pictures import widest, write_png
 from ..cases.prepare import PrepareSettings, prepare
+from ..cases.shapes import on_grid
 from ..cases.store import PreparedCase
-from ..cases.volume import Volume, canonical, read, resample_to, write
+from ..cases.volume import Volume, canonical, read, write
 from ..conditions.nodes import boxes, remove
 from ..conditions.placement import add
 from ..conditions.prior import ShapePrior
@@ -177,9 +178,7 @@ def _in_place(dataset: Dataset, case: PreparedCase, form, generator: Path, out: 
         raise LNSynthError(f"There was no room for a new node in place ({records[0]['reason']}); try another --seed.")
     path = dataset.checked_path(case.id, "ct")
     source, new = read(path), np.where(more == records[0]["id"], 1, 0).astype(np.uint8)
-    # The node's border from its coarse grid, smoothed on its way to the CT's.
-    share = resample_to(Volume(new.astype(np.float32), case.affine), source.affine, source.shape, order=1).array
-    mask = Volume((share >= 0.5).astype(np.uint8), source.affine)
+    mask = Volume(on_grid(Volume(new, case.affine), source.affine, source.shape), source.affine)
     folder = out / "in-place"
     write(folder / "node.nii.gz", mask, synthetic.mark("lymph node to insert"))
     organs = dataset.checked_path(case.id, "anatomy")

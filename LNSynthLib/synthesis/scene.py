@@ -11,6 +11,7 @@ from scipy import ndimage
 from ..cases.body import LOWEST_HU, node_hu
 from ..cases.labels import LabelTable
 from ..cases.nodes import told_apart
+from ..cases.shapes import on_grid
 from ..cases.volume import Box, Volume, bounding_box, crop, grow, resample_to
 from ..conditions.encode import encode, expected_hu, scale_hu
 from ..conditions.nodes import boxes
@@ -61,16 +62,12 @@ class Nodes:
         at = np.argwhere(self.mask([index], self.boxes[index])) + first
         return at @ self.instances.affine[:3, :3].T + self.instances.affine[:3, 3]
 
-    def on_grid(self, index: int, grid: Grid) -> np.ndarray:
-        """Where a patch's voxels are at least half node, or, of a node smaller than a voxel, the fullest ones."""
-        spacing = self.instances.spacing
-        pad = [3 + int(np.ceil(2 * np.linalg.norm(grid.affine[:3, 0]) / mm)) for mm in spacing]  # smoothing reaches it
-        mask = np.pad(self.mask([index], self.boxes[index]).astype(np.float32), [(p, p) for p in pad])
-        first = [b.start - r.start - p for b, r, p in zip(self.boxes[index], self.region, pad, strict=True)]
-        affine = self.instances.affine.copy()
-        affine[:3, 3] += affine[:3, :3] @ first
-        share = resample_to(Volume(mask, affine), grid.affine, grid.shape, order=1).array
-        return (share >= min(0.5, float(share.max()))) & (share > 0)
+    def on_grid(self, ids, grid: Grid) -> np.ndarray:
+        """Some nodes on a patch's grid, as in training (`cases.shapes.on_grid`) but that the smallest has a voxel too:
+        instances, 0 elsewhere."""
+        chosen = Volume(np.where(np.isin(self.instances.array, list(ids)), self.instances.array, 0),
+                        self.instances.affine)
+        return on_grid(chosen, grid.affine, grid.shape, least=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,10 +133,7 @@ class Scene:
         organs = None
         if self.organs is not None:
             organs = resample_to(crop(self.organs, box), grid.affine, grid.shape, order=0).array
-        near = {i: self.nodes.on_grid(i, grid) for i, at in self.nodes.boxes.items() if _meet(at, box)}
-        every = np.zeros(grid.shape, np.uint16)
-        for i, mask in near.items():
-            every[mask] = i
+        every = self.nodes.on_grid([i for i, at in self.nodes.boxes.items() if _meet(at, box)], grid)
         # The anatomy never shows where nodes are or were, as in training.
         labels = patch_labels(hu, organs, every, grid, self.seen.survey, self.table, self.version)
         expected = None
@@ -148,10 +142,8 @@ class Scene:
         wanted = np.isin(every, list(present)) & (every > 0)
         condition = encode(labels, wanted, self.form.anatomy_channels, expected)
         # One voxel more than what is painted later, so that no border of what is kept shows through.
-        distance = ndimage.distance_transform_edt(~np.any([near[i] for i in free_ids], axis=0))
-        keep = distance > margin_mm / self.form.spacing_mm + 1
-        for i in self.stay & near.keys():
-            keep |= near[i]
+        distance = ndimage.distance_transform_edt(~np.isin(every, list(free_ids)))
+        keep = (distance > margin_mm / self.form.spacing_mm + 1) | np.isin(every, list(self.stay))
         return Patch(condition[None], torch.from_numpy(scale_hu(hu, self.form.window))[None, None],
                      torch.from_numpy(keep.astype(np.float32))[None, None])
 

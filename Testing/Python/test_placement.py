@@ -154,6 +154,18 @@ def test_a_node_goes_to_the_point_or_gives_way_a_little_or_is_refused():
     assert spot((15, 30, 20), reach_mm=3.0) is None and spot((15, 30, 20), reach_mm=20.0) > 5
 
 
+def test_on_a_coarse_grid_a_node_that_fits_nowhere_is_no_error():
+    """Smaller and smaller ones are tried, down to what the grid cannot hold."""
+    table = LabelTable.load("abdomen17")
+    labels = np.full((30, 30, 30), table.index("liver"), np.uint8)
+    labels[14:16, 14:16, 14:16] = table.index("fat")
+    nodes = np.zeros(labels.shape, np.uint16)
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        assert place((15, 15, 15), nodes, labels, (4, 4, 4), table, rng, PRIOR) is None
+        assert not add(nodes, labels, (4, 4, 4), table, 1, rng, PRIOR)[1][0]["placed"]
+
+
 def test_without_a_size_a_smaller_node_is_taken_where_room_is_little():
     table = LabelTable.load("abdomen17")
     labels = np.full((60, 60, 40), table.index("liver"), np.uint8)

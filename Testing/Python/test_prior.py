@@ -6,7 +6,7 @@ import pytest
 from scipy import ndimage
 
 from LNSynthLib.conditions.nodes import TOUCHING, axes_mm
-from LNSynthLib.conditions.prior import ShapePrior, describe, rasterise
+from LNSynthLib.conditions.prior import PAIRS, ShapePrior, describe, rasterise
 from LNSynthLib.runtime.errors import LNSynthError
 
 
@@ -122,6 +122,22 @@ def test_samples_look_like_real_nodes(prior, fitting, shared_data):
     for name, factor in (("volume_ml", 1.25**3), ("short_axis_mm", 1.25), ("long_axis_mm", 1.25)):
         real, drawn, _ = found[name]  # the tails too: 5, 25, 50, 75 and 95 %
         assert np.all(np.abs(np.log(drawn / real)) < np.log(factor)), (name, real, drawn)
+
+
+@pytest.mark.parametrize("tilt", [3, 4])
+def test_how_a_node_is_turned_and_how_it_is_bent_stay_together(prior, tilt):
+    """The tie between a tilt (L's R-A or R-S entry) and the odd part of the shape, which both change sign in a mirror:
+    as strong in what is drawn as in the numbers that the prior was fitted to, and of the same sign."""
+    rng = np.random.default_rng(4)
+    normal = prior.factor @ rng.standard_normal((len(prior.factor), 2000))
+    numbers = np.array([np.interp(z, prior.levels, q) for z, q in zip(normal, prior.quantiles, strict=True)])
+    tilts, weights = numbers[tilt], numbers[6:-1]
+    tied = np.tensordot(weights @ (tilts - tilts.mean()) / 2000, prior.components, 1)
+    odd = tied - tied[::-1]
+    fitted = np.corrcoef(tilts, prior.components.reshape(len(weights), -1) @ odd.ravel() @ weights)[0, 1]
+    drawn = [prior.draw(rng) for _ in range(400)]
+    found = np.corrcoef([shape[PAIRS[tilt]] for shape, _ in drawn], [(field * odd).sum() for _, field in drawn])[0, 1]
+    assert fitted > 0.8 and found == pytest.approx(fitted, abs=0.1)
 
 
 @pytest.mark.slow

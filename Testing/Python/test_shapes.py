@@ -4,7 +4,8 @@ import pytest
 from scipy import ndimage
 
 from LNSynthLib.cases.nodes import TOUCHING
-from LNSynthLib.cases.shapes import fullest, whole_voxels
+from LNSynthLib.cases.shapes import fullest, on_grid, whole_voxels
+from LNSynthLib.cases.volume import Volume
 
 
 def test_whole_voxels_keep_the_mean_logarithm():
@@ -34,3 +35,67 @@ def test_pieces_are_given_up_for_what_is_beside_the_largest():
     field[5, 1:4, 1:4] = 0.5        # beside the first: 9 voxels
     mask = fullest(field, 54)
     assert mask[1:6, 1:4, 1:4].all() and mask.sum() == 54 and ndimage.label(mask, TOUCHING)[1] == 1
+
+
+def ball(shape, spacing, center_mm, diameter_mm):
+    at = np.stack(np.meshgrid(*[np.arange(n) * mm for n, mm in zip(shape, spacing, strict=True)], indexing="ij"), -1)
+    return np.linalg.norm(at - center_mm, axis=-1) <= diameter_mm / 2
+
+
+@pytest.mark.parametrize("source, target", [((0.7, 0.7, 5.0), 2.5), ((0.7, 0.7, 5.0), 1.0), ((0.98, 0.98, 2.0), 1.5),
+                                            ((1.0, 1.0, 1.0), 2.0), ((2.5, 2.5, 2.5), 1.0)])
+def test_nodes_keep_their_volume_and_place_on_any_grid(source, target):
+    """Ten nodes of each size anywhere between voxels: cut at one half, those of 6 mm kept .5 to .9 of their volume."""
+    rng = np.random.default_rng(3)
+    for size in (6, 8, 12):
+        logs, shifts = [], []
+        for _ in range(10):
+            shape = np.ceil(24 / np.array(source)).astype(int)
+            mask = ball(shape, source, 12 + rng.uniform(-1, 1, 3) * source, size).astype(np.uint16)
+            affine = np.diag([target] * 3 + [1.0])
+            affine[:3, 3] = -rng.uniform(0, target, 3)
+            made = on_grid(Volume(mask, np.diag([*source, 1.0])), affine, (int(30 / target),) * 3)
+            logs.append(np.log(made.sum() * target**3 / (mask.sum() * np.prod(source))))
+            shifts.append(np.argwhere(made).mean(0) * target + affine[:3, 3] - np.argwhere(mask).mean(0) * source)
+        assert abs(np.mean(logs)) < 0.02 + 0.5 * target**3 / size**3  # half a voxel is what rounding may leave
+        assert np.abs(np.mean(shifts, 0)).max() < 0.25 * target
+
+
+def test_on_its_own_grid_a_mask_stays_as_it_is():
+    rng = np.random.default_rng(1)
+    mask = (ndimage.gaussian_filter(rng.normal(size=(30, 25, 20)), 2) > 0.12).astype(np.uint16)
+    mask *= 1 + (np.indices(mask.shape)[0] > 15).astype(np.uint16)  # two instances of many pieces, some touching
+    turned = np.array([[0, 0.8, 0, 5], [-0.8, 0, 0, 6], [0, 0, 3, -7], [0, 0, 0, 1.0]])
+    assert np.array_equal(on_grid(Volume(mask, turned), turned, mask.shape, least=0), mask)
+    cut = turned.copy()
+    cut[:3, 3] += turned[:3, :3] @ [4, 3, 2]
+    assert np.array_equal(on_grid(Volume(mask, turned), cut, (20, 30, 10), least=0)[:, :22],
+                          mask[4:24, 3:, 2:12])
+
+
+def test_of_two_that_want_a_voxel_the_smaller_has_it():
+    mask = np.zeros((24, 12, 12), np.uint16)
+    mask[2:12, 2:10, 2:10] = 1
+    mask[12:15, 5:8, 5:8] = 2
+    made = on_grid(Volume(mask, np.eye(4)), np.diag([2.0, 2, 2, 1]), (12, 6, 6))
+    counts = np.bincount(made.ravel())[1:]
+    assert counts.tolist() == [80, 3]  # 640 and 27 voxels by 8: neither gives way to the other
+
+
+def test_what_fills_less_than_half_a_voxel_is_gone_unless_it_must_stay():
+    mask = np.zeros((12, 12, 12), np.uint16)
+    mask[3, 3, 3], mask[8, 8, 7:9] = 1, 2
+    coarse = np.diag([2.0, 2, 2, 1])
+    for least, numbers in ((0.5, [0]), (0.2, [0, 2]), (0, [0, 1, 2])):
+        assert np.unique(on_grid(Volume(mask, np.eye(4)), coarse, (6, 6, 6), least)).tolist() == numbers
+
+
+def test_a_sheet_between_two_planes_of_the_grid_is_in_both():
+    """Each of its voxels is as near to its surface as any other: what is near the middle is kept, not what is first."""
+    mask = np.zeros((30, 30, 8), np.uint8)
+    mask[..., 3:5] = ball((30, 30, 1), (1, 1, 1), (15, 15, 0), 20)
+    affine = np.diag([3.0, 3, 3, 1])
+    affine[:3, 3] = 0, 0, -1  # planes at -1, 2 and 5: 1.5 mm below and above the sheet's middle
+    made = on_grid(Volume(mask, np.eye(4)), affine, (10, 10, 3)).astype(bool)
+    assert made.sum() == round(mask.sum() / 27) and abs(int(made[..., 1].sum()) - int(made[..., 2].sum())) <= 1
+    assert np.abs(np.argwhere(made)[:, :2].mean(0) * 3 - 15).max() < 1
