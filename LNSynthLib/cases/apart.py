@@ -1,7 +1,8 @@
 """Training, validation and test are apart: no patient and no CT is on two sides, under whatever name and form.
 
-One function, `check_sides`, for everything that divides cases: import, prepare, pseudo, train, synthesize, segment
-train and experiments. The manifest of a data set alone says on which side a case is.
+`check_sides` is asked by all that uses data sets: prepare, train, synthesize, segment train, and experiments before
+their first cell; `check_new` by all that adds a real CT to one: import, fetch, pseudo. The manifest of a data set alone
+says on which side a case is. What lies in no data set is not known here.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from pathlib import Path
 
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
-from .dataset import SPLITS, Dataset
-from .fingerprint import Fingerprint, near_duplicates, of_case
+from .dataset import SPLITS, Case, Dataset
+from .fingerprint import Fingerprint, fingerprint, keep, near_duplicates, of_case
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,24 @@ def check_new(new: Member, others: Sequence[Member]) -> None:
         raise _same(new, others[j], likeness)
 
 
-def check_sides(everyone: Sequence[Member], callback: Callback = ignore) -> None:
+def add_apart(dataset: Dataset, case: Case, source: str | Path, others: list[Member]) -> None:
+    """Adds a case to a data set whose members are `others`, and to them; keeps its fingerprint. Errors as `check_new`.
+
+    source: the file that it comes from, for messages
+    """
+    look = fingerprint(case.ct)
+    new = Member(f"case {case.id} ({source})", case.id, case.entry["split"], case.entry["patient"], "", lambda: look)
+    check_new(new, [member for member in others if member.case != case.id])
+    dataset.add(case)
+    keep(dataset, case.id, look)
+    others.append(new)
+
+
+def check_sides(everyone: Sequence[Member], callback: Callback = ignore, skip_damaged: bool = False) -> None:
     """Raises LNSynthError, naming both CTs, where two sides share a patient, a CT, or a CT that shows the same.
 
-    Fingerprints that are missing are made first, and kept beside their cases.
+    Fingerprints that are missing are made first, and kept beside their cases. skip_damaged: a CT that cannot be read is
+    left out, for those who refuse it themselves.
     """
     sides = {side: [member for member in everyone if member.side == side] for side in SPLITS}
     for one, other in combinations([side for side in SPLITS if sides[side]], 2):
@@ -84,11 +99,11 @@ def check_sides(everyone: Sequence[Member], callback: Callback = ignore) -> None
     present = [side for side in SPLITS if sides[side]]
     if len(present) < 2:
         return
-    _look(everyone, callback)
+    looked_at = _look(everyone, callback, skip_damaged)
     for one, other in combinations(present, 2):
-        alike = near_duplicates([m.fingerprint for m in sides[one]], [m.fingerprint for m in sides[other]])
-        for i, j, likeness in alike:
-            raise _same(sides[one][i], sides[other][j], likeness)
+        ours, theirs = ([member for member in looked_at if member.side == side] for side in (one, other))
+        for i, j, likeness in near_duplicates([m.fingerprint for m in ours], [m.fingerprint for m in theirs]):
+            raise _same(ours[i], theirs[j], likeness)
 
 
 def _check_names(ours: Sequence[Member], theirs: Sequence[Member]) -> None:
@@ -110,8 +125,16 @@ def _same(one: Member, other: Member, likeness: float) -> LNSynthError:
                         "patient and one split.")
 
 
-def _look(everyone: Sequence[Member], callback: Callback) -> None:
+def _look(everyone: Sequence[Member], callback: Callback, skip_damaged: bool) -> list[Member]:
+    """Those whose fingerprints are there now: all, or LNSynthError, unless damaged CTs are skipped."""
+    found = []
     with Progress("comparing CTs", len(everyone), callback) as progress:
         for member in everyone:
-            member.fingerprint  # noqa: B018 (made, and kept)
+            try:
+                member.fingerprint  # noqa: B018 (made, and kept)
+                found.append(member)
+            except LNSynthError:
+                if not skip_damaged:
+                    raise
             progress.step()
+    return found

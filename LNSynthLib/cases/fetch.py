@@ -14,6 +14,7 @@ from pathlib import Path
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, Progress, ignore
 from ..runtime.temporary import scratch
+from .apart import add_apart, members, person
 from .dataset import Dataset
 from .dicom import find_seg
 from .importers import Item, read_item
@@ -76,7 +77,8 @@ def fetch_collection(
 
     region    abdomen or mediastinum; default: the first the collection has
     limit     at most so many patients, in order of id. Splits are drawn over all patients of the region all the same,
-              so that a patient's split does not depend on how many were fetched
+              so that a patient's split does not depend on how many were fetched. One whom the data set has already
+              keeps that split
     studies   lists the collection (default: idc-index's own index)
     download  download(uids, folder) puts the files of each series into folder/<SeriesInstanceUID>/ (default: idc-index)
     The DICOM files of a patient are removed once its case is written. Raises LNSynthError at the end when patients were
@@ -95,8 +97,9 @@ def fetch_collection(
         raise LNSynthError(f"{name}: its index lists no {region} patient with a CT and a SEG; update idc-index.")
     splits = split_by_patient({s.patient: name for s in listed}, shares, seed)
     dataset = Dataset.open_or_create(out, name, note=f"{collection.cite}; {collection.licence}; {region}")
-    there = {entry["id"] for entry in dataset.cases()}
-    wanted = [s for s in listed[:limit] if s.patient not in there]
+    there = members([dataset])
+    known, sides = {member.case for member in there}, {member.person: member.side for member in there}
+    wanted = [s for s in listed[:limit] if s.patient not in known]
     refused = {}
     if wanted and download is None:
         callback(Event("fetching", message="is the Imaging Data Commons within reach?"))
@@ -112,13 +115,13 @@ def fetch_collection(
                                      anyway=True)
                     case.entry |= {
                         "patient": study.patient,
-                        "split": splits[study.patient],
+                        "split": sides.get(person(study.patient), splits[study.patient]),
                         "source": name,
                         "licence": collection.licence,
                         "annotation": study.annotation,
                         "series": {"ct": study.ct, "seg": study.seg},
                     }
-                    dataset.add(case)
+                    add_apart(dataset, case, ct.name, there)
                     message = f"{study.patient}: {int(case.nodes.array.max())} nodes"
                 except LNSynthError as error:
                     refused[study.patient] = message = str(error)

@@ -11,10 +11,9 @@ from ..runtime.events import Callback, Progress, ignore
 from ..runtime.names import below, check_id
 from ..runtime.tables import read_table
 from . import synthetic
-from .apart import Member, check_new, members, person
+from .apart import add_apart, members, person
 from .checks import check_ct, check_nodes
 from .dataset import SPLITS, Case, Dataset
-from .fingerprint import fingerprint, keep
 from .masks import Tell, read_anatomy, read_nodes, telling
 from .nodes import instances
 from .plausibility import check_plausible, doubts
@@ -82,13 +81,7 @@ def import_folder(
                     "split": splits[item.id],
                     "source": item.source or source,
                 }
-                look = fingerprint(case.ct)
-                new = Member(f"case {item.id} ({item.image})", item.id, case.entry["split"], case.entry["patient"], "",
-                             lambda look=look: look)
-                check_new(new, [member for member in there if member.case != item.id])
-                dataset.add(case)
-                keep(dataset, item.id, look)
-                there.append(new)
+                add_apart(dataset, case, item.image, there)
                 message = f"{item.id}: {int(case.nodes.array.max())} nodes"
             except LNSynthError as error:
                 refused[item.id] = message = str(error)

@@ -24,6 +24,7 @@ from ..runtime.locks import turn
 from ..runtime.names import check_own_link, inside, problem, remove_ours
 from ..runtime.processes import WorkerDied, each
 from ..runtime.temporary import sweep
+from .apart import check_sides, members
 from .body import LOWEST_HU, label_map, node_hu, organ_hu
 from .checks import check_ct, check_labels, check_nodes, check_pair
 from .dataset import LINKED, ROLES, Case, Dataset
@@ -57,8 +58,9 @@ def prepare(dataset: Dataset, settings: PrepareSettings, workers: int = 0, callb
     """Prepare every case of the data set; cases whose inputs and settings did not change are left as they are.
 
     workers  processes (spawn); 0 works in this one
-    Returns {"folder", "prepared", "unchanged"} (ids). A case that fails does not stop the others; at the end
-    LNSynthError tells how many failed and why. Interrupted, finished cases stay and the next call goes on from there.
+    Returns {"folder", "prepared", "unchanged"} (ids). A CT or a patient in two splits is refused before the work. A
+    case that fails does not stop the others; at the end LNSynthError tells how many failed and why. Interrupted,
+    finished cases stay and the next call goes on from there.
     """
     LabelTable.load(settings.labels)  # a wrong name fails before any work
     _check(settings)
@@ -66,6 +68,7 @@ def prepare(dataset: Dataset, settings: PrepareSettings, workers: int = 0, callb
     entries = dataset.cases()
     if not entries:
         raise LNSynthError(f"{dataset.folder}: the data set has no case; add some with `lnsynth import`.")
+    check_sides(members([dataset]), callback, skip_damaged=True)
     jobs = [(dataset.folder, e["id"], settings) for e in entries]
     outcome = {"prepared": [], "unchanged": [], "failed": {}}
     folder.parent.mkdir(exist_ok=True)

@@ -16,9 +16,11 @@ from scipy import ndimage
 from scipy.special import erfinv
 
 from ..cases import synthetic
+from ..cases.apart import Member, check_new, members
 from ..cases.body import label_map
 from ..cases.checks import check_ct
 from ..cases.dataset import Case, Dataset, home_of, voxels_sha256
+from ..cases.fingerprint import fingerprint
 from ..cases.labels import AIR, BODY, LabelTable
 from ..cases.masks import read_anatomy, telling
 from ..cases.volume import Volume, canonical, read, same_grid
@@ -203,7 +205,8 @@ def pseudo_dataset(
 
     Variant k of a CT depends on the case's name, `seed` and k. Variants that are there stay. Raises LNSynthError for
     unusable files, for a CT that lies in no data set where no case is named, for one whose case another CT is called
-    already, for a folder that holds another kind of data set, and where not one node finds room.
+    already, for one that the folder has in another split, under this name or another, for a folder that holds another
+    kind of data set, and where not one node finds room.
     """
     name, patient, split = _origin(Path(ct), case, patient, split)
     callback(Event("reading the CT"))
@@ -213,6 +216,7 @@ def pseudo_dataset(
     note = "Real CTs with SYNTHETIC lymph nodes painted into their fat: practice pairs, never ground truth."
     dataset, voxels = Dataset.open_or_create(folder, kind="pseudo", note=note), voxels_sha256(image)
     _check_same_ct(dataset, name, voxels, image, ct)
+    check_new(Member(str(ct), name, split, patient, "", lambda: fingerprint(image)), members([dataset]))
     table, prior = LabelTable.load(TABLE), ShapePrior.load()
     callback(Event("finding fat and organs"))
     labels = label_map(image.array, raw.array, image.spacing, table, version=version)

@@ -7,10 +7,12 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from ..cases.apart import Member, check_sides, members
 from ..cases.dataset import SPLITS, Dataset
+from ..cases.fingerprint import fingerprint
 from ..cases.phantom import phantom_dataset
 from ..cases.prepare import PrepareSettings, prepare
-from ..cases.volume import stem
+from ..cases.volume import read, stem
 from ..conditions.pseudo import pseudo_dataset
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, ignore
@@ -47,6 +49,21 @@ def known(plan: Plan, root: Path) -> dict:
         raise LNSynthError(f"{weights}, the plan's weights of MedicalNet, do not exist; give their folder with "
                            "--data-root, or leave images.features out.")
     return {"data": found, "absent": absent, "features": sha256(weights) if weights else None}
+
+
+def check_apart(plan: Plan, root: Path, callback: Callback = ignore) -> None:
+    """Raises LNSynthError where two splits of the plan's data sets and CTs to be painted share a patient or a CT."""
+    everyone = []
+    for source in plan.data:
+        if not all(path.exists() for path in _paths(source, root)):
+            continue
+        if source.dataset:
+            everyone += members([_dataset(source, root)])
+        for painted in source.painted:
+            path = _below(root, painted.ct)
+            everyone.append(Member(f"the CT {path}", stem(path), painted.split, stem(path), "",
+                                   lambda path=path: fingerprint(read(path))))
+    check_sides(everyone, callback)
 
 
 def _paths(source: DataSource, root: Path) -> list[Path]:

@@ -21,7 +21,7 @@ from ..runtime.events import Callback, Event, ignore
 from ..runtime.files import write_json
 from ..runtime.locks import alone
 from .cells import Cell, Layout, layout_of
-from .data import known
+from .data import check_apart, known
 from .plan import Plan
 from .work import CELL, WORK, Context, read_cell
 
@@ -39,6 +39,7 @@ def run(plan: Plan, out: Path, root: Path, *, shard: tuple[int, int] = (0, 1), d
     """
     out = Path(out)
     files = known(plan, root)
+    check_apart(plan, root, callback)
     whole = layout_of(plan, files)
     write_json(out / "plan.json", {"plan": asdict(plan), "files": files})  # all that a report needs besides the cells
     context = Context(plan, root, device)

@@ -12,6 +12,7 @@ from .. import __version__
 from ..cases.labels import table_path
 from ..cases.store import PreparedCase
 from ..cases.synthetic import WORD, mark, sidecar
+from ..cases.trained_on import TrainedOn
 from ..runtime.errors import LNSynthError
 from ..runtime.files import read_json, sha256, sha256_once
 
@@ -36,7 +37,7 @@ def provenance(what: str, facts: dict, *, labels: str, seed: int, sampler: str, 
         "what": what,
         "note": f"{WORD}: made by a generative model for research. Not a patient's image.",
         "generator": {name: facts[name] for name in ("kind", "weights_sha256", "settings")} | {
-            "labels_sha256": sha256(table_path(labels)), "trained_on": facts.get("trained_on")},
+            "labels_sha256": sha256(table_path(labels)), "trained_on": _trained_on(facts)},
         "sampling": {"seed": seed, "sampler": sampler, "steps": steps, **(run or {})},
         "source": source,
         "condition": condition,
@@ -45,6 +46,10 @@ def provenance(what: str, facts: dict, *, labels: str, seed: int, sampler: str, 
             name: _version(name) for name in PACKAGES},
         "outputs": outputs,
     }
+
+
+def _trained_on(facts: dict) -> dict:
+    return TrainedOn.read(facts.get("trained_on"), None, "the generator").plain()
 
 
 def prepared_source(case: PreparedCase) -> dict:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..cases.apart import members
+from ..cases.apart import check_sides, members
 from ..cases.store import PreparedCase
 from ..conditions.transforms import VarySettings
 from ..generators import checkpoint
@@ -110,7 +110,9 @@ def synthesize(generator: Path, data: list[Path], out: Path, settings: Synthesiz
         settings = replace(settings, sampler="none", steps=1)
     jobs = plan(prepared_cases(data, model.form, settings.split, settings.prepared), facts, settings)
     check_apart([out / job.name for job in jobs], [*data, checkpoint.find(generator)])
-    checkpoint.check_unseen(generator, members(data),
+    everyone = members(data)
+    check_sides(everyone, callback)
+    checkpoint.check_unseen(generator, everyone,
                             lambda sentence: callback(Event("loading the generator", message=sentence)))
     share = jobs[rank::world]
     unchanged = [job.name for job in share if is_whole(out / job.name, job.key)]

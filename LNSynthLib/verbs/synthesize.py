@@ -82,11 +82,15 @@ def _check(args, callback) -> None:
 def _judge(args):
     from pathlib import Path
 
+    from ..cases.apart import members
+    from ..cases.trained_on import held_out
     from ..segmentation.filter import check
     from ..segmentation.predict import Segmenter
 
     check(args.threshold, args.filter_rule)
-    return Segmenter.open(Path(args.filter), args.device)
+    judge = Segmenter.open(Path(args.filter), args.device)
+    judge.trained_on.check(held_out(members(args.data)), f"The segmenter {args.filter}")
+    return judge
 
 
 def _settings(args):

@@ -11,10 +11,14 @@ from LNSynthLib.cases.dataset import Case, Dataset
 from LNSynthLib.cases.fingerprint import fingerprint, near_duplicates
 from LNSynthLib.cases.importers import import_folder
 from LNSynthLib.cases.phantom import phantom
+from LNSynthLib.cases.prepare import PrepareSettings, prepare
 from LNSynthLib.cases.trained_on import TrainedOn, held_out
 from LNSynthLib.cases.volume import Volume, read, write
+from LNSynthLib.experiment.data import check_apart as check_plan
+from LNSynthLib.experiment.plan import load_plan
 from LNSynthLib.generators import checkpoint
 from LNSynthLib.runtime.errors import LNSynthError
+from LNSynthLib.synthesis.synthesize import SynthesizeSettings, synthesize
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +108,43 @@ def test_a_second_import_leaves_a_patient_on_his_side_and_refuses_his_ct_under_a
     with pytest.raises(LNSynthError, match="case c .*c.nii.gz.*Berta.*case a in .*Anna 1.*one CT"):
         import_folder(images, nodes, out, table=table)
     assert [e["id"] for e in Dataset.open(out).cases()] == ["a", "b"]
+
+
+BOTH = r"case one in .*split train.*case two in .*split test.*one CT"
+
+
+def test_what_uses_a_data_set_asks_first(drawn, tmp_path):
+    """Prepare and experiments: before any work, though the case under another name has no nodes."""
+    folder = dataset(tmp_path / "a", {"one": ("P", "train", drawn[0], True), "two": ("Q", "test", drawn[0], False)})
+    with pytest.raises(LNSynthError, match=BOTH):
+        prepare(Dataset.open(folder), PrepareSettings(spacing_mm=4.0, allow_no_anatomy=True, allow_no_nodes=True))
+    assert not (folder / "prepared").exists()
+    plan = load_plan("smoke", ["data=[{name: a, dataset: a}]"])
+    with pytest.raises(LNSynthError, match=BOTH):
+        check_plan(plan, tmp_path)
+
+
+def test_samples_of_a_set_whose_case_moved_to_another_side_are_refused(drawn, tmp_path):
+    folder = dataset(tmp_path / "a", {"one": ("P", "train", drawn[0], True), "two": ("Q", "train", drawn[0], True)})
+    settings = PrepareSettings(spacing_mm=4.0, labels="abdomen17", allow_no_anatomy=True)
+    prepare(Dataset.open(folder), settings)
+    changed_set = Dataset.open(folder)
+    with changed_set.changing():
+        changed_set.entry("two")["split"] = "test"
+    weights = make_generator(tmp_path / "weights")
+    with pytest.raises(LNSynthError, match=BOTH):
+        synthesize(weights, [folder], tmp_path / "out", SynthesizeSettings(steps=1))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_experiment_s_painted_cts_are_apart_from_its_data_sets(drawn, tmp_path):
+    dataset(tmp_path / "a", {"one": ("P", "train", drawn[0], True)})
+    write(tmp_path / "ct.nii.gz", changed(drawn[0].ct)["noise of 5 HU"])
+    write(tmp_path / "organs.nii.gz", drawn[0].anatomy)
+    plan = load_plan("smoke", ["data=[{name: a, dataset: a}, {name: p, painted: [{ct: ct.nii.gz, "
+                               "anatomy: organs.nii.gz, split: test, variants: 1}]}]"])
+    with pytest.raises(LNSynthError, match="case one in .*split train.*the CT .*ct.nii.gz .*split test"):
+        check_plan(plan, tmp_path)
 
 
 def test_a_generator_tells_what_it_was_trained_on_without_telling_the_ids(drawn, tmp_path):

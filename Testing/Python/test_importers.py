@@ -273,7 +273,7 @@ def test_a_collection_becomes_a_data_set(downloads, tmp_path):
         linked(folder)(uids, target)
 
     def fetch(limit):
-        return fetch_collection("ct_lymph_nodes", tmp_path / "d", limit=limit, download=download,
+        return fetch_collection("ct_lymph_nodes", tmp_path / "d", limit=limit, download=download, shares=(1, 0, 0),
                                 studies=lambda name: patients + chest)
 
     first = {e["id"]: e for e in fetch(limit=1).cases()}

@@ -134,7 +134,8 @@ def test_the_sidecar_says_how_to_make_it_again(tmp_path, generator, scene):
     assert record["synthetic"] is True and record["what"] == "insertion"
     facts = checkpoint.facts(generator)
     assert record["generator"] == {k: facts[k] for k in ("kind", "weights_sha256", "settings")} | {
-        "labels_sha256": sha256(table_path("abdomen17")), "trained_on": None}
+        "labels_sha256": sha256(table_path("abdomen17")), "trained_on": {
+            "parts": [], "unknown": ["the generator does not say what it was trained on"]}}
     assert record["sampling"] == {"seed": 5, "sampler": "dpmpp", "steps": 2}
     assert record["source"]["ct"] == {"file": "ct.nii.gz", "sha256": sha256(ct)}
     assert record["outputs"] == {"a.nii.gz": sha256(tmp_path / "a.nii.gz")}

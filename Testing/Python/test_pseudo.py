@@ -136,17 +136,22 @@ def test_a_dataset_of_painted_nodes_says_so_and_can_be_completed(tmp_path, files
     folder = tmp_path / "pseudo"
     pseudo.pseudo_dataset(folder, *files, variants=1, seed=3, nodes=(2, 3), case="ct")
     stamp = (folder / "cases" / "ct-pseudo-3-000" / "ct.nii.gz").stat().st_mtime_ns
-    dataset = pseudo.pseudo_dataset(folder, *files, variants=2, seed=3, nodes=(2, 3), split="val", case="ct")
+    dataset = pseudo.pseudo_dataset(folder, *files, variants=2, seed=3, nodes=(2, 3), case="ct")
     assert (folder / "cases" / "ct-pseudo-3-000" / "ct.nii.gz").stat().st_mtime_ns == stamp
     assert dataset.kind == "pseudo" and "SYNTHETIC" in dataset.manifest["note"]
     one, two = (Dataset.open(folder).load(e["id"]) for e in dataset.cases())
-    assert one.entry["split"] == "train" and two.entry["split"] == "val" and one.entry["patient"] == "ct"
+    assert one.entry["split"] == two.entry["split"] == "train" and one.entry["patient"] == "ct"
     assert b"SYNTHETIC" in nibabel.load(dataset.path(one.id, "ct")).header["descrip"].tobytes()
     assert np.array_equal(one.anatomy.array, case[0].anatomy.array), "canonical again"
     assert 1 <= one.nodes.array.max() <= 3 and len(one.entry["painted"]) == one.nodes.array.max()
     assert not np.array_equal(one.nodes.array, two.nodes.array)
     changed = one.ct.array != case[0].ct.array
     assert changed.any() and changed.mean() < 0.01
+    with pytest.raises(LNSynthError, match="patient ct is on both sides"):
+        pseudo.pseudo_dataset(folder, *files, variants=1, seed=4, split="val", case="ct")
+    with pytest.raises(LNSynthError, match="case ct-pseudo-3-000 .* one CT"):
+        pseudo.pseudo_dataset(folder, *files, variants=1, seed=4, split="test", case="another")
+    assert len(Dataset.open(folder).cases()) == 2
 
 
 def test_unfit_input_is_refused(tmp_path, files, case):
