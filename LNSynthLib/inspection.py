@@ -12,10 +12,13 @@ import json
 import re
 import socket
 import struct
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .cases.fingerprint import NAME as FINGERPRINT
+from .cases.trained_on import PRINTS
 from .runtime.errors import LNSynthError
 
 KINDS = ("header", "id", "name", "path", "host", "date", "unread")
@@ -98,7 +101,7 @@ def _parts(path: Path) -> Iterator[tuple[str, str]]:
         yield from _gzip(path)
     readers: list[tuple[tuple, Callable]] = [
         ((".nii", ".nii.gz"), _nifti), ((".nrrd", ".mha", ".mhd"), _itk), ((".png",), _png),
-        ((".safetensors",), _weights),
+        ((".safetensors",), _weights), ((".npz", ".zip", ".pth", ".pt"), _zip),
         ((".jpg", ".jpeg"), lambda _: ()), ((".b2nd",), _blosc), (TEXTS, _text)]
     for endings, reader in readers:
         if name.endswith(endings):
@@ -173,6 +176,15 @@ def _weights(path: Path) -> Iterator[tuple[str, str]]:
         about = json.loads(stream.read(min(size, LARGEST)))
     for key, value in about.get("__metadata__", {}).items():
         yield f"header {key}", str(value)
+
+
+def _zip(path: Path) -> Iterator[tuple[str, str]]:
+    """Names of what is in an archive (NumPy's and PyTorch's are ones); nothing in it is opened."""
+    if path.name in (FINGERPRINT, PRINTS):
+        yield "header fingerprint", "what each CT looks like, in cells of 8 mm"
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            yield "header member", name
 
 
 def _blosc(path: Path) -> Iterator[tuple[str, str]]:

@@ -55,6 +55,12 @@ SEGMENTS = ("segments of a DICOM SEG or .seg.nrrd that are nodes; all takes ever
             "lymph node)")
 
 
+def add_anonymous(parser: argparse.ArgumentParser, what: str) -> None:
+    """The option that puts pseudonyms (`runtime.pseudonyms`) for what is said of people and places."""
+    parser.add_argument("--anonymous", action="store_true", help=f"{what}; which is whose stays on this computer, in "
+                        "pseudonyms.csv of LNSynth's data folder ($LNSYNTH_HOME)")
+
+
 NODES = "a mask does not look like lymph nodes in this CT (size, HU, place)"
 MACHINE = "this machine has too little memory, or would take days"
 

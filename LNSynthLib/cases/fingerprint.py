@@ -25,6 +25,7 @@ from ..runtime.files import atomic_path
 from .dataset import Dataset, voxels_sha256
 from .volume import Volume, bounding_box, canonical, read
 
+NAME = "fingerprint.npz"  # beside a case's CT
 CELL_MM = 8.0
 WINDOW = (-120.0, 240.0)      # HU
 BODY_HU = -90.0               # a cell's mean above which it is body
@@ -122,7 +123,7 @@ def keep(dataset: Dataset, id: str, found: Fingerprint) -> None:
 
 
 def _place(dataset: Dataset, id: str) -> Path:
-    return dataset.path(id, "ct").with_name("fingerprint.npz")
+    return dataset.path(id, "ct").with_name(NAME)
 
 
 def save(path: Path, prints: Sequence[Fingerprint]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
 from ..runtime.names import below, check_id
+from ..runtime.pseudonyms import pseudonym
 from ..runtime.tables import read_table
 from . import synthetic
 from .apart import add_apart, members, person
@@ -49,6 +50,7 @@ def import_folder(
     anatomy_version: int = 2,
     segments: Sequence[str] = (),
     anyway: bool = False,
+    anonymous: bool = False,
     shares: tuple = PAPER,
     seed: int = 0,
     callback: Callback = ignore,
@@ -62,12 +64,15 @@ def import_folder(
     anatomy_version  TotalSegmentator version of the anatomy masks' ids
     segments         of SEGs and .seg.nrrd files that are nodes; default: those that are called lymph node
     anyway           take nodes that are doubted (`plausibility`)
+    anonymous        pseudonyms (`runtime.pseudonyms`) for the ids of cases and patients and for the sources
     shares           of train, val and test for the patients whose split the table does not name
     Raises LNSynthError when images and masks do not match up (before any work), or at the end when cases were refused,
     and why; the others are in the data set then.
     """
     items = pair_by_table(table, images, nodes, anatomy) if table else pair_by_stem(images, nodes, anatomy)
     source = source or Path(images).resolve().name
+    if anonymous:
+        items, source = [_anonymous(item) for item in items], pseudonym("source", source)
     there = members([out]) if (Path(out) / "dataset.json").exists() else []
     splits = _splits(items, source, shares, seed, {member.person: member.side for member in there})
     dataset = Dataset.open_or_create(out, name)
@@ -90,6 +95,11 @@ def import_folder(
         ids, first = ", ".join(refused), next(iter(refused.values()))
         raise LNSynthError(f"{len(refused)} of {len(items)} cases were refused ({ids}), the first because {first}")
     return dataset
+
+
+def _anonymous(item: Item) -> Item:
+    return replace(item, id=pseudonym("case", item.id), patient=pseudonym("patient", person(item.patient or item.id)),
+                   source=pseudonym("source", item.source))
 
 
 def pair_by_stem(images: Path, nodes: Path, anatomy: Path | None = None) -> list[Item]:

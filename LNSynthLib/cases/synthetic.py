@@ -6,9 +6,9 @@ A header's text is lost when another program converts a file, so there are three
    or the word in a description)
 2. the provenance file beside the file, or the data set's dataset.json above it
 3. the voxels: for every axial slice (of a mask: its whole) that this installation made, a hash is kept in
-   `home()`/synthetic.txt, one a line. It is of whole HU in RAS order, so that another file type, voxel type, order of
-   axes or crop along the patient's axis changes nothing. Slices in which nothing was changed are never kept: they are
-   the patient's. Another grid, or a crop within the slice, is not known again.
+   synthetic.txt of `runtime.home`, one a line. It is of whole HU in RAS order, so that another file type, voxel type,
+   order of axes or crop along the patient's axis changes nothing. Slices in which nothing was changed are never kept:
+   they are the patient's. Another grid, or a crop within the slice, is not known again.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import json
 import logging
 import os
 import re
-import sys
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from ..runtime.errors import LNSynthError
+from ..runtime.home import home
 from ..runtime.locks import turn
 from .volume import ITK, NIFTI, Volume, bounding_box, canonical, description, read
 
@@ -88,17 +88,6 @@ def check_real(path: Path, volume: Volume | None = None, cure: str = "give the p
     """Raises LNSynthError, with the cure, for a file that is synthetic by any sign."""
     if kind(path, volume):
         raise LNSynthError(f"{path}: it is {WORD} (made by LNSynth or so marked), not a patient's image; {cure}.")
-
-
-def home() -> Path:
-    """Where this installation keeps what it has to remember: $LNSYNTH_HOME, or the user's folder for data."""
-    if own := os.environ.get("LNSYNTH_HOME"):
-        return Path(own)
-    if os.name == "nt":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "LNSynth"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "LNSynth"
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "lnsynth"
 
 
 def registry() -> Path:

@@ -15,7 +15,9 @@ from ..cases.volume import Volume, read, same_grid, write
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
 from ..runtime.files import atomic_folder, sha256, write_json, write_text
+from ..runtime.pseudonyms import pseudonym
 from ..runtime.tables import csv_text
+from . import provenance
 from .catalog import PAIR, read_record
 from .outputs import check_apart
 from .pairs import Standing, standings
@@ -31,12 +33,14 @@ README = """SYNTHETIC images, made by a generative model (LNSynth {version}) for
 """
 
 
-def export(folder: Path, out: Path, layout: Layout, *, rule: Rule = "any-reject", callback: Callback = ignore) -> dict:
+def export(folder: Path, out: Path, layout: Layout, *, rule: Rule = "any-reject", anonymous: bool = False,
+           callback: Callback = ignore) -> dict:
     """Writes the accepted samples of a folder to a new folder, whole or not at all.
 
     nifti   OUT/images/<case>.nii.gz, OUT/masks/<case>.nii.gz (instances) and OUT/dataset.csv
     nnunet  imagesTr/<case>_0000.nii.gz, labelsTr/<case>.nii.gz (0 and 1) and dataset.json, in OUT where its name is as
             nnU-Net wants it (Dataset501_Name), else in OUT/Dataset501_LNSynth
+    anonymous  pseudonyms (`runtime.pseudonyms`) for the samples, their cases and reviewers; no notes and file names
     rule    which decision counts where reviewers disagree (`review.review`)
 
     Samples that nobody judged, that were rejected, dropped by the filter or made anew since are left out. Each case
@@ -62,16 +66,16 @@ def export(folder: Path, out: Path, layout: Layout, *, rule: Rule = "any-reject"
     with atomic_folder(out) as beside, Progress("exporting", len(chosen), callback) as progress:
         rows = []
         for standing in chosen:
-            rows.append(_case(standing, beside, layout))
+            rows.append(_case(standing, beside, layout, anonymous))
             progress.step(message=f"{standing.sample.name} exported")
-        _describe(beside, layout, rows, folder, out.name)
+        _describe(beside, layout, rows, "a folder of samples" if anonymous else folder.resolve().name, out.name)
     return {"folder": str(out), "cases": [row["case"] for row in rows], "left_out": left_out}
 
 
-def _case(standing: Standing, out: Path, layout: Layout) -> dict:
+def _case(standing: Standing, out: Path, layout: Layout, anonymous: bool) -> dict:
     """Copies one sample; returns its row of the table."""
     sample, name, decision = standing.sample, standing.sample.name, standing.decision
-    record = read_record(sample)
+    record, reviewer, note = read_record(sample), decision.reviewer, decision.note
     for file in PAIR:
         if sha256(sample / file) != record.get("outputs", {}).get(file):
             raise LNSynthError(f"{sample / file}: it is not the file that was accepted; make the sample again, or "
@@ -80,6 +84,9 @@ def _case(standing: Standing, out: Path, layout: Layout) -> dict:
     same, why = same_grid(ct, nodes)
     if not same:
         raise LNSynthError(f"{sample}: CT and nodes do not lie on one grid ({why}); make the sample again.")
+    if anonymous:
+        name, reviewer, note, record = (pseudonym("sample", name), pseudonym("reviewer", reviewer), "",
+                                        provenance.anonymous(record))
     images, masks, channel = ("imagesTr", "labelsTr", "_0000") if layout == "nnunet" else ("images", "masks", "")
     image, mask = f"{images}/{name}{channel}.nii.gz", f"{masks}/{name}.nii.gz"
     (out / images).mkdir(exist_ok=True)
@@ -91,17 +98,17 @@ def _case(standing: Standing, out: Path, layout: Layout) -> dict:
     else:
         shutil.copyfile(sample / PAIR[1], out / mask)
     (out / "provenance").mkdir(exist_ok=True)
-    shutil.copyfile(sample / "provenance.json", out / "provenance" / f"{name}.json")
+    write_json(out / "provenance" / f"{name}.json", record)
     return {
         "case": name, "image": image, "mask": mask, "nodes": len(np.unique(nodes.array[nodes.array > 0])),
         "source_case": record.get("source", {}).get("case", ""), "what": record.get("what", ""),
-        "reviewer": decision.reviewer, "note": decision.note, "time": decision.time, "pair": decision.pair,
+        "reviewer": reviewer, "note": note, "time": decision.time, "pair": decision.pair,
         "image_sha256": record["outputs"][PAIR[0]]}
 
 
-def _describe(out: Path, layout: Layout, rows: list[dict], folder: Path, name: str) -> None:
+def _describe(out: Path, layout: Layout, rows: list[dict], origin: str, name: str) -> None:
     write_text(out / "dataset.csv", csv_text(COLUMNS, rows))
-    write_text(out / "README.md", README.format(version=__version__, count=len(rows), folder=folder.resolve().name))
+    write_text(out / "README.md", README.format(version=__version__, count=len(rows), folder=origin))
     if layout == "nnunet":
         write_json(out / "dataset.json", {
             "channel_names": {"0": "CT"}, "labels": {"background": 0, "lymph_node": 1}, "numTraining": len(rows),

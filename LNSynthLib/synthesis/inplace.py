@@ -23,18 +23,20 @@ from .fits import check_fits
 from .given import digest
 from .insert import InsertSettings, insert
 from .outputs import check_apart
+from .provenance import anonymous as nameless
 from .provenance import description, provenance, replaced
 
 
 def insert_file(generator: Path, ct: Path, nodes: Path, out: Path, settings: InsertSettings, *,
                 anatomy: Path | None = None, anatomy_version: int = 2, only: Sequence[int] | None = None,
-                remove: bool = False, segments: Sequence[str] = (), anyway: bool = False,
+                remove: bool = False, segments: Sequence[str] = (), anyway: bool = False, anonymous: bool = False,
                 device: str = "auto", callback: Callback = ignore) -> dict:
     """Makes (or removes) the nodes of a mask in a CT and writes it as `out`, `out`'s provenance beside it.
 
     Where `out` is the same kind of file as the CT, its header, voxel type and scaling stay, and so does every stored
     number away from the nodes. Arguments as for `insert`; segments: of a SEG or .seg.nrrd that are nodes; anyway: go on
-    where nodes are doubted (`cases.plausibility`) or the machine is too small (`fits`). Returns the content of the
+    where nodes are doubted (`cases.plausibility`) or the machine is too small (`fits`); anonymous: no names of
+    files in the record. Returns the content of the
     provenance file, with "file". Raises LNSynthError for inputs that do not fit together, before any work.
     """
     inputs = {"ct": ct, "nodes": nodes} | ({"anatomy": anatomy} if anatomy is not None else {})
@@ -73,6 +75,7 @@ def insert_file(generator: Path, ct: Path, nodes: Path, out: Path, settings: Ins
             source={name: {"file": Path(p).name, "sha256": digest(p)} for name, p in inputs.items()},
             condition={"settings": asdict(settings), "anatomy_version": anatomy_version, "patches": made.patches},
             outputs={Path(out).name: sha256(beside)})
+        record = nameless(record) if anonymous else record
         # Before the CT gets its name: no synthetic CT is ever without it. Until then, and should this be killed, the
         # record of the CT that is there stays too: `read_provenance` takes the one that fits.
         write_json(sidecar(out), {**record, **replaced(out)})

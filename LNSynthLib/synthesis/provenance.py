@@ -15,6 +15,7 @@ from ..cases.synthetic import WORD, mark, sidecar
 from ..cases.trained_on import TrainedOn
 from ..runtime.errors import LNSynthError
 from ..runtime.files import read_json, sha256, sha256_once
+from ..runtime.pseudonyms import pseudonym
 
 PACKAGES = ("torch", "monai", "numpy", "scipy")  # those whose arithmetic is in the result
 
@@ -56,6 +57,15 @@ def prepared_source(case: PreparedCase) -> dict:
     """Which prepared case a patch was made from: its files' SHA-256 and how it was prepared."""
     return {"case": case.id, "kind": case.info["kind"], "sha256": case.info["sha256"],
             "prepared_key": case.info["key"], "prepared_settings": case.info["settings"]}
+
+
+def anonymous(record: dict) -> dict:
+    """The record with a pseudonym for the case it was made from and without the names of files."""
+    source = {role: {k: v for k, v in about.items() if k != "file"} if isinstance(about, dict) else about
+              for role, about in record.get("source", {}).items() if role != "files"}
+    if isinstance(case := source.get("case"), str):
+        source["case"] = pseudonym("case", case)
+    return {**record, "source": source}
 
 
 def description(facts: dict) -> str:

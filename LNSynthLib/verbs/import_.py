@@ -7,7 +7,7 @@ match, and several CTs of a patient, are listed in a CSV with the columns image,
 patient, split, source.
 """
 
-from ..options import add_mask_options, seed
+from ..options import add_anonymous, add_mask_options, seed
 
 
 def add_arguments(parser):
@@ -21,6 +21,8 @@ def add_arguments(parser):
     parser.add_argument("--out", required=True, metavar="DATASET", help="folder of the data set, new or to add to")
     parser.add_argument("--name", default="", help="name of the data set (default: its folder's)")
     parser.add_argument("--source", default="", help="where the CTs come from (default: the image folder's name)")
+    add_anonymous(parser, "replace the ids of cases and patients and the names of sources by pseudonyms, the same ones "
+                          "each time, so that all that is made of the data set has no others")
     parser.add_argument("--split", default="paper", metavar="SHARES",
                         help="train:val:test by patient: paper (88:23:27, default), train, val, test or e.g. 70:15:15")
     parser.add_argument("--seed", type=seed, default=0, help="of the split (default 0)")
@@ -36,7 +38,7 @@ def run(args, callback):
         Path(args.images), Path(args.nodes), Path(args.out), Path(args.anatomy) if args.anatomy else None,
         table=Path(args.pairs) if args.pairs else None, name=args.name, source=args.source,
         anatomy_version=args.anatomy_version, segments=args.segments, anyway=args.anyway,
-        shares=parse_shares(args.split), seed=args.seed, callback=callback)
+        anonymous=args.anonymous, shares=parse_shares(args.split), seed=args.seed, callback=callback)
     summary = dataset.summary()
     counts = ", ".join(f"{count} {name}" for name, count in summary.items())
     print(f"{args.out}: {counts}")

@@ -4,7 +4,7 @@ The CT may have any size, orientation and spacing; it keeps its grid, and every 
 the nodes keeps its value. The result is marked SYNTHETIC in its header and has a provenance file beside it.
 """
 
-from ..options import MACHINE, add_mask_options, count, real, seed
+from ..options import MACHINE, add_anonymous, add_mask_options, count, real, seed
 
 
 def add_arguments(parser) -> None:
@@ -16,6 +16,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--anatomy-version", type=int, choices=(1, 2), default=2,
                         help="major version of TotalSegmentator whose ids the labels are (default 2)")
     add_mask_options(parser, MACHINE)
+    add_anonymous(parser, "leave the names of the files out of the provenance")
     parser.add_argument("--out", required=True, metavar="FILE", help="the CT to write: .nii, .nii.gz, .nrrd or .mha")
     parser.add_argument("--remove", action="store_true", help="remove the nodes instead of generating them")
     parser.add_argument("--only", type=count, nargs="+", metavar="N",
@@ -52,7 +53,7 @@ def run(args, callback) -> dict:
     result = insert_file(generator_path(args.generator), Path(args.ct), Path(args.nodes), Path(args.out), settings,
                          anatomy=Path(args.anatomy) if args.anatomy else None, anatomy_version=args.anatomy_version,
                          only=args.only, remove=args.remove, segments=args.segments, anyway=args.anyway,
-                         device=args.device, callback=callback)
+                         anonymous=args.anonymous, device=args.device, callback=callback)
     for patch in result["condition"]["patches"]:
         print(f"node {', '.join(map(str, patch['nodes']))}: mean {patch['mean_hu_before']:.0f} HU before, "
               f"{patch['mean_hu_after']:.0f} HU after, {patch['voxels_changed']} voxels changed")

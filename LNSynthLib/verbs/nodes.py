@@ -218,22 +218,19 @@ def _write_mask(out, mask, grid, before, made: bool) -> None:
 
 
 def _write_csv(out, measures) -> None:
-    import csv
-    import io
-
     from ..runtime.files import write_text
+    from ..runtime.tables import csv_text
 
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "volume_ml", "short_axis_mm", "long_axis_mm", "right_mm", "anterior_mm", "superior_mm",
-                     "i", "j", "k", "nearest_organ", "distance_mm"])
+    measured = ("volume_ml", "short_axis_mm", "long_axis_mm")
+    place = ("right_mm", "anterior_mm", "superior_mm", "i", "j", "k")
+    rows = []
     for node in measures:
-        organ, distance = node["nearest"][0] if node["nearest"] else ("", "")
-        numbers = [*(node[name] for name in ("volume_ml", "short_axis_mm", "long_axis_mm")), *node["centroid_mm"],
-                   *node["centroid_index"]]
-        writer.writerow([node["id"], *(f"{number:.3f}" for number in numbers), organ,
-                         f"{distance:.1f}" if organ else ""])
-    write_text(out, text.getvalue())
+        organ, distance = node["nearest"][0] if node["nearest"] else ("", None)
+        numbers = {name: node[name] for name in measured} | dict(
+            zip(place, (*node["centroid_mm"], *node["centroid_index"]), strict=True))
+        rows.append({"id": node["id"], **{name: f"{number:.3f}" for name, number in numbers.items()},
+                     "nearest_organ": organ, "distance_mm": f"{distance:.1f}" if organ else ""})
+    write_text(out, csv_text(("id", *measured, *place, "nearest_organ", "distance_mm"), rows))
 
 
 def _print(nodes, changes) -> None:

@@ -4,7 +4,7 @@ Decisions are rows of FOLDER/review.csv; `lnsynth segment train` leaves out what
 filter. Of one reviewer's decisions on a sample the latest counts; where reviewers disagree, one rejection excludes it.
 """
 
-from ..options import real
+from ..options import add_anonymous, real
 
 
 def add_arguments(parser) -> None:
@@ -28,6 +28,8 @@ def add_arguments(parser) -> None:
             sub.add_argument("--out", required=True, metavar="OUT",
                              help="a new folder; for nnunet its name is as Dataset501_Name, else such a folder is made "
                                   "in it")
+            add_anonymous(sub, "pseudonyms for the samples, the cases that they were made from and the reviewers; no "
+                               "notes and no names of files")
     decide = way("decide", "accept or reject samples")
     decide.add_argument("samples", nargs="+", metavar="SAMPLE", help="name of a sample's folder")
     verdict = decide.add_mutually_exclusive_group(required=True)
@@ -117,7 +119,8 @@ def _export(args, folder, callback) -> dict:
 
     from ..synthesis.accepted import export
 
-    result = export(folder, Path(args.out), args.layout, rule=args.rule, callback=callback)
+    result = export(folder, Path(args.out), args.layout, rule=args.rule, anonymous=args.anonymous,
+                    callback=callback)
     left_out = ", ".join(f"{n} {status}" for status, n in result["left_out"].items())
     print(f"{result['folder']}: {len(result['cases'])} accepted pairs (SYNTHETIC)"
           + (f"; left out: {left_out}" if left_out else ""))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import nibabel
@@ -10,8 +11,11 @@ import pytest
 
 from LNSynthLib import cli
 from LNSynthLib.cases.volume import Volume, read, write
+from LNSynthLib.inspection import inspect
 from LNSynthLib.runtime.errors import Cancelled, LNSynthError
-from LNSynthLib.runtime.files import sha256, write_json
+from LNSynthLib.runtime.files import read_json, sha256, write_json
+from LNSynthLib.runtime.home import home
+from LNSynthLib.runtime.pseudonyms import pseudonym
 from LNSynthLib.synthesis.accepted import export
 from LNSynthLib.synthesis.catalog import PAIR, pair_id
 from LNSynthLib.synthesis.review import record
@@ -67,6 +71,23 @@ def test_only_what_was_accepted_leaves_with_its_provenance(samples, tmp_path, ca
         assert sha256(out / place / "a-1.nii.gz") == sha256(samples / "a-1" / file)
     assert "SYNTHETIC" in (out / "README.md").read_text()
     assert (out / "provenance" / "a-1.json").read_bytes() == (samples / "a-1" / "provenance.json").read_bytes()
+
+
+@pytest.mark.parametrize("layout", ["nifti", "nnunet"])
+def test_an_anonymous_export_names_nobody(samples, tmp_path, layout):
+    """Every id, reviewer, note and file name is a pseudonym or gone; the same ones again the next time."""
+    for name in ("a-1", "a-10"):
+        record_file = samples / name / "provenance.json"
+        content = read_json(record_file)
+        write_json(record_file, content | {"source": {"case": "Mrs Smith", "files": {"ct": "smith.nii.gz"},
+                                                      "nodes": {"file": "smith-nodes.nii.gz", "sha256": "0"}}})
+    found = [export(samples, tmp_path / out, layout, anonymous=True)["cases"] for out in ("one", "two")]
+    assert found[0] == found[1] and len(set(found[0])) == 2
+    words = "".join(f"{f.file} {f.text}\n" for f in inspect(tmp_path / "one")) + "".join(
+        path.read_text() for path in (tmp_path / "one").rglob("*") if path.suffix in (".csv", ".json", ".md"))
+    assert not re.search(r"smith|\ba-1|\bAnn\b|looks", words, re.IGNORECASE), words
+    kept = list(csv.DictReader(open(home() / "pseudonyms.csv", newline="")))
+    assert {"kind": "case", "id": "Mrs Smith", "pseudonym": pseudonym("case", "Mrs Smith")} in kept
 
 
 def test_the_rule_decides_where_reviewers_disagree(samples, tmp_path):

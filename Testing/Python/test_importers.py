@@ -1,5 +1,6 @@
 """Own folders and public collections become data sets: paired, checked, on one grid, split by patient."""
 
+import re
 import socket
 import subprocess
 import sys
@@ -211,6 +212,21 @@ def test_three_imports_at_once_keep_every_case(tmp_path, repository):
     assert [process.wait(120) for process in running] == [0, 0, 0]
     dataset = Dataset.open(tmp_path / "out")
     assert [dataset.load(e["id"]).id for e in dataset.cases()] == [f"{who}{n}" for who in "abc" for n in range(3)]
+
+
+def test_an_anonymous_import_names_nobody(folders, tmp_path, monkeypatch):
+    """Nor does what is made of it; a second import finds the patient again under his pseudonym."""
+    images, nodes, *_ = folders
+    monkeypatch.setenv("LNSYNTH_HOME", str(tmp_path / "home"))
+    arguments = ["import", "--images", str(images), "--nodes", str(nodes), "--out", str(tmp_path / "shared"),
+                 "--anonymous", "--name", "shared", "--source", "St. Elsewhere"]
+    assert cli.main(arguments) == 0
+    entries = Dataset.open(tmp_path / "shared").cases()
+    assert len(entries) >= 2 and all(re.fullmatch(r"case-[0-9a-f]{10}", entry["id"]) for entry in entries)
+    assert all(entry["patient"].startswith("patient-") and entry["source"].startswith("source-") for entry in entries)
+    assert not re.search(r"Elsewhere|a_0000|\"[abc]\"", (tmp_path / "shared" / "dataset.json").read_text())
+    assert cli.main(arguments) == 0
+    assert Dataset.open(tmp_path / "shared").cases() == entries
 
 
 def test_import_by_its_verb(folders, capsys):

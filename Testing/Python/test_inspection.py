@@ -64,6 +64,8 @@ def folder(tmp_path):
     (f / "review.csv").write_text("sample,reviewer,note\na-1,Jane Doe,\"see C:\\Users\\jane\\x.nii\"\n")
     (f / "run.log").write_text(f"{getpass.getuser()} began at /scratch/project/data on 31.01.2024\n")
     (f / "weights.pth").write_bytes(b"PK..")
+    np.savez(f / "trained_on.npz", jane_doe=np.zeros(3))
+    (f / f"events.{socket.gethostname()}.log").write_text("")
     (f / "link.nii.gz").symlink_to("/archive/jane/secret.nii.gz")
     (f / "20240131_DOE_JANE.txt").write_text("")
     return f
@@ -94,6 +96,9 @@ def test_what_was_planted_is_found(folder, capsys):
     assert "/archive/jane/secret.nii.gz" in texts("path", "link.nii.gz")
     assert "20240131_DOE_JANE.txt" in texts("name", "20240131_DOE_JANE.txt")
     assert "20240131" in texts("date", "20240131_DOE_JANE.txt")
+    assert "what each CT looks like" in texts("header", "trained_on.npz")
+    assert "member: jane_doe.npy" in texts("header", "trained_on.npz")
+    assert socket.gethostname() in texts("host", f"events.{socket.gethostname()}.log")
     assert {f.file for f in found if f.kind == "unread"} == {"weights.pth", "link.nii.gz"}
     assert cli.main(["inspect", str(folder)]) == 0 and WHO in capsys.readouterr().out
     assert cli.main(["inspect", str(folder), "--events", "json"]) == 0

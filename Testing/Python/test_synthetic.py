@@ -1,6 +1,8 @@
 """The SYNTHETIC mark: however a file is converted or stripped, what was made here is known again."""
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import nibabel
@@ -211,7 +213,7 @@ def test_what_cannot_be_kept_is_told_and_a_torn_line_does_no_harm(home, monkeypa
 def test_where_the_registry_lies(monkeypatch):
     monkeypatch.delenv("LNSYNTH_HOME")
     monkeypatch.setenv("XDG_DATA_HOME", "/data/of/mine")
-    if synthetic.os.name != "nt" and synthetic.sys.platform != "darwin":
+    if os.name != "nt" and sys.platform != "darwin":
         assert synthetic.registry() == Path("/data/of/mine/lnsynth/synthetic.txt")
 
 
