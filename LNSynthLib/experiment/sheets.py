@@ -156,7 +156,7 @@ def _stratum(stratum: dict, best: bool) -> str:
 
 
 def _by_kind(results: Results, lines: Sequence[Line], kinds: Sequence[str]) -> str:
-    head = ["trained on", *(f"{TITLES[metric]}, {kind}" for kind in kinds for metric in TESTED)]
+    head = ["trained on", *(f"{TITLES[metric]}, {text(kind)}" for kind in kinds for metric in TESTED)]
     parts = {kind: [tables.subset(line, lambda s, kind=kind: s.kind == kind, results) for line in lines]
              for kind in kinds}
     best = {(kind, metric): tables.best([part.pooled.get(metric) for part in parts[kind]], 3)

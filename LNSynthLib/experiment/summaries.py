@@ -87,7 +87,8 @@ def memorisation(results: Results) -> str:
 def _copies(summary: dict) -> list[str]:
     found = summary["memorisation"]
     flagged, judged = len(found["flagged"]), found["judged"]
-    details = ", ".join(f"{split} {number(spread['mean'], 3)}" for split, spread in found["detail_by_split"].items())
+    details = ", ".join(f"{text(split)} {number(spread['mean'], 3)}"
+                        for split, spread in found["detail_by_split"].items())
     return [f"{flagged} of {judged}", f"{100 * flagged / judged:.0f}" if judged else UNDEFINED, details or UNDEFINED]
 
 
@@ -153,13 +154,14 @@ def seconds(results: Results) -> float:
 
 
 def versions(results: Results) -> str:
-    """What the cells were made with."""
+    """What the cells were made with, HTML."""
     found = {"lnsynth": {results.record(cell)["lnsynth"] for cell in results.done()},
              "machine": {results.record(cell)["machine"] for cell in results.done()}}
     for cell in results.done("segmenter"):
         for name, version in results.result(cell)["versions"].items():
             found.setdefault(name, set()).add(version)
-    return ", ".join(f"{name} {' and '.join(sorted(map(str, values)))}" for name, values in found.items() if values)
+    return text(", ".join(f"{name} {' and '.join(sorted(map(str, values)))}"
+                          for name, values in found.items() if values))
 
 
 def provenance(results: Results) -> str:

@@ -41,11 +41,12 @@ def page(kind: str, drafts: dict[str, Draft], made: dict[str, np.ndarray], monta
     sampling, record = placed["record"]["sampling"], placed["record"]["condition"]["patches"][0]
     voxels = " x ".join(map(str, placed["before"].shape))
     spacing = " x ".join(f"{s:.2g}" for s in placed["before"].spacing)
+    said = html.escape(f"{sampling['sampler']}, {sampling['steps']} steps, seed {sampling['seed']}")
     mm = next(iter(drafts.values())).case.spacing[0]
     sections = [
         f"<h1>LNSynth: synthetic lymph nodes in {what}</h1>",
         f"<p>{warning} Every picture below that is called synthetic was made by a generative model "
-        f"({html.escape(facts['kind'])}, weights <code>{facts['weights_sha256'][:12]}</code>, "
+        f"({html.escape(facts['kind'])}, weights <code>{html.escape(facts['weights_sha256'][:12])}</code>, "
         f"{mm:g} mm voxels). For research; not for diagnosis.</p>",
         "<h2>1. The condition, and four variants of it</h2>",
         "<p>The generator is given the anatomy (coloured) and a mask of lymph nodes (outlined), and noise. The anatomy "
@@ -58,12 +59,11 @@ def page(kind: str, drafts: dict[str, Draft], made: dict[str, np.ndarray], monta
         "<h2>3. A node in place, in the full CT</h2>",
         f"<p>One new node (short axis {placed['placement']['short_axis_mm']:.0f} mm, "
         f"{html.escape(placed['placement']['station'])}) in the CT itself, on its own grid of {voxels} voxels of "
-        f"{spacing} mm: {record['voxels_changed']} voxels near the node changed, every other one is the same bit for "
+        f"{spacing} mm: {record['voxels_changed']:d} voxels near the node changed, every other one is the same bit for "
         f"bit. Mean HU in the mask: {record['mean_hu_before']:.0f} before, {record['mean_hu_after']:.0f} after.</p>",
         _image(in_place_picture(placed), "Before, after, difference"),
-        f"<p class=small>{duration(seconds)} in all. {sampling['sampler']}, {sampling['steps']} steps, seed "
-        f"{sampling['seed']}. The folders <code>variants</code> and <code>in-place</code> beside this page hold the "
-        "volumes, each with its provenance.</p>",
+        f"<p class=small>{duration(seconds)} in all. {said}. The folders <code>variants</code> and "
+        "<code>in-place</code> beside this page hold the volumes, each with its provenance.</p>",
     ]
     return (f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
             f"<title>LNSynth demo: SYNTHETIC, from {what}</title><style>{STYLE}</style><body>"

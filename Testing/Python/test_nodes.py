@@ -10,6 +10,7 @@ from LNSynthLib.cases.volume import Volume, read, write
 from LNSynthLib.cli import main
 from LNSynthLib.conditions.nodes import boxes, instances, measure, remove
 from LNSynthLib.runtime.errors import LNSynthError
+from LNSynthLib.verbs.nodes import _write_csv
 
 
 def turn(degrees, axis=2):
@@ -244,3 +245,12 @@ def test_each_table_says_which_mask_it_is_of(files, capsys):
     assert all(lines[n + 1].split()[0] == "node" for n in headings)
     assert nodes_verb(files, "--nodes", "nodes.nii.gz") == 0
     assert capsys.readouterr().out.split()[0] == "node"  # a table alone needs no heading
+
+
+def test_a_table_holds_no_formula(tmp_path):
+    node = {"id": 1, "volume_ml": 1.0, "short_axis_mm": 9.0, "long_axis_mm": 12.0, "centroid_mm": (-1.0, 2.0, 3.0),
+            "centroid_index": (4.0, 5.0, 6.0), "nearest": [("=HYPERLINK(1)", 2.5)]}
+    _write_csv(tmp_path / "t.csv", [node, {**node, "id": 2, "nearest": []}])
+    first, second = csv.DictReader((tmp_path / "t.csv").open(newline=""))
+    assert [first[name] for name in ("nearest_organ", "right_mm", "distance_mm")] == ["'=HYPERLINK(1)", "-1.000", "2.5"]
+    assert (second["nearest_organ"], second["distance_mm"]) == ("", "")
