@@ -1,6 +1,8 @@
 """What would travel with a folder that is given away: header fields, names, ids, paths, hosts and dates, by file.
 
 Nothing is judged: a person reads the list and decides. Voxels are not looked at; burnt-in text in pictures is not seen.
+Nothing is unpickled: of archives and checkpoints (.zip, .npz, .pth) the names inside are read, of arrays what they
+are, and what else they hold is named as not read.
 """
 
 from __future__ import annotations
@@ -21,9 +23,12 @@ from .cases.fingerprint import NAME as FINGERPRINT
 from .cases.trained_on import PRINTS
 from .runtime.errors import LNSynthError
 
-KINDS = ("header", "id", "name", "path", "host", "date", "unread")
+KINDS = ("header", "id", "name", "path", "host", "date", "images", "unread")
 LARGEST = 32 << 20  # bytes of a text that are read
 TEXTS = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".md", ".yaml", ".yml", ".html", ".log", ".xml", ".lock")
+ARCHIVES = (".npz", ".pth", ".pt", ".zip", ".ckpt")
+TENSOR = re.compile(r"(^|/)data/\d+$")  # in a checkpoint of torch: a number, no name
+NOT_CELLS = ("voxels.npy", "ct.npy")   # the other arrays of a fingerprint
 NO_MODALITY = "MET_MOD_UNKNOWN"  # which ITK writes into every MetaImage
 SHOWN = 120  # characters of a text
 SAYS_WHO = re.compile(r"(case|patient|reviewer|author|source|sample|subject|operator|physician|institution|"
@@ -75,6 +80,9 @@ def _file(path: Path, name: str, known: set[str]) -> Iterator[Found]:
             if not text:
                 continue
             key = where.rpartition(".")[2]
+            if where in ("images", "unread"):
+                yield Found(where, name, "all", text[:SHOWN])
+                continue
             if where.startswith("header "):
                 yield Found("header", name, where[7:], text[:SHOWN])
             elif SAYS_WHO.fullmatch(key):
@@ -100,9 +108,9 @@ def _parts(path: Path) -> Iterator[tuple[str, str]]:
     if name.endswith(".gz"):
         yield from _gzip(path)
     readers: list[tuple[tuple, Callable]] = [
-        ((".nii", ".nii.gz"), _nifti), ((".nrrd", ".mha", ".mhd"), _itk), ((".png",), _png),
-        ((".safetensors",), _weights), ((".npz", ".zip", ".pth", ".pt"), _zip),
-        ((".jpg", ".jpeg"), lambda _: ()), ((".b2nd",), _blosc), (TEXTS, _text)]
+        ((".nii", ".nii.gz"), _nifti), ((".nrrd", ".mha", ".mhd"), _itk), ((".png", ".jpg", ".jpeg"), _picture),
+        ((".safetensors",), _weights), (ARCHIVES, _archive),
+        ((".b2nd",), _blosc), (TEXTS, _text)]
     for endings, reader in readers:
         if name.endswith(endings):
             yield from reader(path)
@@ -152,13 +160,17 @@ def _itk(path: Path) -> Iterator[tuple[str, str]]:
                 yield "header comment", line[1:].decode("utf-8", "replace")
 
 
-def _png(path: Path) -> Iterator[tuple[str, str]]:
-    from PIL import Image
+def _picture(path: Path) -> Iterator[tuple[str, str]]:
+    from PIL import ExifTags, Image
 
     with Image.open(path) as image:
         for key, value in image.info.items():
-            if isinstance(value, str):
-                yield f"header {key}", value
+            if isinstance(value, str) or key == "comment":  # that of a JPEG is bytes
+                yield f"header {key}", value if isinstance(value, str) else value.decode("utf-8", "replace")
+        exif = image.getexif()
+        for tag, value in (*exif.items(), *exif.get_ifd(ExifTags.IFD.Exif).items(),
+                           *exif.get_ifd(ExifTags.IFD.GPSInfo).items()):
+            yield f"header {ExifTags.TAGS.get(tag, tag)}", str(value)
 
 
 def _dicom(path: Path) -> Iterator[tuple[str, str]]:
@@ -178,13 +190,25 @@ def _weights(path: Path) -> Iterator[tuple[str, str]]:
         yield f"header {key}", str(value)
 
 
-def _zip(path: Path) -> Iterator[tuple[str, str]]:
-    """Names of what is in an archive (NumPy's and PyTorch's are ones); nothing in it is opened."""
-    if path.name in (FINGERPRINT, PRINTS):
-        yield "header fingerprint", "what each CT looks like, in cells of 8 mm"
+def _archive(path: Path) -> Iterator[tuple[str, str]]:
+    """Names inside a zip archive, which arrays of numpy and checkpoints of torch are too; nothing is unpacked."""
+    if not zipfile.is_zipfile(path):
+        raise LNSynthError("it is not a zip archive, so the names inside are not known; look yourself")
     with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            yield "header member", name
+        members = archive.infolist()
+        yield "header archive comment", archive.comment.decode("utf-8", "replace")
+    for member in members:
+        yield "header comment of a file inside", member.comment.decode("utf-8", "replace")
+        if not TENSOR.search(member.filename):
+            when = "" if member.date_time[0] <= 1980 else " of {}-{:02}-{:02}".format(*member.date_time)
+            yield "header name inside", member.filename + when
+    if path.name in (FINGERPRINT, PRINTS):
+        count = sum(member.filename not in NOT_CELLS for member in members)
+        yield "images", f"a rough picture (cells of 8 mm) of each CT: {count}"
+    elif path.suffix.lower() == ".npz":
+        yield "images", f"{len(members)} arrays, which may be images"
+    else:
+        yield "unread", f"the contents of {len(members)} files inside; unpack it and look yourself"
 
 
 def _blosc(path: Path) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,8 @@
 """Lists what would travel with a folder that you give away: identifiers in headers, names, paths, hosts and dates.
 
-It reads NIfTI, NRRD, MHA, DICOM, PNG, weights, tables and texts; it judges and changes nothing. Pictures and voxels are
-not looked at: text that is burnt into an image, or a face, stays yours to find.
+It reads NIfTI, NRRD, MHA, DICOM, PNG, JPEG, weights, tables, texts, and the names inside archives and checkpoints; it
+judges and changes nothing, and names every file that it cannot read. Pictures and voxels are not looked at: text that
+is burnt into an image, or a face, stays yours to find.
 """
 
 
@@ -20,7 +21,8 @@ def run(args, callback) -> dict:
     for entry in found:
         alike[entry.kind, entry.where if entry.kind in ("header", "id") else "", entry.text].append(entry)
     titles = {"header": "Header fields", "id": "Ids and names in records", "name": "File names", "path": "Paths",
-              "host": "This computer's and user's name", "date": "Dates", "unread": "Not read: look yourself"}
+              "host": "This computer's and user's name", "date": "Dates",
+              "images": "Arrays, which may show a patient: look yourself", "unread": "Not read: look yourself"}
     for kind in KINDS:
         rows = [(where, text, entries) for (which, where, text), entries in alike.items() if which == kind]
         print(f"{titles[kind]}: {len(rows) or 'none'}")

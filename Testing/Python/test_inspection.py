@@ -5,11 +5,13 @@ import gzip
 import json
 import socket
 import struct
+import zipfile
 
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from PIL import Image, PngImagePlugin
 from test_dicom import AXIAL, edit, tissue, write_series
 
@@ -64,7 +66,16 @@ def folder(tmp_path):
     (f / "review.csv").write_text("sample,reviewer,note\na-1,Jane Doe,\"see C:\\Users\\jane\\x.nii\"\n")
     (f / "run.log").write_text(f"{getpass.getuser()} began at /scratch/project/data on 31.01.2024\n")
     (f / "weights.pth").write_bytes(b"PK..")
-    np.savez(f / "trained_on.npz", jane_doe=np.zeros(3))
+    torch.save({"network_weights": {"a": torch.zeros(2)}}, f / "real.pth")
+    np.savez(f / "trained_on.npz", **{"a" * 64: np.zeros((4, 4, 4)), "b" * 64: np.zeros((4, 4, 4))})
+    np.savez(f / "fingerprint.npz", cells=np.zeros((4, 4, 4)), voxels="c" * 64, ct="d" * 64)
+    np.savez(f / "case.npz", nodes=np.zeros(3))
+    with zipfile.ZipFile(f / "all.zip", "w") as archive:
+        archive.writestr(zipfile.ZipInfo("Doe_Jane/ct.nii", (2024, 1, 31, 0, 0, 0)), b"")
+        archive.comment = f"zip {WHO}".encode()
+    exif = Image.Exif()
+    exif[0x013B] = f"jpeg {WHO}"  # Artist
+    Image.new("L", (4, 4)).save(f / "e.jpg", exif=exif, comment=f"comment {WHO}")
     (f / f"events.{socket.gethostname()}.log").write_text("")
     (f / "link.nii.gz").symlink_to("/archive/jane/secret.nii.gz")
     (f / "20240131_DOE_JANE.txt").write_text("")
@@ -96,10 +107,15 @@ def test_what_was_planted_is_found(folder, capsys):
     assert "/archive/jane/secret.nii.gz" in texts("path", "link.nii.gz")
     assert "20240131_DOE_JANE.txt" in texts("name", "20240131_DOE_JANE.txt")
     assert "20240131" in texts("date", "20240131_DOE_JANE.txt")
-    assert "what each CT looks like" in texts("header", "trained_on.npz")
-    assert "member: jane_doe.npy" in texts("header", "trained_on.npz")
+    assert f"Artist: jpeg {WHO}" in texts("header", "e.jpg") and f"comment {WHO}" in texts("header", "e.jpg")
+    assert "Doe_Jane/ct.nii" in texts("header", "all.zip") and f"zip {WHO}" in texts("header", "all.zip")
+    assert "2024-01-31" in texts("date", "all.zip")
+    assert "data.pkl" in texts("header", "real.pth") and "data/0" not in texts("header", "real.pth")
+    assert "each CT: 2" in texts("images", "trained_on.npz")
+    assert "each CT: 1" in texts("images", "fingerprint.npz")
+    assert "nodes.npy" in texts("header", "case.npz") and "1 arrays" in texts("images", "case.npz")
+    assert {f.file for f in found if f.kind == "unread"} == {"weights.pth", "real.pth", "all.zip", "link.nii.gz"}
     assert socket.gethostname() in texts("host", f"events.{socket.gethostname()}.log")
-    assert {f.file for f in found if f.kind == "unread"} == {"weights.pth", "link.nii.gz"}
     assert cli.main(["inspect", str(folder)]) == 0 and WHO in capsys.readouterr().out
     assert cli.main(["inspect", str(folder), "--events", "json"]) == 0
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
