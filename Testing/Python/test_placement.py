@@ -9,7 +9,7 @@ from scipy import ndimage
 from LNSynthLib.cases.body import label_map
 from LNSynthLib.cases.labels import LabelTable
 from LNSynthLib.conditions.nodes import TOUCHING, axes_mm, boxes
-from LNSynthLib.conditions.placement import _Sites, add, clear_of_others, place
+from LNSynthLib.conditions.placement import _Sites, add, clear_of_others, nearest_room, place
 from LNSynthLib.conditions.prior import ShapePrior
 
 PRIOR = ShapePrior.load()
@@ -210,3 +210,77 @@ def test_every_place_that_is_weighed_keeps_the_limits_of_its_station():
     body[:3], body[-3:] = 0, 0
     x = (_Sites(body, mm, table).places["anywhere"] * mm)[:, 0]
     assert 6 + 20 - near < x.min() and x.max() < 114 - 20 + near
+
+
+def without_organs(table):
+    """`abdomen` with its vessels alone: neither liver nor pancreas says where the front is."""
+    labels = abdomen(table)
+    labels[np.isin(labels, [table.index("liver"), table.index("pancreas")])] = (
+        table.index("fat") if "fat" in table.names else table.index("body"))
+    return labels
+
+
+def test_the_wall_and_80_mm_before_the_vessels_end_the_mesenteric_places():
+    table, mm = LabelTable.load("abdomen17"), np.array(SPACING)
+    x, y, _ = (_Sites(without_organs(table), mm, table).places["mesenteric"] * mm).T
+    wall = 2 * (53 + 40 * np.sqrt(1 - ((x / 2 - 75) / 62) ** 2))
+    assert -12 < (y - wall).max() <= -5 + 4
+    table = LabelTable.load("abdomen14")  # knows no fat, so no wall either
+    y = (_Sites(without_organs(table), mm, table).places["mesenteric"] * mm)[:, 1]
+    assert 100 + 80 - 4 <= y.max() <= 100 + 80 + 4  # the vessels end at 100 mm
+
+
+def test_places_have_room_for_most_of_a_node_and_rather_lie_in_fat():
+    """Of equal places that with fat all around is 1.002 to 0.127 as likely as one with fat to half the radius."""
+    table, mm, radius = LabelTable.load("abdomen17"), np.array([3.0, 3.0, 3.0]), 12.0
+    labels = np.full((60, 50, 40), table.index("body"), np.uint8)
+    labels[30:, :40] = table.index("fat")  # behind a wall of body
+    labels[:, :, 35:] = table.index("liver")
+    sites = _Sites(np.pad(labels, 8), mm, table)
+    assert list(sites.places) == ["anywhere"]
+    rng = np.random.default_rng(0)
+    drawn = np.concatenate([sites.draw(rng, "anywhere", radius) for _ in range(400)])
+    organ = np.pad(labels, 8) == table.index("liver")
+    room = ndimage.distance_transform_edt(~organ & (np.pad(labels, 8) > 0), sampling=mm)
+    assert 0.8 * radius <= room[tuple(drawn.astype(int).T)].min() < 0.8 * radius + 3.1
+    fat, where = sites.fat_room["anywhere"], sites.room["anywhere"] >= 0.8 * radius
+    index = {tuple(place): n for n, place in enumerate(sites.places["anywhere"])}
+    count = np.bincount([index[tuple(place)] for place in drawn.astype(int)], minlength=len(fat))
+    per_place = {how: count[where & at].mean() for how, at in (
+        ("all", fat >= radius), ("half", fat == radius / 2), ("none", fat == 0))}
+    assert per_place["half"] / per_place["all"] == pytest.approx(0.127 / 1.002, rel=0.2)
+    assert per_place["none"] / per_place["all"] < 0.01
+
+
+def test_stations_are_drawn_by_their_shares():
+    asked = []
+
+    class Watched:  # a generator that writes down what it chooses stations from
+        def __init__(self):
+            self.rng = np.random.default_rng(1)
+
+        def __getattr__(self, name):
+            return getattr(self.rng, name)
+
+        def choice(self, values, *how, p=None):
+            if isinstance(values, list):
+                asked.append(dict(zip(values, p, strict=True)))
+            return self.rng.choice(values, *how, p=p)
+
+    table = LabelTable.load("abdomen17")
+    labels = abdomen(table)
+    add(np.zeros(labels.shape, np.uint16), labels, SPACING, table, 2, Watched(), PRIOR, 8.0)
+    assert asked == [{"retroperitoneal": pytest.approx(0.40), "portal": pytest.approx(0.25),
+                      "mesenteric": pytest.approx(0.35)}] * 2
+
+
+def test_a_node_gives_way_by_no_more_than_it_may_in_any_direction():
+    table = LabelTable.load("abdomen17")
+    labels = np.full((20, 20, 20), table.index("liver"), np.uint8)
+    labels[12:14, 12:14, 8:10] = table.index("fat")  # 4 mm to the right and 4 mm to the front: 5.7 mm away
+    nodes, node, mm = np.zeros(labels.shape, np.uint16), np.ones((2, 2, 2), bool), np.ones(3)
+    assert nearest_room(node, (8, 8, 8), nodes, labels, mm, table, 5.0) is None
+    start, moved = nearest_room(node, (8, 8, 8), nodes, labels, mm, table, 6.0)
+    assert start.tolist() == [12, 12, 8] and moved == pytest.approx(32**0.5)
+    labels[6:8, 8:10, 8:10] = table.index("fat")  # nearer
+    assert nearest_room(node, (8, 8, 8), nodes, labels, mm, table, 6.0)[1] == 2

@@ -380,3 +380,24 @@ def test_the_work_is_in_proportion_to_the_node():
                           vary(box, n[80:110, 80:110, 80:110], (1, 1, 1), np.random.default_rng(4), VarySettings(),
                                TABLE)[0])
     assert times[1] < times[0] + 5 * 0.5  # copying and finding 8 million voxels, no dense distance transform
+
+
+def test_an_elastic_change_is_one_of_millimetres():
+    """The same node and seed on another grid: the same shape, moved as far."""
+    def changed(mm):
+        n = round(24 / mm)
+        at = (np.indices((n, n, n)) + 0.5) * mm - 12
+        ball = np.linalg.norm(at, axis=0) <= 10
+        mask, start = deform(ball, (0, 0, 0), (mm,) * 3, {"kind": "elastic", "seed": 5, "amplitude": 0.3})
+        whole = np.zeros((round(60 / mm),) * 3, bool)
+        whole[tuple(slice(s + round(18 / mm), s + round(18 / mm) + m)
+                    for s, m in zip(start, mask.shape, strict=True))] = mask
+        return whole, np.pad(ball, round(18 / mm))
+
+    (fine, _), (coarse, before) = changed(0.5), changed(1.0)
+    fine = fine.reshape(60, 2, 60, 2, 60, 2).mean((1, 3, 5)) >= 0.5
+
+    def dice(a, b):
+        return 2 * (a & b).sum() / (a.sum() + b.sum())
+
+    assert dice(coarse, before) < 0.85 and dice(fine, coarse) > 0.95
