@@ -33,7 +33,7 @@ from .samples import standing
 
 Mode = Literal["in-place", "patch"]
 LOCK_S = 1.0  # to wait for a run that is just ending
-FORMAT = 1  # raise it when the same settings give other samples
+FORMAT = 2  # raise it when the same settings give other samples
 
 
 @dataclass(frozen=True)
