@@ -51,7 +51,7 @@ class Storage:
 
 
 def read_stored(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(numbers as stored (X, Y, Z), affine). Raises LNSynthError for what is no placed, complete scalar volume."""
+    """(numbers as stored (X, Y, Z), affine). Raises LNSynthError unless it is a complete scalar volume with a place."""
     storage = _storage(path)
     shape, affine = _geometry(path)
     if storage.sizes != shape:

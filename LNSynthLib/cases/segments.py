@@ -170,7 +170,7 @@ def _slicer(path: Path) -> Segmentation | None:
         raise LNSynthError(f"{path}: the file is damaged, truncated or not what its name says; copy or export it again."
                            ) from error
     if image.GetDimension() != 3 or image.GetPixelIDTypeAsString().startswith(("32-bit float", "64-bit float")):
-        raise LNSynthError(f"{path}: these are no labels on one 3D grid; export the segmentation again.")
+        raise LNSynthError(f"{path}: its voxels are not labels on one 3D grid; export the segmentation again.")
     array = sitk.GetArrayFromImage(image)
     layers = array[None] if image.GetNumberOfComponentsPerPixel() == 1 else np.moveaxis(array, -1, 0)
     affine = np.eye(4)

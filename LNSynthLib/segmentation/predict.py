@@ -164,7 +164,7 @@ class Segmenter:
             hu.T[None], None, {"spacing": [self.spacing_mm] * 3}, plans, configuration, predictor.dataset_json)
         logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data))
         if not torch.isfinite(logits).all():
-            raise LNSynthError("The segmenter's outputs are no numbers, so its weights are unusable; train it again "
+            raise LNSynthError("The segmenter's output is not finite, so its weights are unusable; train it again "
                                "with a lower trainer.learning_rate.")
         _, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(
             logits, plans, configuration, predictor.label_manager, about, return_probabilities=True,
