@@ -84,6 +84,14 @@ def read_information(path: Path):
     return reader
 
 
+def affine_of(image) -> np.ndarray:
+    """The affine (RAS+ mm) of a 3D SimpleITK image, or of a reader that has read its header."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    return LPS @ affine
+
+
 def description(path: Path) -> str:
     """The header's description field."""
     _storage(path)
@@ -105,10 +113,7 @@ def _geometry(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
     if min(reader.GetSpacing()) <= 0:
         raise LNSynthError(f"{path}: its voxels measure {' x '.join(f'{s:g}' for s in reader.GetSpacing())} mm, which "
                            "cannot be; export it again with its geometry.")
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(reader.GetDirection()).reshape(3, 3) * reader.GetSpacing()
-    affine[:3, 3] = reader.GetOrigin()
-    return tuple(reader.GetSize()), LPS @ affine
+    return tuple(reader.GetSize()), affine_of(reader)
 
 
 def _storage(path: Path) -> Storage:

@@ -12,8 +12,10 @@ import numpy as np
 from ..runtime.errors import LNSynthError
 from .alignment import on_grid, paste
 from .checks import check_labels
+from .itk_files import affine_of, read_information
 from .segment_names import is_lymph_node
-from .volume import LPS, NIFTI, Box, Volume, read
+from .stream import unreadable
+from .volume import NIFTI, Box, Volume, is_volume_file, read
 
 SEG_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # Segmentation, Label Map Segmentation
 LABEL = re.compile(r'<Label\s[^>]*?Key="(\d+)"[^>]*>\s*(?:<!\[CDATA\[(.*?)\]\]>|([^<]*))\s*</Label>', re.DOTALL)
@@ -97,7 +99,7 @@ def is_seg(path: Path) -> bool:
     import pydicom
     from pydicom.errors import InvalidDicomError
 
-    if not Path(path).is_file() or Path(path).name.lower().endswith((*NIFTI, ".nrrd", ".mha", ".mhd")):
+    if not Path(path).is_file() or is_volume_file(path):
         return False
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality", "SOPClassUID"])
@@ -145,13 +147,9 @@ def slicer_fields(path: Path) -> dict[str, str] | None:
     """The header's fields of a .nrrd that Slicer's Segmentations wrote; None for any other file."""
     if not path.name.lower().endswith(".nrrd") or not path.is_file():
         return None
-    import SimpleITK as sitk
-
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
-    except RuntimeError:  # `read` says it better
+        reader = read_information(path)
+    except LNSynthError:  # `read` says it better
         return None
     fields = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
     return fields if "Segment0_ID" in fields or "Segment0_Name" in fields else None
@@ -167,15 +165,11 @@ def _slicer(path: Path) -> Segmentation | None:
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
-        raise LNSynthError(f"{path}: the file is damaged, truncated or not what its name says; copy or export it again."
-                           ) from error
+        raise unreadable(path) from error
     if image.GetDimension() != 3 or image.GetPixelIDTypeAsString().startswith(("32-bit float", "64-bit float")):
         raise LNSynthError(f"{path}: its voxels are not labels on one 3D grid; export the segmentation again.")
     array = sitk.GetArrayFromImage(image)
     layers = array[None] if image.GetNumberOfComponentsPerPixel() == 1 else np.moveaxis(array, -1, 0)
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
-    affine[:3, 3] = image.GetOrigin()
     shape, segments, n = tuple(reversed(array.shape[:3])), [], 0
     there = [{value: (box, mask) for value, box, mask in by_value(np.ascontiguousarray(layer.T))} for layer in layers]
     while f"Segment{n}_ID" in fields or f"Segment{n}_Name" in fields:
@@ -189,7 +183,7 @@ def _slicer(path: Path) -> Segmentation | None:
         segments.append(Segment(fields.get(f"Segment{n}_Name", f"segment {n + 1}"), meaning, codes, box, mask))
         n += 1
     segments += [Segment(f"label {value}", "", (), *where) for layer in there for value, where in layer.items()]
-    return Segmentation(path, LPS @ affine, shape, segments)
+    return Segmentation(path, affine_of(image), shape, segments)
 
 
 def _terminology(tags: str) -> tuple[str, Codes]:

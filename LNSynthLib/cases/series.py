@@ -97,11 +97,6 @@ def ct_slices(folder: Path) -> list:
     return slices
 
 
-def dicom_headers(folder: Path) -> list:
-    """(file, pydicom header) of every DICOM file directly in the folder, ordered by name."""
-    return _read_headers(folder)[0]
-
-
 def _read_headers(folder: Path) -> tuple[list, list[Path]]:
     """([(file, header)] of the DICOM files directly in the folder, [the other files]), by name."""
     headers, others = [], []

@@ -53,10 +53,6 @@ class Look:
     blur_mm: tuple[float, float, float]
     covariance: np.ndarray
 
-    @property
-    def noise_std(self) -> float:
-        return float(np.sqrt(self.covariance.max()))
-
 
 def measure_look(ct_hu: np.ndarray, labels: np.ndarray, spacing: Sequence[float], table: LabelTable) -> Look:
     """Measures level, blur and noise of soft tissue in a canonical CT (X, Y, Z) with label map `labels` (ids of table).

@@ -18,13 +18,12 @@ from ..cases.nodes import numbered, records
 from ..cases.prepare import AIR_FILL_HU
 from ..cases.synthetic import kind, mark
 from ..cases.trained_on import TrainedOn
-from ..cases.volume import Volume, canonical, isotropic_grid, read, resample_to, write
+from ..cases.volume import Volume, canonical, check_target, isotropic_grid, read, resample_to, write
 from ..runtime.content import check
 from ..runtime.devices import pick
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, Progress, ignore
 from ..runtime.files import check_hash, check_hashes, read_json
-from ..synthesis.ctfile import check_target
 from ..synthesis.outputs import check_apart
 from . import model
 
