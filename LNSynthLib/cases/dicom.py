@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ from ..runtime.errors import LNSynthError
 from ..runtime.files import atomic_path
 from . import synthetic
 from .alignment import paste
+from .dicom_files import DEFLATED, check_inflated, read_header
 from .segments import Segment, Segmentation, by_value, is_seg
-from .series import ct_grid
+from .series import PLAIN, ct_grid
+from .stream import RATIO, check_room
 from .volume import LPS, Volume
 
 REFERRED = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPClassUID", "SOPInstanceUID")
@@ -32,12 +35,17 @@ def seg_segmentation(path: Path) -> Segmentation:
     Raises LNSynthError for a SEG that cannot be read, or that holds probabilities.
     """
     import highdicom
+    import pydicom
 
     path = find_seg(path) if Path(path).is_dir() else Path(path)
+    check_inflated(path)
     try:
-        seg = highdicom.seg.segread(path)
+        data = pydicom.dcmread(path)
+        _check_frames(path, data)
+        seg = highdicom.seg.Segmentation.from_dataset(data, copy=False)
         if seg.segmentation_type == highdicom.seg.SegmentationTypeValues.FRACTIONAL:
             raise LNSynthError(f"{path}: the SEG holds probabilities; export it as a binary segmentation.")
+        _check_volume(path, seg)
         described = [_described(seg.get_segment_description(n)) for n in seg.segment_numbers]
         volume, masks = _masks(seg)
         patient, frame = str(seg.get("PatientID", "")).strip(), str(seg.get("FrameOfReferenceUID", "")).strip()
@@ -48,6 +56,31 @@ def seg_segmentation(path: Path) -> Segmentation:
     segments = [Segment(*about, *where) for about, where in zip(described, masks, strict=True)]
     return Segmentation(path, LPS @ volume.affine[:, [2, 1, 0, 3]], tuple(reversed(volume.array.shape)), segments,
                         patient=patient, frame=frame)
+
+
+def _check_frames(path: Path, data) -> None:
+    """Raises LNSynthError where a SEG announces more than its file can hold."""
+    frames, rows, columns, bits = (int(data.get(name) or 0) for name in
+                                   ("NumberOfFrames", "Rows", "Columns", "BitsAllocated"))
+    announced = frames * rows * columns * bits // 8
+    if min(frames, rows, columns, bits) < 1 or frames != len(data.get("PerFrameFunctionalGroupsSequence") or ()):
+        raise LNSynthError(f"{path}: the DICOM SEG does not describe all of its {frames} frames of {rows} x {columns} "
+                           "voxels; export it again.")
+    plain = str(data.file_meta.get("TransferSyntaxUID")) in (*PLAIN, DEFLATED)
+    if plain and not 0 <= len(data.get("PixelData") or b"") - -(-frames * rows * columns * bits // 8) <= 1:
+        raise LNSynthError(f"{path}: the DICOM SEG does not hold the {frames} frames of {rows} x {columns} voxels that "
+                           "its header describes; export it again.")
+    if announced > path.stat().st_size * RATIO:
+        raise LNSynthError(f"{path}: the DICOM SEG announces {announced / 1e9:.1f} GB, more than its file can hold; "
+                           "export it again.")
+
+
+def _check_volume(path: Path, seg) -> None:
+    """Raises LNSynthError where the volume of a SEG is larger than the memory."""
+    geometry = seg.get_volume_geometry()
+    if geometry is None:
+        raise LNSynthError(f"{path}: the frames of the DICOM SEG lie on no regular grid; export it again.")
+    check_room(path, 4 * math.prod(geometry.spatial_shape))
 
 
 def check_same_patient(seg: Segmentation, series: Path) -> None:
@@ -62,16 +95,9 @@ def check_same_patient(seg: Segmentation, series: Path) -> None:
 
 
 def _first_slice(series: Path):
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
     for file in sorted(p for p in Path(series).iterdir() if p.is_file()):
-        try:
-            header = pydicom.dcmread(file, stop_before_pixels=True,
-                                     specific_tags=["Modality", "PatientID", "FrameOfReferenceUID"])
-        except (InvalidDicomError, EOFError, OSError):
-            continue
-        if header.get("Modality") == "CT":
+        header = read_header(file, ("Modality", "PatientID", "FrameOfReferenceUID"))
+        if header is not None and header.get("Modality") == "CT":
             return header
     return None
 

@@ -12,7 +12,6 @@ moderate cropping leave the same CT alike (`Testing/Benchmarks/near_duplicates.p
 from __future__ import annotations
 
 import itertools
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +22,7 @@ import numpy as np
 from ..runtime.errors import LNSynthError
 from ..runtime.files import atomic_path
 from .dataset import Dataset, voxels_sha256
+from .npz import read_npz
 from .volume import Volume, bounding_box, canonical, read
 
 NAME = "fingerprint.npz"  # beside a case's CT
@@ -35,6 +35,7 @@ CANVAS = (28, 22)             # cells of 16 mm in x and y on which all CTs are l
 COARSE = 0.6                  # likeness on 16 mm above which a pair is looked at more closely
 ALIKE = 0.7                   # likeness on 8 mm above which two CTs are one; the benchmark shows the margin
 LEAST_SHARE = 0.4             # of the smaller CT that both must show
+MOST_CELLS = 10_000_000       # a body of 5 m3
 LEAST_CELLS = 2000            # in common (a litre), below which likeness says nothing
 FLIPS = tuple(itertools.product((1, -1), repeat=3))
 
@@ -102,10 +103,10 @@ def of_case(dataset: Dataset, id: str) -> Fingerprint:
     """The fingerprint of a case's CT: that kept beside it, where it is of this very file, else made now and kept."""
     path, ct = _place(dataset, id), dataset.entry(id)["sha256"]["ct"]
     try:
-        with np.load(path) as kept:
-            if str(kept["ct"]) == ct:
-                return Fingerprint(kept["cells"], str(kept["voxels"]))
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        kept = read_npz(path, ("ct", "cells", "voxels"))
+        if str(kept["ct"]) == ct:
+            return _checked(kept["cells"], str(kept["voxels"]), path)
+    except LNSynthError:
         pass  # absent, or of no use
     found = fingerprint(read(dataset.path(id, "ct")))
     keep(dataset, id, found)
@@ -134,11 +135,13 @@ def save(path: Path, prints: Sequence[Fingerprint]) -> None:
 
 def load(path: Path) -> list[Fingerprint]:
     """What `save` wrote. Raises LNSynthError for a file that cannot be read."""
-    try:
-        with np.load(path) as kept:
-            return [Fingerprint(kept[voxels], voxels) for voxels in kept.files]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise LNSynthError(f"{path}: the fingerprints cannot be read ({error}); copy the folder again.") from None
+    return [_checked(cells, voxels, path) for voxels, cells in read_npz(path).items()]
+
+
+def _checked(cells: np.ndarray, voxels: str, path: Path) -> Fingerprint:
+    if cells.ndim != 3 or cells.dtype != np.int8 or not 0 < cells.size <= MOST_CELLS or len(voxels) != 64:
+        raise LNSynthError(f"{path}: it holds what is no fingerprint of a CT; copy the folder again.")
+    return Fingerprint(cells, voxels)
 
 
 def near_duplicates(ours: Sequence[Fingerprint], theirs: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:

@@ -1,10 +1,11 @@
-"""NRRD (.nrrd) and MetaImage (.mha, .mhd): ITK interprets the geometry, the voxels are read and checked here.
+"""NRRD (.nrrd, .nhdr) and MetaImage (.mha, .mhd): the voxels are read and checked here; ITK interprets NRRD's geometry.
 
 ITK ignores MetaImage's checksum, NRRD's units and whatever follows the voxels, and follows a header to any file.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from .affine import LPS
 from .stream import GZIP, ZLIB_OR_GZIP, Stream, unreadable
 
 LONGEST_HEADER = 1 << 24
+NRRD = (".nrrd", ".nhdr")
 NRRD_TYPES = {name: kind for kind, names in {
     "i1": "signed char|int8|int8_t",
     "u1": "uchar|unsigned char|uint8|uint8_t",
@@ -51,15 +53,19 @@ class Storage:
 
 
 def read_stored(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(numbers as stored (X, Y, Z), affine). Raises LNSynthError unless it is a complete scalar volume with a place."""
+    """(numbers as stored (X, Y, Z), affine). Raises LNSynthError for what is no placed, complete scalar volume."""
     storage = _storage(path)
     shape, affine = _geometry(path)
     if storage.sizes != shape:
         raise unreadable(path)
+    return _voxels(path, storage), affine
+
+
+def _voxels(path: Path, storage: Storage) -> np.ndarray:
     try:
         with open(storage.data or path, "rb") as file:
             file.seek(storage.start)
-            return Stream(path, file, storage.packing).voxels(shape, storage.dtype), affine
+            return Stream(path, file, storage.packing).voxels(storage.sizes, storage.dtype)
     except OSError as error:
         raise unreadable(path) from error
 
@@ -69,6 +75,18 @@ def read_values(path: Path) -> tuple[np.ndarray, np.ndarray]:
     stored, affine = read_stored(path)
     with np.errstate(over="ignore"):
         return (stored.astype(np.float32, copy=False) if stored.dtype.kind == "f" else stored), affine
+
+
+def read_layers(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(labels (layer, X, Y, Z) of a .nrrd, affine): as `read_stored`, with one number a voxel or several."""
+    storage, reader = _storage(path), read_information(path)
+    shape, count = tuple(reader.GetSize()), reader.GetNumberOfComponents()
+    if reader.GetDimension() != 3 or storage.dtype.kind == "f":
+        raise LNSynthError(f"{path}: these are no labels on one 3D grid; export the segmentation again.")
+    if storage.sizes != (shape if count == 1 else (count, *shape)):
+        raise unreadable(path)
+    layers = _voxels(path, storage)
+    return layers if layers.ndim == 4 else layers[None], _affine(path, reader)
 
 
 def read_information(path: Path):
@@ -84,22 +102,23 @@ def read_information(path: Path):
     return reader
 
 
-def affine_of(image) -> np.ndarray:
-    """The affine (RAS+ mm) of a 3D SimpleITK image, or of a reader that has read its header."""
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
-    affine[:3, 3] = image.GetOrigin()
-    return LPS @ affine
-
-
 def description(path: Path) -> str:
     """The header's description field."""
-    _storage(path)
-    reader = read_information(path)
-    return next((reader.GetMetaData(key) for key in reader.GetMetaDataKeys() if key.lower() == "description"), "")
+    if path.suffix.lower() in NRRD:
+        return next((text for key, text in nrrd_texts(path).items() if key.lower() == "description"), "")
+    return _meta_fields(path)[0].get("description", "")
+
+
+def nrrd_texts(path: Path) -> dict[str, str]:
+    """The texts (KEY:=VALUE) of a NRRD's header."""
+    pairs = (line.partition(":=") for line in _lines(path, lambda line: not line)[0] if not line.startswith("#"))
+    return {key: re.sub(r"\\(n|\\)", lambda found: "\n" if found[1] == "n" else "\\", value)
+            for key, equals, value in pairs if equals}
 
 
 def _geometry(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
+    if path.suffix.lower() not in NRRD:
+        return _meta_geometry(path)
     reader = read_information(path)
     if reader.GetNumberOfComponents() > 1:
         raise LNSynthError(
@@ -110,14 +129,46 @@ def _geometry(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
         raise LNSynthError(
             f"{path}: the image has {reader.GetDimension()} dimensions {reader.GetSize()}; give one 3D volume."
         )
+    return tuple(reader.GetSize()), _affine(path, reader)
+
+
+def _meta_geometry(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
+    """As ITK interprets it, which a damaged header can make crash."""
+    fields, _ = _meta_fields(path)
+    with _as_unreadable(path):
+        sizes = tuple(int(n) for n in fields["dimsize"].split())
+        channels, dimensions = int(fields.get("elementnumberofchannels", 1)), int(fields["ndims"])
+        offset, matrix, spacing = ([float(x) for x in next(fields[name] for name in names if name in fields).split()]
+                                   for names, _ in PLACE)
+    if channels != 1:
+        raise LNSynthError(f"{path}: each voxel has {channels} values (colour, or overlapping segments); give one "
+                           "number a voxel.")
+    if dimensions != 3 or len(sizes) != 3:
+        raise LNSynthError(f"{path}: the image has {dimensions} dimensions {sizes}; give one 3D volume.")
+    if min(spacing) <= 0:
+        raise LNSynthError(f"{path}: its voxels measure {' x '.join(f'{s:g}' for s in spacing)} mm, which cannot be; "
+                           "export it again with its geometry.")
+    affine = np.eye(4)
+    axes = np.array(matrix).reshape(3, 3).T
+    length = np.linalg.norm(axes, axis=0)
+    if not (abs(length - 1) < 0.1).all():
+        raise unreadable(path)
+    affine[:3, :3], affine[:3, 3] = axes * spacing, offset
+    return sizes, LPS @ affine
+
+
+def _affine(path: Path, reader) -> np.ndarray:
     if min(reader.GetSpacing()) <= 0:
         raise LNSynthError(f"{path}: its voxels measure {' x '.join(f'{s:g}' for s in reader.GetSpacing())} mm, which "
                            "cannot be; export it again with its geometry.")
-    return tuple(reader.GetSize()), affine_of(reader)
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(reader.GetDirection()).reshape(3, 3) * reader.GetSpacing()
+    affine[:3, 3] = reader.GetOrigin()
+    return LPS @ affine
 
 
 def _storage(path: Path) -> Storage:
-    return _nrrd(path) if path.suffix.lower() == ".nrrd" else _meta(path)
+    return _nrrd(path) if path.suffix.lower() in NRRD else _meta(path)
 
 
 def _nrrd(path: Path) -> Storage:
@@ -155,8 +206,7 @@ def _nrrd(path: Path) -> Storage:
 
 
 def _meta(path: Path) -> Storage:
-    lines, start = _lines(path, lambda line: line.lower().startswith("elementdatafile"))
-    fields = {key.strip().lower(): value.strip() for key, _, value in (line.partition("=") for line in lines)}
+    fields, start = _meta_fields(path)
 
     def said(key: str) -> bool:
         return fields.get(key, "").lower()[:1] in ("t", "1")
@@ -191,6 +241,12 @@ def _meta(path: Path) -> Storage:
     return Storage(sizes, np.dtype(order + kind), ZLIB_OR_GZIP if packed else None, None if local else where, start)
 
 
+def _meta_fields(path: Path) -> tuple[dict[str, str], int]:
+    """The fields of a MetaImage's header by lower-case name, and the number of bytes that it takes."""
+    lines, start = _lines(path, lambda line: line.lower().startswith("elementdatafile"))
+    return {key.strip().lower(): value.strip() for key, _, value in (line.partition("=") for line in lines)}, start
+
+
 def _nowhere(path: Path, fields: str) -> LNSynthError:
     return LNSynthError(f"{path}: the header does not say where the volume lies ({fields}); export it again with its "
                         "geometry.")
@@ -213,7 +269,10 @@ def _lines(path: Path, is_last: Callable[[str], bool]) -> tuple[list[str], int]:
 def _beside(path: Path, name: str) -> Path:
     """The file of voxels that a header names: in the header's own folder, wherever links lead."""
     folder = path.resolve().parent
-    data = (folder / name).resolve()
+    try:
+        data = (folder / name).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a name that cannot be
+        raise unreadable(path) from error
     if "%" in name or name.upper().startswith("LIST") or not data.is_relative_to(folder):
         raise LNSynthError(f"{path}: its header takes voxels from {name!r}; only a single file in the header's own "
                            "folder is read; save it as one .nrrd or .mha file.")

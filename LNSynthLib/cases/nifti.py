@@ -37,13 +37,28 @@ class Nifti:
     inter: float
     affine: np.ndarray
 
+    def extensions(self) -> list[bytes]:
+        """The contents of the header's extensions, up to one that is damaged."""
+        at = self.header.structarr.dtype.itemsize
+        order, found = self.header.endianness, []
+        if self.start[at:at + 1] in (b"", b"\0"):
+            return []
+        at += 4
+        while at + 8 <= len(self.start):
+            size = int(np.frombuffer(self.start, order + "i4", 1, at)[0])
+            if size < 8 or at + size > len(self.start):
+                break
+            found.append(self.start[at + 8:at + size])
+            at += size
+        return found
+
     @property
     def scaled(self) -> bool:
         return (self.slope, self.inter) != (1.0, 0.0)
 
 
 def read_header(path: Path) -> Nifti:
-    """The header alone; the rest of the file is not read. Raises LNSynthError unless it is a placed 3D volume."""
+    """The header alone; the rest of the file is not looked at. Raises LNSynthError for what is no placed 3D volume."""
     with _open(path) as file:
         return _interpret(path, _stream(path, file))
 
@@ -176,7 +191,7 @@ def _scaling(path: Path, header) -> tuple[float, float]:
     if (slope == 0 or np.isnan(slope)) and (inter == 0 or np.isnan(inter)):
         return 1.0, 0.0
     if slope == 0 or not np.isfinite([slope, inter]).all():
-        raise LNSynthError(f"{path}: its scaling is meaningless (slope {slope:g}, intercept {inter:g}), so its values "
+        raise LNSynthError(f"{path}: its scaling is of no use (slope {slope:g}, intercept {inter:g}), so its values "
                            "are unknown; export it again.")
     return slope, inter
 

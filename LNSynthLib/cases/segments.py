@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from ..runtime.errors import LNSynthError
+from . import itk_files, nifti
 from .alignment import on_grid, paste
 from .checks import check_labels
-from .itk_files import affine_of, read_information
+from .dicom_files import read_header
 from .segment_names import is_lymph_node
-from .stream import unreadable
-from .volume import NIFTI, Box, Volume, is_volume_file, read
+from .volume import ITK, NIFTI, Box, Volume, read
 
 SEG_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # Segmentation, Label Map Segmentation
 LABEL = re.compile(r'<Label\s[^>]*?Key="(\d+)"[^>]*>\s*(?:<!\[CDATA\[(.*?)\]\]>|([^<]*))\s*</Label>', re.DOTALL)
@@ -96,31 +96,25 @@ def read_segmentation(path: Path) -> Segmentation | None:
 
 def is_seg(path: Path) -> bool:
     """True for a DICOM file whose modality is SEG."""
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
-    if not Path(path).is_file() or is_volume_file(path):
+    if not Path(path).is_file() or Path(path).name.lower().endswith((*NIFTI, *ITK)):
         return False
-    try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality", "SOPClassUID"])
-    except (InvalidDicomError, EOFError, OSError):
-        return False
-    return header.get("Modality") == "SEG" or header.get("SOPClassUID") in SEG_CLASSES
+    header = read_header(Path(path), ("Modality", "SOPClassUID"))
+    return header is not None and (header.get("Modality") == "SEG" or header.get("SOPClassUID") in SEG_CLASSES)
 
 
 def label_table(path: Path) -> dict[int, str]:
     """{value: name} of the label table in a NIfTI's header, as Connectome Workbench and TotalSegmentator write it; {}
     where it has none."""
-    import nibabel
-
+    path = Path(path)
+    if not path.name.lower().endswith(NIFTI):
+        return {}
     try:
-        extensions = nibabel.load(path).header.extensions
-    except Exception:  # whatever is wrong with the file, `read` says it better
+        extensions = nifti.read_header(path).extensions()
+    except LNSynthError:  # `read` says it too
         return {}
     found = {}
-    for extension in extensions:
-        content = extension.get_content()
-        text = content.decode("utf-8", "replace") if isinstance(content, bytes) else str(content)
+    for content in extensions:
+        text = content.decode("utf-8", "replace")
         if "<LabelTable" in text:
             found |= {int(key): (cdata or plain).strip() for key, cdata, plain in LABEL.findall(text)}
     return {value: name for value, name in found.items() if value > 0 and name}
@@ -148,33 +142,26 @@ def slicer_fields(path: Path) -> dict[str, str] | None:
     if not path.name.lower().endswith(".nrrd") or not path.is_file():
         return None
     try:
-        reader = read_information(path)
-    except LNSynthError:  # `read` says it better
+        fields = itk_files.nrrd_texts(path)
+    except LNSynthError:  # `read` says it too
         return None
-    fields = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
     return fields if "Segment0_ID" in fields or "Segment0_Name" in fields else None
 
 
 def _slicer(path: Path) -> Segmentation | None:
     """A .nrrd that Slicer's Segmentations wrote: layers of labels, and fields Segment0_Name and so on."""
-    import SimpleITK as sitk
-
     fields = slicer_fields(path)
     if fields is None:
         return None
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise unreadable(path) from error
-    if image.GetDimension() != 3 or image.GetPixelIDTypeAsString().startswith(("32-bit float", "64-bit float")):
-        raise LNSynthError(f"{path}: its voxels are not labels on one 3D grid; export the segmentation again.")
-    array = sitk.GetArrayFromImage(image)
-    layers = array[None] if image.GetNumberOfComponentsPerPixel() == 1 else np.moveaxis(array, -1, 0)
-    shape, segments, n = tuple(reversed(array.shape[:3])), [], 0
-    there = [{value: (box, mask) for value, box, mask in by_value(np.ascontiguousarray(layer.T))} for layer in layers]
+    layers, affine = itk_files.read_layers(path)
+    shape, segments, n = layers[0].shape, [], 0
+    there = []
+    for layer in layers:
+        check_labels(Volume(layer, affine), str(path), highest=65535)
+        there.append({value: (box, mask) for value, box, mask in by_value(layer.astype(np.uint16))})
     while f"Segment{n}_ID" in fields or f"Segment{n}_Name" in fields:
-        layer = int(fields.get(f"Segment{n}_Layer", n if len(layers) > 1 else 0))
-        value = int(fields.get(f"Segment{n}_LabelValue", 1 if len(layers) > 1 else n + 1))
+        layer = _whole(path, fields, f"Segment{n}_Layer", n if len(layers) > 1 else 0)
+        value = _whole(path, fields, f"Segment{n}_LabelValue", 1 if len(layers) > 1 else n + 1)
         if not 0 <= layer < len(layers):
             raise LNSynthError(f"{path}: segment {n} lies in layer {layer}, and the file has {len(layers)}; export the "
                                "segmentation again.")
@@ -183,7 +170,14 @@ def _slicer(path: Path) -> Segmentation | None:
         segments.append(Segment(fields.get(f"Segment{n}_Name", f"segment {n + 1}"), meaning, codes, box, mask))
         n += 1
     segments += [Segment(f"label {value}", "", (), *where) for layer in there for value, where in layer.items()]
-    return Segmentation(path, affine_of(image), shape, segments)
+    return Segmentation(path, affine, shape, segments)
+
+
+def _whole(path: Path, fields: dict[str, str], name: str, default: int) -> int:
+    text = fields.get(name, str(default)).strip()
+    if not text.isdecimal() or len(text) > 9:
+        raise LNSynthError(f"{path}: its {name} is {text[:40]!r}, no number; export the segmentation again.")
+    return int(text)
 
 
 def _terminology(tags: str) -> tuple[str, Codes]:

@@ -12,7 +12,8 @@ import numpy as np
 
 from ..runtime.errors import LNSynthError
 from .affine import LPS
-from .stream import check_room
+from .dicom_files import DEFLATED, read_header
+from .stream import RATIO, check_room
 
 PLACE = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}  # how many numbers each is
 RESCALE = ("RescaleSlope", "RescaleIntercept")
@@ -22,7 +23,6 @@ HEADER = [
     *("InstanceNumber", "ImagesInAcquisition", "RescaleType", *RESCALE, *PLACE),
 ]
 PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")  # transfer syntaxes without compression
-DEFLATED = b"1.2.840.10008.1.2.1.99"
 IN_HU = ("", "HU", "US", "HU_MOD")  # of RescaleType; US says nothing
 MOST_SEARCHED = 2000                # files below a folder without slices
 
@@ -39,19 +39,51 @@ def read_ct_series(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     files, affine, shape = ct_grid(folder)
     check_room(Path(folder), 4 * math.prod(shape))
-    import SimpleITK as sitk
-
     planes = []
     for file in files:
-        try:
-            plane = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))  # GDCM applies this slice's rescale
-        except RuntimeError as error:
-            raise _no_pixels(file) from error
-        if plane.size != shape[0] * shape[1] or plane.shape[-2:] != (shape[1], shape[0]):
+        plane = _plane(file)
+        if plane.shape != shape[:2]:
             raise _no_pixels(file)
-        planes.append(plane.reshape(plane.shape[-2:]).T)
+        planes.append(plane)
     array = np.stack(planes, axis=2)
     return array.astype(np.float32) if array.dtype.kind == "f" else array, affine
+
+
+def _plane(file: Path) -> np.ndarray:
+    """A slice's (X, Y) HU by its own rescale. Uncompressed pixels are read here: GDCM, which unpacks the others, takes
+    gigabytes for some damaged files, and cuts or shears what is not of the announced size."""
+    import pydicom
+
+    try:
+        data = pydicom.dcmread(file)
+        if str(data.file_meta.get("TransferSyntaxUID")) in PLAIN:
+            return _stored(data).T
+        import SimpleITK as sitk
+
+        plane = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))  # GDCM applies the rescale
+        return plane.reshape(plane.shape[-2:]).T
+    except Exception as error:  # pydicom and GDCM raise whatever a malformed file makes them stumble over
+        raise _no_pixels(file) from error
+
+
+def _stored(data) -> np.ndarray:
+    """The (rows, columns) HU of a slice that is not compressed."""
+    rows, columns, bits = int(data.Rows), int(data.Columns), int(data.BitsAllocated)
+    kept = int(data.get("BitsStored") or bits)
+    high = int(data["HighBit"].value if "HighBit" in data else kept - 1)
+    size, content = rows * columns * bits // 8, data.PixelData
+    if not (bits in (8, 16, 32) and 1 <= kept <= high + 1 <= bits and 0 <= len(content) - size <= size % 2):
+        raise ValueError("not the pixels that the header describes")
+    order = ">" if str(data.file_meta.TransferSyntaxUID) == PLAIN[2] else "<"
+    kind = np.dtype(f"{order}{'i' if data.get('PixelRepresentation') else 'u'}{bits // 8}")
+    numbers = np.frombuffer(content, kind, rows * columns).reshape(rows, columns).astype(kind.newbyteorder("="))
+    numbers = np.right_shift(np.left_shift(numbers, bits - 1 - high), bits - kept)  # without what lies in other bits
+    slope, intercept = float(data.RescaleSlope), float(data.RescaleIntercept)
+    hu = numbers * slope + intercept
+    if slope.is_integer() and intercept.is_integer():
+        fits = np.iinfo(np.int16).min <= hu.min() and hu.max() <= np.iinfo(np.int16).max
+        return hu.astype(np.int16 if fits else np.int32)
+    return hu
 
 
 def ct_grid(folder: Path) -> tuple[list[Path], np.ndarray, tuple[int, int, int]]:
@@ -97,40 +129,21 @@ def ct_slices(folder: Path) -> list:
     return slices
 
 
+def dicom_headers(folder: Path) -> list:
+    """(file, pydicom header) of every DICOM file directly in the folder, ordered by name."""
+    return _read_headers(folder)[0]
+
+
 def _read_headers(folder: Path) -> tuple[list, list[Path]]:
     """([(file, header)] of the DICOM files directly in the folder, [the other files]), by name."""
     headers, others = [], []
     for file in sorted(p for p in Path(folder).iterdir() if p.is_file() and not p.name.startswith(".")):
-        header = read_header(file)
+        header = read_header(file, HEADER)
         if header is not None and header.get("Modality"):
             headers.append((file, header))
         else:
             others.append(file)
     return headers, others
-
-
-def read_header(file: Path):
-    """The fields of HEADER of a DICOM file, None where the file is none, or is damaged.
-
-    Raises LNSynthError for a deflated one: pydicom would unpack it whatever its size.
-    """
-    import pydicom
-
-    try:
-        with open(file, "rb") as stream:
-            start = stream.read(1024)
-            if start[128:132] == b"DICM" and DEFLATED in start:
-                raise LNSynthError(f"{file}: it is stored deflated, which is not read; export it with another "
-                                   "transfer syntax.")
-            stream.seek(0)
-            header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=HEADER)
-            for name in HEADER:
-                header.get(name)  # pydicom interprets a field when it is asked for
-            return header
-    except LNSynthError:
-        raise
-    except Exception:  # pydicom raises whatever a malformed file makes it stumble over
-        return None
 
 
 def _pattern(file: Path) -> str:
@@ -150,7 +163,7 @@ def _folders_with_slices(folder: Path) -> list[str]:
     found, known = [], set()
     for file in itertools.islice(sorted(folder.glob("*/**/*")), MOST_SEARCHED):
         if file.parent not in known and file.is_file() and not file.name.startswith("."):
-            header = read_header(file)
+            header = read_header(file, ("Modality",))
             if header is not None and header.get("Modality"):
                 known.add(file.parent)
                 found += [str(file.parent.relative_to(folder))] if header.Modality == "CT" else []
@@ -198,7 +211,7 @@ def _check_slice(file: Path, header) -> None:
     slope = _numbers(file, header, "RescaleSlope")[0]
     _numbers(file, header, "RescaleIntercept")
     if not slope:
-        raise LNSynthError(f"{file}: its RescaleSlope is 0, so all its voxels have one value; export it again.")
+        raise LNSynthError(f"{file}: its RescaleSlope is 0, so all its voxels are one; export it again.")
     kind = str(header.get("RescaleType") or "").strip().upper()
     if kind not in IN_HU:
         raise LNSynthError(f"{file}: its values are {kind} (RescaleType), not Hounsfield units; give the CT itself.")
@@ -211,12 +224,17 @@ def _check_slice(file: Path, header) -> None:
     _numbers(file, header, "ImagePositionPatient", 3)
     rows = _numbers(file, header, "ImageOrientationPatient", 6).reshape(2, 3)
     if np.abs(rows @ rows.T - np.eye(2)).max() > 0.01:
-        raise LNSynthError(f"{file}: its ImageOrientationPatient is not a pair of directions; export it again.")
+        raise LNSynthError(f"{file}: its ImageOrientationPatient is no pair of directions; export it again.")
     size = [int(_numbers(file, header, name)[0]) for name in ("Rows", "Columns", "BitsAllocated")]
-    if min(size) < 1:
+    syntax = str(header.file_meta.get("TransferSyntaxUID"))
+    if syntax == DEFLATED:
+        raise LNSynthError(f"{file}: it is stored deflated, which is not read; export it with another transfer syntax.")
+    announced = math.prod(size) // 8
+    if min(size) < 1 or syntax in PLAIN and announced > file.stat().st_size:
         raise _no_pixels(file)
-    if str(header.file_meta.get("TransferSyntaxUID")) in PLAIN and math.prod(size) // 8 > file.stat().st_size:
-        raise _no_pixels(file)
+    if announced > file.stat().st_size * RATIO:
+        raise LNSynthError(f"{file}: its header announces {announced / 1e9:.2g} GB, more than the file can hold; copy "
+                           "or export the series again.")
 
 
 def _stack(slices: list, folder: Path) -> tuple[list[Path], np.ndarray]:
@@ -238,7 +256,7 @@ def _stack(slices: list, folder: Path) -> tuple[list[Path], np.ndarray]:
                 )
 
     if len(slices) < 2:
-        raise LNSynthError(f"{folder}: the CT series has a single slice, which is not a volume; copy the whole series.")
+        raise LNSynthError(f"{folder}: the CT series has a single slice, which is no volume; copy the whole series.")
     normal = np.cross(*orientation)
     positions = np.array([header.ImagePositionPatient for _, header in slices], dtype=float)
     order = np.argsort(positions @ normal, kind="stable")

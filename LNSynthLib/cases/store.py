@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from ..runtime.content import NONE, NUMBER, check
+from ..runtime.content import NONE, NUMBER, check, count, positive
 from ..runtime.errors import LNSynthError
 from ..runtime.files import read_json, sha256, sha256_once, write_json
 from ..runtime.names import check_name
 from .dataset import Dataset
+from .stream import check_room
 from .volume import Box
 
+LARGEST_CHUNK = 512  # voxels a side, of what is read: a chunk is unpacked whole
 CHUNK, BLOCK = 64, 16  # voxels a side: larger blocks read more around a crop, smaller ones cost more each
 ARRAYS = {"ct": np.float16, "anatomy": np.uint8, "nodes": np.uint16}
 OUTSIDE = {"ct": -1.0, "anatomy": 0, "nodes": 0}  # what a box finds beyond the volume: air, no node
 FILES = (*(f"{name}.b2nd" for name in ARRAYS), "case.json", "report.png")  # all that a prepared case's folder holds
 FORMAT = 1
-INFO = {"format": int, "id": check_name, "patient?": str, "split": str, "kind": str, "shape": [int],
-        "spacing_mm": [NUMBER], "affine": [[NUMBER]], "window?": [NUMBER], "labels?": str, "settings?": dict,
+INFO = {"format": int, "id": check_name, "patient?": str, "split": str, "kind": str, "shape": [count] * 3,
+        "spacing_mm": [positive] * 3, "affine": [[NUMBER] * 4] * 4, "window?": [NUMBER] * 2, "labels?": str,
+        "settings?": dict,
         "sha256?": {str: str}, "files?": {str: str}, "key?": str,
         "organ_hu?": [(*NUMBER, NONE)], "node_hu?": (*NUMBER, NONE),
-        "nodes?": [{"id": int, "bbox?": [[int]], "centroid?": [NUMBER], "volume_ml?": NUMBER,
+        "nodes?": [{"id": int, "bbox?": [[int] * 2] * 3, "centroid?": [NUMBER] * 3, "volume_ml?": NUMBER,
                     "short_axis_mm?": NUMBER}]}
 
 
@@ -103,26 +107,52 @@ class PreparedCase:
         recorded = self.info.get("files", {}).get(path.name)
         if recorded and sha256_once(path) != recorded:
             raise LNSynthError(f"{path} is damaged (its SHA-256 is not that in case.json); run `lnsynth prepare` "
-                               "again.")
+                               "again, which makes it again.")
 
     def _read(self, name: str, box: Box | None) -> np.ndarray:
         """The box, whose start and stop may lie outside the volume, or everything."""
-        import blosc2
-
-        self._check(name)
-        # One thread: a data loader already runs one process a core.
-        stored = blosc2.open(str(self.folder / f"{name}.b2nd"), mode="r", dparams=blosc2.DParams(nthreads=1))
+        stored = self._open(name)
         if box is None:
-            return stored[...]
+            check_room(self.folder, math.prod(self.shape) * stored.dtype.itemsize)
+            return _part(self.folder / f"{name}.b2nd", stored, tuple(slice(0, n) for n in self.shape))
         inside = tuple(slice(max(0, b.start), min(n, b.stop)) for b, n in zip(box, self.shape, strict=True))
         wanted = tuple(b.stop - b.start for b in box)
         if all(b == i for b, i in zip(box, inside, strict=True)):
-            return stored[inside]
+            return _part(self.folder / f"{name}.b2nd", stored, inside)
         result = np.full(wanted, OUTSIDE[name], ARRAYS[name])
         if all(i.stop > i.start for i in inside):
             place = tuple(slice(i.start - b.start, i.stop - b.start) for b, i in zip(box, inside, strict=True))
-            result[place] = stored[inside]
+            result[place] = _part(self.folder / f"{name}.b2nd", stored, inside)
         return result
+
+    def _open(self, name: str):
+        """The stored array, once it is seen to be what case.json says: blosc2 unpacks whatever a file announces."""
+        import blosc2
+
+        self._check(name)
+        path = self.folder / f"{name}.b2nd"
+        try:
+            # One thread: a data loader already runs one process a core.
+            stored = blosc2.open(str(path), mode="r", dparams=blosc2.DParams(nthreads=1))
+            fits = isinstance(stored, blosc2.NDArray) and (stored.shape == self.shape and stored.dtype == ARRAYS[name]
+                                                           and max(stored.chunks) <= LARGEST_CHUNK)
+        except Exception as error:  # blosc2 raises whatever a malformed file makes it stumble over
+            raise _damaged(path) from error
+        if not fits:
+            raise _damaged(path)
+        return stored
+
+
+def _part(path: Path, stored, box: Box) -> np.ndarray:
+    try:
+        return stored[box]
+    except Exception as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> LNSynthError:
+    return LNSynthError(f"{path} is damaged or not the array that case.json describes; run `lnsynth prepare` again, "
+                        "which makes it again.")
 
 
 def write_prepared(folder: Path, ct: np.ndarray, anatomy: np.ndarray, nodes: np.ndarray, info: dict) -> PreparedCase:

@@ -26,7 +26,8 @@ import numpy as np
 from ..runtime.errors import LNSynthError
 from ..runtime.home import home
 from ..runtime.locks import turn
-from .volume import Volume, bounding_box, canonical, description, is_volume_file, read
+from .dicom_files import read_header
+from .volume import ITK, NIFTI, Volume, bounding_box, canonical, description, read
 
 WORD = "SYNTHETIC"
 BANNER = f"{WORD} - not a patient's image"  # over pictures
@@ -79,7 +80,7 @@ def marked(path: Path) -> str:
     path = Path(path)
     if path.is_dir():
         return _dicom(path)
-    if is_volume_file(path) and (said := kind_of(description(path))):
+    if path.name.lower().endswith((*NIFTI, *ITK)) and (said := kind_of(description(path))):
         return said
     return _beside(path)
 
@@ -201,13 +202,9 @@ def _json(path: Path) -> dict:
 
 def _dicom(folder: Path) -> str:
     """What the slices of a DICOM folder say, in Synthetic Data or a description."""
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
     for file in sorted(p for p in folder.iterdir() if p.is_file()):
-        try:
-            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["SyntheticData", *DICOM_TEXTS])
-        except (InvalidDicomError, EOFError, OSError):
+        header = read_header(file, ("SyntheticData", *DICOM_TEXTS))
+        if header is None:
             continue
         if str(header.get("SyntheticData", "")).strip().upper() == "YES":
             return "synthetic"

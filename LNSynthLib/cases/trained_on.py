@@ -19,11 +19,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..runtime.content import check
 from ..runtime.errors import LNSynthError
 from .apart import Member, person
 from .fingerprint import Fingerprint, load, near_duplicates, save
 
 PRINTS = "trained_on.npz"
+RECORD = {"parts": [{"salt": str, "cases": [str], "patients": [str], "voxels": [str]}], "unknown": [str]}
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,9 @@ class TrainedOn:
         """
         if said is None:
             return cls(unknown=(f"{what} does not say what it was trained on",))
-        try:
-            parts = tuple({name: part[name] for name in ("salt", "cases", "patients", "voxels")}
-                          for part in said["parts"])
-            unknown = tuple(map(str, said["unknown"]))
-        except (KeyError, TypeError):
-            raise LNSynthError(f"{what}: its record of what it was trained on is damaged; copy it again.") from None
+        check(said, RECORD, f"{what}: its record of what it was trained on is damaged")
+        parts = tuple({name: part[name] for name in RECORD["parts"][0]} for part in said["parts"])
+        unknown = tuple(said["unknown"])
         path = Path(folder) / PRINTS if folder is not None else None
         return cls(parts, tuple(load(path)) if path is not None and path.is_file() else (), unknown)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..cases.npz import read_npz
 from ..runtime.errors import LNSynthError
 from ..runtime.settings import resources
 from .nodes import TOUCHING, axes_mm
@@ -51,16 +52,28 @@ class ShapePrior:
         """Read a prior file (default: Resources/node_prior.npz); LNSynthError when it is missing or not one."""
         path = resources() / "node_prior.npz" if path is None else Path(path)
         try:
-            with np.load(path) as file:
-                scale = file["component_scale"][:, None, None, None]
-                return cls(mean=file["mean"].astype(np.float32), components=file["components"] * scale,
-                           rest_std=file["rest_std"].astype(np.float32), rest_gain=file["rest_gain"].astype(float),
-                           levels=file["levels"].astype(float), quantiles=file["quantiles"].astype(float),
-                           factor=np.linalg.cholesky(file["correlations"].astype(float)),
-                           attribution=str(file["attribution"]))
-        except (OSError, KeyError, ValueError, np.linalg.LinAlgError) as error:
+            file = read_npz(path)
+            scale = file["component_scale"][:, None, None, None]
+            found = cls(mean=file["mean"].astype(np.float32), components=file["components"] * scale,
+                        rest_std=file["rest_std"].astype(np.float32), rest_gain=file["rest_gain"].astype(float),
+                        levels=file["levels"].astype(float), quantiles=file["quantiles"].astype(float),
+                        factor=np.linalg.cholesky(file["correlations"].astype(float)),
+                        attribution=str(file["attribution"]))
+            found.check()
+            return found
+        except (LNSynthError, KeyError, ValueError, IndexError, TypeError, np.linalg.LinAlgError) as error:
             raise LNSynthError(f"{path}: not a node shape prior ({error}); make it with Resources/fit_node_prior.py"
                                ) from error
+
+    def check(self) -> None:
+        """Raises ValueError where the arrays do not fit together, or hold what is no number."""
+        grid, count = (GRID,) * 3, len(self.components)
+        wanted = {"mean": grid, "components": (count, *grid), "rest_std": grid, "rest_gain": grid,
+                  "levels": (len(self.levels),), "quantiles": (count + 7, len(self.levels)),
+                  "factor": (count + 7,) * 2}
+        for name, shape in wanted.items():
+            if getattr(self, name).shape != shape or not np.isfinite(getattr(self, name)).all():
+                raise ValueError(f"{name} is not {shape} numbers")
 
     def sample(self, rng: np.random.Generator, spacing, short_axis_mm: float | None = None) -> np.ndarray:
         """One new node on a grid of `spacing` (mm, axes right, anterior, superior): bool, cut to its bounding box.

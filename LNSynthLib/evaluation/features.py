@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..runtime.devices import pick
 from ..runtime.errors import LNSynthError
 from ..runtime.files import sha256
+from ..runtime.weights import read_weights
 
 VARIABLE = "LNSYNTH_MEDICALNET"  # the environment variable that may name the file
 ABSENT = (f"no MedicalNet weights: give --features or set {VARIABLE} to the file, for example "
@@ -96,7 +97,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise LNSynthError(f"{path}: there is no such file; give the path of MedicalNet's weights.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_weights(path)
     except Exception as error:  # torch has no one error for a file that it cannot read
         raise LNSynthError(f"{path}: the weights cannot be read ({type(error).__name__}: the file is damaged or no "
                            "torch checkpoint); download it again.") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from ..cases.alignment import ordered_as
 from ..cases.masks import read_two, telling
 from ..cases.nodes import numbered
+from ..cases.npz import read_npz
 from ..cases.plausibility import check_plausible, doubts
 from ..cases.segments import is_seg
 from ..cases.volume import Volume, canonical, is_volume_file, read, same_grid, stem
@@ -153,10 +153,11 @@ def _probability(path: Path, mask_path: Path, mask: Volume) -> Volume:
     if path.suffix != ".npz":
         return read(path)
     try:
-        with np.load(path) as stored:
-            classes = stored["probabilities"]
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
-        raise LNSynthError(f"{path} is not as nnUNetv2_predict writes probabilities; predict again.") from None
+        classes = read_npz(path, ["probabilities"])["probabilities"]
+    except LNSynthError as error:
+        raise LNSynthError(f"{error} It is not as nnUNetv2_predict writes probabilities.") from None
+    if classes.ndim != 4 or classes.dtype.kind != "f" or len(classes) < 2 or not np.isfinite(classes).all():
+        raise LNSynthError(f"{path} is not as nnUNetv2_predict writes probabilities; predict again.")
     chance = classes[1:].sum(0, dtype=np.float32).transpose(2, 1, 0)
     if is_volume_file(mask_path):
         mask = read(mask_path)  # as it is stored

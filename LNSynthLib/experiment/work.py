@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..cases.npz import read_npz
 from ..cases.store import PreparedCase, list_prepared
 from ..cases.volume import Volume, read
 from ..conditions.encode import unscale_hu
@@ -137,8 +138,8 @@ def predictions(cell: Cell, inputs: Folders, folder: Path, context: Context, cal
 
 def read_prediction(folder: Path, case: str) -> tuple[np.ndarray, np.ndarray]:
     """(instances uint16, probability float32) of a test case, from the folder of a cell of predictions."""
-    with np.load(folder / f"{case}.npz") as stored:
-        return stored["nodes"], stored["probability"].astype(np.float32)
+    stored = read_npz(folder / f"{case}.npz", ("nodes", "probability"))
+    return stored["nodes"], stored["probability"].astype(np.float32)
 
 
 def scores(cell: Cell, inputs: Folders, folder: Path, context: Context, callback: Callback) -> dict:

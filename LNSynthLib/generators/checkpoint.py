@@ -4,16 +4,19 @@
 Nothing is ever unpickled, and a folder is written whole or not at all.
 """
 
+import itertools
 import json
+import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ..cases.apart import Member
 from ..cases.labels import LabelTable, table_named, table_path
@@ -35,6 +38,7 @@ KINDS = {
 }
 
 WEIGHTS, FACTS, LABELS = "model.safetensors", "model.json", "labels.yaml"
+LARGEST = 1_000_000  # of all numbers in a generator's settings
 ABOUT = {"kind": set(KINDS), "settings": {"form?": {"labels?": str}}, "weights_sha256": str, "labels_sha256?": str,
          "trained_on?": (dict, NONE)}
 
@@ -118,14 +122,48 @@ def load(path: str | Path, device: torch.device | str = "cpu"):
     if "labels_sha256" in about and (not (folder / LABELS).is_file()
                                      or sha256(folder / LABELS) != about["labels_sha256"]):
         raise LNSynthError(f"{folder / LABELS} is missing, damaged or of another {FACTS}; copy the folder again.")
-    generator = create(about["kind"], _with_own_labels(folder, about["settings"]), str(folder / FACTS))
+    settings = _with_own_labels(folder, about["settings"])
     try:
+        _check_fit(folder, about["kind"], settings)
         weights = load_file(folder / WEIGHTS)
+        generator = create(about["kind"], settings, str(folder / FACTS))
         generator.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-    except (SafetensorError, RuntimeError) as error:
+    except (SafetensorError, RuntimeError, ValueError, ArithmeticError, TypeError) as error:
         raise LNSynthError(f"{folder / WEIGHTS} does not fit the settings beside it "
                            f"({str(error).splitlines()[0]}); copy the folder again.") from None
     return generator.to(device).eval(), about
+
+
+def _check_fit(folder: Path, kind: str, settings: dict) -> None:
+    """Raises RuntimeError where the network of these settings is larger than the weights in the folder: seen before it
+    takes any memory, whatever size the settings announce."""
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        stored = [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118 (no mapping)
+    if any(abs(number) > LARGEST for number in _numbers(settings)):
+        raise RuntimeError(f"{FACTS} has a number above {LARGEST}")
+    made = itertools.count()
+
+    def count(*_) -> None:
+        if next(made) > 4 * len(stored) + 1000:
+            raise RuntimeError(f"{FACTS} describes a larger one")
+
+    counting = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            network = create(kind, settings, str(folder / FACTS))
+    except LNSynthError as error:
+        raise error if str(folder) in str(error) else LNSynthError(f"{folder / FACTS}: {error}") from None
+    finally:
+        counting.remove()
+    if (wanted := sum(tensor.numel() for tensor in network.state_dict().values())) > 2 * sum(stored) + 1000:
+        raise RuntimeError(f"{FACTS} describes a network of {wanted} weights, and these are {sum(stored)}")
+
+
+def _numbers(value) -> Iterator[float]:
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _numbers(inner)
+    if isinstance(value, int | float):
+        yield value
 
 
 def _with_own_labels(folder: Path, settings: dict) -> dict:

@@ -1,8 +1,8 @@
 """What a JSON file must hold: checked once, where it is read, so that a wrong type is one sentence and no traceback.
 
-A shape is a type, a tuple of types (one of them), a set (one of its values), [shape] for a list, {name: shape} for a
-mapping that has at least these names ("name?" may be missing), {str: shape} for a mapping of any names, or a function
-that takes (value, where).
+A shape is a type, a tuple of types (one of them), a set (one of its values), [shape] for a list of any length,
+[shape, shape] for one of just so many entries, {name: shape} for a mapping that has at least these names ("name?" may
+be missing), {str: shape} for a mapping of any names, or a function that takes (value, where).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or f
 def check(value: Any, shape: Any, where: object, at: str = "") -> Any:
     """The value itself. Raises LNSynthError, naming `where` and the place in it, unless it has the shape.
 
-    Numbers must be finite; true and false are not numbers.
+    Numbers must be finite; true and false are no numbers.
     """
     if isinstance(shape, dict):
         _typed(value, (dict,), where, at)
@@ -35,8 +35,11 @@ def check(value: Any, shape: Any, where: object, at: str = "") -> Any:
                 raise LNSynthError(f"{where}: {_join(at, name)} is missing; restore the file from a copy.")
     elif isinstance(shape, list):
         _typed(value, (list,), where, at)
+        if len(shape) > 1 and len(value) != len(shape):
+            raise LNSynthError(f"{where}: {at} must have {len(shape)} entries, not {len(value)}; correct it, or "
+                               "restore the file from a copy.")
         for number, entry in enumerate(value):
-            check(entry, shape[0], where, f"{at}[{number}]")
+            check(entry, shape[number if len(shape) > 1 else 0], where, f"{at}[{number}]")
     elif isinstance(shape, set | frozenset):
         if not isinstance(value, str | int | NONE) or value not in shape:
             known = ", ".join(sorted(map(str, shape)))
@@ -48,7 +51,19 @@ def check(value: Any, shape: Any, where: object, at: str = "") -> Any:
     return value
 
 
-def _typed(value: Any, types: tuple, where: object, at: str) -> None:
+def count(value: Any, where: object) -> None:
+    """A shape: a whole number from 1 up."""
+    positive(_typed(value, (int,), where, "it"), where)
+
+
+def positive(value: Any, where: object) -> None:
+    """A shape: a number above 0."""
+    if _typed(value, NUMBER, where, "it") <= 0:
+        raise LNSynthError(f"{where}: it must be above 0, not {_shown(value)}; correct it, or restore the file from a "
+                           "copy.")
+
+
+def _typed(value: Any, types: tuple, where: object, at: str) -> Any:
     allowed = (*types, int) if float in types else types
     fits = isinstance(value, allowed) and (not isinstance(value, bool) or bool in types)
     if not fits or isinstance(value, float) and not math.isfinite(value):
@@ -56,6 +71,7 @@ def _typed(value: Any, types: tuple, where: object, at: str) -> None:
         what = f"{at} must be" if at else "the file must hold"
         raise LNSynthError(f"{where}: {what} {wanted}, not {_shown(value)}; correct it, or restore the file from a "
                            "copy.")
+    return value
 
 
 def _join(at: str, name: object) -> str:

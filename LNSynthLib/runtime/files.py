@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from . import temporary
+from .content import check
 from .errors import LNSynthError
-from .names import check_replaceable
+from .names import check_name, check_replaceable
 
 FULL = "the disk is full; free some space, or choose another place"
 LEAST_FREE = 1 << 16  # bytes: a disk with less is full, whatever a library said when it could not write
@@ -290,7 +291,7 @@ def write_hashes(folder: Path) -> None:
 def add_hash(path: Path, content: Path) -> None:
     """Records in sha256.json beside `path` the hash of what is about to replace it, and still that of what it is."""
     record = path.parent / HASHES
-    known = read_json(record) if record.is_file() else {}
+    known = _recorded(path.parent)
     before = known.get(path.name, [])
     write_json(record, known | {path.name: [sha256(content), *before[:1]]})
 
@@ -316,9 +317,9 @@ def check_hash(path: Path) -> None:
 
 
 def _recorded(folder: Path) -> dict:
-    recorded = read_json(folder / HASHES) if (folder / HASHES).is_file() else {}
-    if not isinstance(recorded, dict):
-        raise LNSynthError(f"{folder / HASHES} is damaged; copy the folder again.")
+    recorded = read_json(folder / HASHES) if os.path.lexists(folder / HASHES) else {}
+    for name in check(recorded, {str: (str, list)}, folder / HASHES):
+        check_name(name, folder / HASHES, "the file")
     return recorded
 
 

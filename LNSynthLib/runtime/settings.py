@@ -42,8 +42,10 @@ def load_yaml(path: str | Path) -> dict:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LNSynthError(f"{path} does not exist; check the path.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise LNSynthError(f"{path} is not valid YAML ({str(error).splitlines()[0]}); correct it.") from None
+    except OSError as error:
+        raise LNSynthError(f"{path} cannot be read ({error.strerror}); check that it is a file you may read.") from None
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # also odd dates, keys, nests
+        raise LNSynthError(f"{path} is not valid YAML ({(str(error).splitlines() or [''])[0]}); correct it.") from None
     if not isinstance(content, dict):
         raise LNSynthError(f"{path} must hold a YAML mapping of settings; it holds {type(content).__name__}.")
     return content
@@ -65,7 +67,11 @@ def build(cls: type[T], values: dict, where: str = "settings") -> T:
         if (name not in values and field.default is dataclasses.MISSING
                 and field.default_factory is dataclasses.MISSING):
             raise LNSynthError(f"{where}: setting {name!r} is missing.")
-    return cls(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in values.items()})
+    converted = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in values.items()}
+    try:
+        return cls(**converted)
+    except LNSynthError as error:  # of values that do not go together, which knows no file
+        raise error if where in str(error) else LNSynthError(f"{where}: {error}") from None
 
 
 def _convert(kind: Any, value: Any, where: str) -> Any:

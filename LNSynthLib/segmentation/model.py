@@ -14,6 +14,7 @@ from ..runtime.content import NONE, NUMBER, check
 from ..runtime.errors import LNSynthError
 from ..runtime.files import read_json
 from ..runtime.names import check_name
+from ..runtime.weights import read_weights
 
 DATASET = "Dataset001_LNSynth"
 PLANS = "nnUNetPlans"
@@ -23,7 +24,7 @@ MODEL = Path("nnUNet_results") / DATASET / f"nnUNetTrainer__{PLANS}__{CONFIGURAT
 NETWORK = r"dynamic_network_architectures\.architectures\.\w+\.[A-Z]\w*"
 LAYER = r"torch\.nn\.(modules\.\w+\.)?[A-Z]\w*"
 ABOUT = {"labels": dict,  # of dataset.json
-         "lnsynth?": {"window": [NUMBER], "checkpoint": check_name, "mirror": bool, "tiles": int,
+         "lnsynth?": {"window": [NUMBER] * 2, "checkpoint": check_name, "mirror": bool, "tiles": int,
                       "trained_on?": (dict, NONE)}}
 PLAN = {"configurations": {CONFIGURATION: {"spacing": [NUMBER], "patch_size": [int], "architecture": {
     "network_class_name": str, "arch_kwargs": dict, "_kw_requires_import": [(str, NONE)]}}}}
@@ -64,13 +65,13 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict:
         raise LNSynthError(f"{path} does not exist; train the segmenter to its end, or copy its folder whole.")
     try:
         with torch.serialization.safe_globals(NUMPY):
-            checkpoint = torch.load(path, map_location=device, weights_only=True)
+            checkpoint = read_weights(path, device)
         missing = [name for name in NEEDED if name not in checkpoint]
     except Exception as error:  # torch raises whatever the broken place in the file leads to
-        raise LNSynthError(f"{path}: it is damaged, or not a checkpoint of nnU-Net ({type(error).__name__}: "
+        raise LNSynthError(f"{path}: it is damaged or no checkpoint of nnU-Net ({type(error).__name__}: "
                            f"{str(error).strip().partition(chr(10))[0][:200]}); copy it again.") from None
     if missing:
-        raise LNSynthError(f"{path}: it is not a checkpoint of nnU-Net ({', '.join(missing)} missing); copy it again.")
+        raise LNSynthError(f"{path}: it is no checkpoint of nnU-Net ({', '.join(missing)} missing); copy it again.")
     return checkpoint
 
 
@@ -82,8 +83,15 @@ def check_network(name: str, imports: list[str | None], where: Path) -> None:
     """
     for given, allowed in ((name, NETWORK), *((layer, LAYER) for layer in imports if layer is not None)):
         if not re.fullmatch(allowed, str(given)):
-            raise LNSynthError(f"{where}: its plan names {given}, which is not a network or layer that nnU-Net's "
-                               "planner chooses; train the segmenter again, and do not use models from unknown hands.")
+            raise LNSynthError(f"{where}: its plan names {given}, which is no network or layer that nnU-Net's planner "
+                               "chooses; train the segmenter again, and do not use models from unknown hands.")
+
+
+def check_shapes(network: torch.nn.Module, weights: dict) -> None:
+    """Raises RuntimeError unless a network has just these weights, in these shapes."""
+    for name, tensor in network.state_dict().items():
+        if name not in weights or tuple(weights[name].shape) != tuple(tensor.shape):
+            raise RuntimeError(f"{name} is not {tuple(tensor.shape)} in the weights")
 
 
 def identity(weights: list[dict[str, torch.Tensor]]) -> str:

@@ -18,12 +18,13 @@ from ..cases.nodes import numbered, records
 from ..cases.prepare import AIR_FILL_HU
 from ..cases.synthetic import kind, mark
 from ..cases.trained_on import TrainedOn
-from ..cases.volume import Volume, canonical, check_target, isotropic_grid, read, resample_to, write
+from ..cases.volume import Volume, canonical, isotropic_grid, read, resample_to, write
 from ..runtime.content import check
 from ..runtime.devices import pick
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, Progress, ignore
 from ..runtime.files import check_hash, check_hashes, read_json
+from ..synthesis.ctfile import check_target
 from ..synthesis.outputs import check_apart
 from . import model
 
@@ -82,6 +83,12 @@ class Predictor(nnUNetPredictor):
         return logits / weights
 
 
+def _network(configuration) -> torch.nn.Module:
+    return get_network_from_plans(
+        configuration.network_arch_class_name, configuration.network_arch_init_kwargs,
+        configuration.network_arch_init_kwargs_req_import, 1, 2, allow_init=False, deep_supervision=False)
+
+
 class Segmenter:
     """A trained segmenter, ready to segment any number of CTs.
 
@@ -119,11 +126,13 @@ class Segmenter:
         model.check_network(configuration.network_arch_class_name,
                             [layers.get(n) for n in configuration.network_arch_init_kwargs_req_import], folder)
         try:
-            network = get_network_from_plans(
-                configuration.network_arch_class_name, configuration.network_arch_init_kwargs,
-                configuration.network_arch_init_kwargs_req_import, 1, 2, allow_init=False, deep_supervision=False)
+            with torch.device("meta"):  # takes no memory, whatever size the plan announces
+                blank = _network(configuration)
+            model.check_shapes(blank, state["network_weights"])
+            network = _network(configuration)
             network.load_state_dict(state["network_weights"])
-        except (RuntimeError, KeyError, ImportError) as error:
+        except (RuntimeError, KeyError, ImportError, TypeError, ValueError, AttributeError, AssertionError,
+                IndexError) as error:
             raise LNSynthError(f"{folder}: its weights do not fit its plan ({str(error).partition(chr(10))[0]}); copy "
                                "the folder again.") from None
         with contextlib.redirect_stdout(io.StringIO()):  # it tells that a CPU is no GPU
@@ -163,7 +172,7 @@ class Segmenter:
             hu.T[None], None, {"spacing": [self.spacing_mm] * 3}, plans, configuration, predictor.dataset_json)
         logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data))
         if not torch.isfinite(logits).all():
-            raise LNSynthError("The segmenter's output is not finite, so its weights are unusable; train it again "
+            raise LNSynthError("The segmenter's outputs are no numbers, so its weights are unusable; train it again "
                                "with a lower trainer.learning_rate.")
         _, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(
             logits, plans, configuration, predictor.label_manager, about, return_probabilities=True,

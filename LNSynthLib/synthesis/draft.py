@@ -21,7 +21,7 @@ from ..runtime.files import read_json
 from ..runtime.seeds import rng
 from ..training.data import collect, expected, random_start
 
-PREPARED = {"settings": {"spacing_mm": NUMBER, "labels": str, "window": [NUMBER]}}  # of prepare.json
+PREPARED = {"settings": {"spacing_mm": NUMBER, "labels": str, "window": [NUMBER] * 2}}  # of prepare.json
 BEYOND_MM = 32.0  # of the case around a patch that node transforms see, so that a node at its border stays whole
 
 

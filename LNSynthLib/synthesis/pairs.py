@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -39,7 +40,7 @@ class Standing:
 
     sample: Path
     decision: Decision | None  # the one that counts
-    stale: list[Decision]      # about the sample that stood here before it was regenerated
+    stale: list[Decision]      # about the sample that stood here before it was made anew
     verdict: Verdict | None    # of the filter, about this very sample
     damaged: str = ""          # what is missing
 
@@ -60,7 +61,7 @@ def pairs(folder: Path, *, reviewed: bool = True, filtered: bool = True,
 
     Left out are damaged samples, those rejected in review.csv (unless not `reviewed`; `rule` where reviewers disagree)
     and those dropped in filter.csv (unless not `filtered`), even where a person accepted them. A verdict about a sample
-    that was regenerated since says nothing about the one here. Raises LNSynthError where the folder holds no samples, a
+    that was made anew since says nothing about the one here. Raises LNSynthError where the folder holds no samples, a
     table cannot be read, or the filter was interrupted, so that many of its verdicts are missing.
     """
     if filtered and filter_table(folder).exists() and not filter_table(folder).with_suffix(".json").exists():
@@ -113,10 +114,14 @@ def filter_table(folder: Path) -> Path:
 def read_filter(folder: Path) -> dict[str, Verdict]:
     """The filter's verdicts by sample, current or not; none where the folder was never filtered."""
     path = filter_table(folder)
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
     try:
-        return {row["sample"]: _verdict(row) for _, row in read_table(path, FILTER_COLUMNS).rows}
+        found = [_verdict(row) for _, row in read_table(path, FILTER_COLUMNS).rows]
+        verdicts = {verdict.sample: verdict for verdict in found}
+        if len(verdicts) < len(found):
+            raise ValueError("a sample has two rows")
+        return verdicts
     except (LNSynthError, ValueError, KeyError) as error:
         raise LNSynthError(f"{path}: the filter's table is damaged ({type(error).__name__}: {error}); remove it and "
                            "run the filter again.") from None
@@ -125,8 +130,9 @@ def read_filter(folder: Path) -> dict[str, Verdict]:
 def _verdict(row: dict) -> Verdict:
     if not row["pair"]:
         raise ValueError("a row is cut short")
-    coverage = dict(part.split(":") for part in row["coverage"].split())
-    return Verdict(row["sample"], {"yes": True, "no": False}[row["kept"]],
-                   {int(node): float(share) for node, share in coverage.items()},
-                   float(row["threshold"].replace(",", ".")),  # a spreadsheet's decimal comma
+    coverage = {int(node): float(share) for node, share in (part.split(":") for part in row["coverage"].split())}
+    threshold = float(row["threshold"].replace(",", "."))  # a spreadsheet's decimal comma
+    if not all(0 <= share <= 1 for share in (*coverage.values(), threshold)):
+        raise ValueError("a coverage or the threshold is not from 0 to 1")
+    return Verdict(row["sample"], {"yes": True, "no": False}[row["kept"]], coverage, threshold,
                    row["rule"], row["segmenter"], row["reason"], row["pair"])

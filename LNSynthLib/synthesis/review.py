@@ -6,6 +6,7 @@ One row a decision, never changed once written: sample, verdict, note, time, rev
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,7 +40,7 @@ class Review:
 
     decisions: dict[str, Decision] = field(default_factory=dict)  # by sample: the one that counts
     undecided: list[str] = field(default_factory=list)            # samples without one, in natural order
-    stale: list[Decision] = field(default_factory=list)           # about samples that were regenerated since
+    stale: list[Decision] = field(default_factory=list)           # about samples that were made anew since
 
 
 def table(folder: Path) -> Path:
@@ -65,7 +66,7 @@ def record(folder: Path, sample: str, verdict: str, note: str = "", reviewer: st
     path = table(folder)
     try:
         with alone(path.with_name(f".{path.name}.lock"), wait_s):
-            known = _Table.read(path) if path.exists() else _Table(Table([*COLUMNS], []))
+            known = _Table.read(path) if os.path.lexists(path) else _Table(Table([*COLUMNS], []))
             known.append({name: getattr(decision, name) for name in COLUMNS})
             known.write(path)
     except OSError as error:
@@ -82,7 +83,7 @@ def history(folder: Path) -> list[Decision]:
     time that means nothing and for a sample that is not there: a rejection must not get lost in a slip of the pen.
     """
     path = table(folder)
-    if not path.exists():
+    if not os.path.lexists(path):  # a link that leads nowhere is no folder without verdicts
         return []
     here = {entry.name for entry in Path(folder).iterdir() if entry.is_dir()}
     found = []

@@ -1,6 +1,7 @@
 """Folders of DICOM slices that are damaged, incomplete, in units of their own, or hostile: right, told or refused."""
 
 import json
+import os
 import zlib
 
 import numpy as np
@@ -39,7 +40,7 @@ TEXTS = {
     "no number": ("ImagePositionPatient", "a2345678\\b2345678\\c2345678", "ImagePositionPatient is 'a2345678"),
     "NaN": ("ImagePositionPatient", "nan     \\12345678\\12345678", "ImagePositionPatient is"),
     "too few": ("ImagePositionPatient", "12345678\\87654321", "not 3 numbers"),
-    "no directions": ("ImageOrientationPatient", "1.00\\0.00\\0.00\\1.00\\0.00\\0.00", "not a pair of directions"),
+    "no directions": ("ImageOrientationPatient", "1.00\\0.00\\0.00\\1.00\\0.00\\0.00", "no pair of directions"),
     "slope 0": ("RescaleSlope", "0.000000000000", "RescaleSlope is 0"),
     "slope NaN": ("RescaleSlope", "nan         ", "RescaleSlope is"),
     "intercept with comma": ("RescaleIntercept", "-1024,0000000", "RescaleIntercept is '-1024,0000000'"),
@@ -139,7 +140,7 @@ def test_a_deflated_file_is_refused_before_it_is_unpacked(folder):
 
 
 def test_more_than_the_memory_is_refused_before_it_is_asked_for(folder):
-    """Compressed slices may announce any size: nine of 65535 x 65535 are 155 GB."""
+    """Compressed slices may announce any size: one of 65535 x 65535 is 8.6 GB, and nine are 155 GB in memory."""
     for file in folder.iterdir():
         data = pydicom.dcmread(file)
         data.file_meta.TransferSyntaxUID = pydicom.uid.JPEG2000Lossless
@@ -147,6 +148,10 @@ def test_more_than_the_memory_is_refused_before_it_is_asked_for(folder):
         data.PixelData = pydicom.encaps.encapsulate([b"\xff\x4f" * 50])
         data["PixelData"].is_undefined_length = True
         data.save_as(file)
+    with pytest.raises(LNSynthError, match="its header announces 8.6 GB"):
+        read(folder)
+    for file in folder.iterdir():  # as large as such a slice may be
+        os.truncate(file, 10_000_000)
     with pytest.raises(LNSynthError, match="155 GB|154.6 GB"):
         read(folder)
     assert np.prod((65535, 65535, 9)) * 4 > 150e9
