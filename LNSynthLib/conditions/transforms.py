@@ -4,7 +4,9 @@ Each node is resampled on its own small grid from the signed distance to its sur
 the node and not to the volume. It fills the volume that was drawn, whatever the spacing: an affine change multiplies it
 by the determinant, an elastic one keeps it. A change that would cover an organ, cover or touch another node, leave the
 body or the volume, or show in no voxel is drawn again, a little weaker each time; after `tries` the node stays as it
-was and its record says so. A node that covered an organ from the start moves to the nearest room, or is removed.
+was and its record says so. Where there is little room, larger nodes would be refused more often than smaller ones, and
+nodes would shrink from change to change: a change of size is taken only where its opposite has room as well. A node
+that covered an organ from the start moves to the nearest room, or is removed.
 """
 from __future__ import annotations
 
@@ -14,10 +16,12 @@ import numpy as np
 
 from ..cases.labels import LabelTable
 from ..cases.shapes import MARGIN, fullest, signed_distance, whole_voxels
+from ..runtime.errors import LNSynthError
 from .nodes import boxes
 from .placement import clear_of_others, nearest_room
 
-VERSION = 2     # raise it when the same nodes, settings and seed give other changes: samples are then made again
+VERSION = 3     # raise it when the same nodes, settings and seed give other changes: samples are then made again
+REPLAYED = (2, 3)  # the versions whose records `replay` follows: `deform` makes the same shapes of them now
 CONTROL = 4     # control points an axis of the elastic deformation, across the node's own grid
 CALMER = 0.85   # every rejected try scales the next one's parameters by this
 
@@ -80,12 +84,16 @@ def vary_one(mask: np.ndarray, start, nodes: np.ndarray, labels: np.ndarray, spa
     fits, the mask comes back as it was.
     """
     spacing, start = np.asarray(spacing, float), np.asarray(start)
-    distance, met = signed_distance(mask, spacing), 0
+    distance, voxels, met = signed_distance(mask, spacing), np.count_nonzero(mask), 0
     for attempt in range(settings.tries):
         draw = _elastic if rng.random() < settings.elastic else _affine
-        parameters = draw(rng, settings, CALMER**attempt)
+        parameters, opposite = draw(rng, settings, CALMER**attempt, voxels)
         changed, at = deform(mask, start, spacing, parameters, distance)
-        if not _allowed(changed, at, mask, nodes, labels, table, settings):
+        fits = _allowed(changed, at, mask, nodes, labels, table, settings)
+        if fits and opposite is not None:
+            other = deform(mask, start, spacing, opposite, distance)
+            fits = _allowed(*other, mask, nodes, labels, table, settings)
+        if not fits:
             met += 1
         elif not (np.array_equal(changed, mask) and np.array_equal(at, start)):
             return changed, at, {"operation": parameters["kind"], "tries": attempt + 1, "parameters": parameters}
@@ -105,8 +113,16 @@ def _off_the_organ(mask, start, nodes, labels, spacing, settings, table) -> tupl
                       "parameters": {"kind": "affine", **shift}}
 
 
-def replay(nodes: np.ndarray, spacing, records: list[dict]) -> np.ndarray:
-    """The result of `vary` again, from the nodes it began with and its records."""
+def replay(nodes: np.ndarray, spacing, records: list[dict], made_with: dict) -> np.ndarray:
+    """The result of `vary` again, from the nodes it began with and its records.
+
+    made_with: `VarySettings.record()` of then, as provenance keeps it beside the records. LNSynthError where a version
+    made them whose shapes are others than today's (version 1, which records do not name).
+    """
+    version = made_with.get("version", 1)
+    if version not in REPLAYED:
+        raise LNSynthError(f"These changes of nodes were made by version {version}; version {VERSION} makes "
+                           "other shapes of the same numbers: take the node mask (nodes.nii.gz) written with them.")
     spacing, changed = np.asarray(spacing, float), nodes.copy()
     places = boxes(nodes)
     for record in records:
@@ -187,8 +203,9 @@ def _allowed(changed, start, mask, nodes, labels, table, settings) -> bool:
     return table.free(labels[target][changed]).all() and clear_of_others(changed, start, nodes)
 
 
-def _affine(rng, settings, strength) -> dict:
-    """Rotation x shear x scale, and a translation, uniform within the settings (scale: uniform in its logarithm)."""
+def _affine(rng, settings, strength, voxels) -> tuple[dict, dict]:
+    """Rotation x shear x scale, and a translation, uniform within the settings (scale: uniform in its logarithm); and
+    the same with the inverse scale, which is as likely. A node of one voxel cannot halve, and so does not double."""
     angles = np.radians(settings.rotation_deg * strength) * rng.uniform(-1, 1, 3)
     matrix = np.eye(3)
     for axis, angle in enumerate(angles):
@@ -200,10 +217,13 @@ def _affine(rng, settings, strength) -> dict:
     shear = np.eye(3)
     shear[np.triu_indices(3, 1)] = settings.shear * strength * rng.uniform(-1, 1, 3)
     scale = np.exp(np.log(settings.scale) * strength * rng.uniform(-1, 1, 3))
-    return {"kind": "affine", "matrix": (matrix @ shear @ np.diag(scale)).tolist(),
-            "translation_mm": (settings.translation_mm * strength * rng.uniform(-1, 1, 3)).tolist(),
-            "rounding": float(rng.random())}
+    shift, rounding = (settings.translation_mm * strength * rng.uniform(-1, 1, 3)).tolist(), float(rng.random())
+    sizes = ((scale, rounding), (1 / scale, 1 - rounding)) if voxels > 1 else ((scale, 1.0), (1 / scale, 1.0))
+    return tuple({"kind": "affine", "matrix": (matrix @ shear @ np.diag(size)).tolist(), "translation_mm": shift,
+                  "rounding": r} for size, r in sizes)
 
 
-def _elastic(rng, settings, strength) -> dict:
-    return {"kind": "elastic", "seed": int(rng.integers(2**31)), "amplitude": settings.elastic_amplitude * strength}
+def _elastic(rng, settings, strength, voxels) -> tuple[dict, None]:
+    """A displacement that keeps the volume, and so has no opposite."""
+    return {"kind": "elastic", "seed": int(rng.integers(2**31)),
+            "amplitude": settings.elastic_amplitude * strength}, None

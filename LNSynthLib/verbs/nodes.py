@@ -62,7 +62,8 @@ def run(args, callback):
                     out = out.with_name(f"{stem(out)}_{variant}{out.name[len(stem(out)):]}")
                 _write_mask(out, mask, grid, nodes, made)
                 _write_csv(out.with_name(stem(out) + ".csv"), measures)
-                write_json(out.with_name(stem(out) + ".json"), {"seed": args.seed, **results[-1]})
+                how = {"seed": args.seed, "vary": _vary() if args.vary else None}
+                write_json(out.with_name(stem(out) + ".json"), {**how, **results[-1]})
                 written.append(str(out))
             progress.step()
     if args.out and not changing:
@@ -80,7 +81,6 @@ def run(args, callback):
 
 def _check(args) -> None:
     """Arguments that make no sense together."""
-    from ..cases.volume import WRITTEN
     from ..runtime.errors import LNSynthError
 
     changing = args.remove or args.add or args.vary
@@ -93,7 +93,7 @@ def _check(args) -> None:
         raise LNSynthError("--measure writes only the table; leave it out, the table comes beside the mask anyway.")
     if changing and not args.out:
         raise LNSynthError("--out is missing: name the mask to write.")
-    endings = WRITTEN if changing else (".csv", ".json", ".dcm")
+    endings = (".nii", ".nii.gz", ".nrrd", ".mha") if changing else (".csv", ".json", ".dcm")
     if args.out and not args.out.endswith(endings):
         what = "mask" if changing else "table, or a DICOM SEG,"
         raise LNSynthError(f"{args.out}: a {what} is written here, so its name must end in {', '.join(endings)}.")
@@ -151,6 +151,13 @@ def _read(args, table, tell):
         only_told = args.anyway or not (args.remove or args.add or args.vary)
         check_plausible(doubts(numbered(nodes), ct, shown=False, organs=anatomy), args.nodes, only_told, tell)
     return ct, anatomy, nodes
+
+
+def _vary() -> dict:
+    """What the changes were made with, for `conditions.transforms.replay`."""
+    from ..conditions.transforms import VarySettings
+
+    return VarySettings().record()
 
 
 def _variants(args, table, ct, anatomy, nodes):
