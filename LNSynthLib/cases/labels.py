@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
@@ -159,6 +159,11 @@ def table_path(name_or_path: str | Path) -> Path:
         raise LNSynthError(f"there is no label table named {name_or_path}: choose one of {known}, "
                            "or give the path of a .yaml file")
     return path
+
+
+def told(name_or_path: str) -> str:
+    """A label table as records may call it that are given away: a name in Resources, or a file's without its folder."""
+    return PureWindowsPath(name_or_path).name
 
 
 def table_named(name: object, where: object) -> str:

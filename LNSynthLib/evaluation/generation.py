@@ -145,8 +145,7 @@ class _Cases:
                 raise LNSynthError(f"{folder}: it is no synthetic patch of a prepared case but {record['what']!r}; "
                                    "give a folder of samples that `lnsynth synthesize` made.")
             case, box = self.case(folder, record["source"]), _box(record["condition"])
-            table = LabelTable.load(table_named(record["source"]["prepared_settings"]["labels"],
-                                                folder / "provenance.json"))
+            table = LabelTable.load(table_named(case.info["settings"]["labels"], case.folder / "case.json"))
             start = tuple(record["condition"]["start"])
         except (KeyError, ValueError):
             raise LNSynthError(f"{folder / 'provenance.json'}: it does not tell which patch of which prepared case the "

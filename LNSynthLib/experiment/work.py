@@ -24,6 +24,7 @@ from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress
 from ..runtime.files import atomic_folder, atomic_path, read_json
 from ..runtime.names import inside
+from ..runtime.places import relative
 from ..runtime.seeds import derive
 from ..runtime.settings import build
 from ..synthesis.catalog import read_record, samples
@@ -59,10 +60,8 @@ def data(cell: Cell, _inputs: Folders, folder: Path, context: Context, callback:
     source = next(s for s in context.plan.data if s.name == cell.settings["name"])
     dataset = obtain(source, context.root, folder / "dataset", context.plan.prepare, callback)
     cases = [{name: entry[name] for name in ("id", "patient", "split", "sha256")} for entry in dataset.cases()]
-    # A set that is made here moves with the experiment's folder.
-    place = "dataset" if dataset.folder == folder / "dataset" else str(dataset.folder.resolve())
-    return {"dataset": place, "kind": dataset.kind, "name": dataset.name, "note": dataset.manifest.get("note", ""),
-            "cases": cases}
+    return {"dataset": relative(dataset.folder, folder), "kind": dataset.kind, "name": dataset.name,
+            "note": dataset.manifest.get("note", ""), "cases": cases}
 
 
 def generator(cell: Cell, inputs: Folders, folder: Path, context: Context, callback: Callback) -> dict:
@@ -208,10 +207,11 @@ def datasets(inputs: Folders) -> list[Path]:
 
 
 def dataset_of(cell: Path) -> Path:
-    """The data set of a cell of data: in its folder, or the place of one that was there before."""
+    """The data set of a cell of data: in its folder, or the place of one that was there before (a path from the cell
+    that leads upwards; earlier versions kept the whole path)."""
     said = read_cell(cell)["result"].get("dataset")
-    if isinstance(said, str) and Path(said).is_absolute() and not said.startswith("//"):
-        return Path(said)
+    if isinstance(said, str) and (said.startswith("../") or Path(said).is_absolute()) and not said.startswith("//"):
+        return (cell.resolve() / said).resolve()
     return inside(cell, said, cell / CELL, "the data set")
 
 

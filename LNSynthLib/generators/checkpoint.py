@@ -19,12 +19,13 @@ from safetensors.torch import load_file, save_file
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ..cases.apart import Member
-from ..cases.labels import LabelTable, table_named, table_path
+from ..cases.labels import LabelTable, table_named, table_path, told
 from ..cases.trained_on import TrainedOn, held_out
 from ..runtime.content import NONE, check
 from ..runtime.errors import LNSynthError
 from ..runtime.files import atomic_folder, read_json, sha256, write_json
 from ..runtime.settings import build
+from .protocol import DataForm
 
 # kind -> module, generator class, settings class
 KINDS = {
@@ -65,6 +66,7 @@ def save(folder: str | Path, generator, facts: dict | None = None, dtype: torch.
     weights = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in weights.items()}
     # JSON before and after: a preset's lists and a dataclass's tuples are one and the same.
     settings = json.loads(json.dumps(asdict(generator.settings)))
+    settings["form"]["labels"] = told(settings["form"]["labels"])  # the table itself comes along
     with atomic_folder(folder) as beside:
         save_file(weights, beside / WEIGHTS)
         shutil.copyfile(table_path(generator.form.labels), beside / LABELS)
@@ -108,6 +110,12 @@ def facts(path: str | Path) -> dict:
 
 def _about(folder: Path) -> dict:
     return check(read_json(folder / FACTS), ABOUT, folder / FACTS)
+
+
+def form(path: str | Path) -> DataForm:
+    """What data the generator takes, with its own label table, without reading the weights."""
+    folder = find(path)
+    return build(DataForm, _with_own_labels(folder, facts(folder)["settings"])["form"], str(path))
 
 
 def load(path: str | Path, device: torch.device | str = "cpu"):

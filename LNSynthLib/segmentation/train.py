@@ -28,6 +28,7 @@ from ..runtime.events import Callback, Event, ignore
 from ..runtime.files import read_json, write_hashes, write_json
 from ..runtime.locks import alone_in
 from ..runtime.names import remove_ours
+from ..runtime.places import unplaced
 from ..synthesis.outputs import check_apart
 from . import model
 from .export import export
@@ -156,7 +157,7 @@ def _run(out: Path, device: torch.device, callback: Callback) -> None:
         def on_line(line: str) -> None:
             event = Event.from_json(line)
             if event is None:
-                log.write(f"{line}\n")
+                log.write(f"{unplaced(line, out)}\n")
             if event is None and line.strip() or event and event.error:
                 failures.append(event.error if event else line.strip())
             elif event:

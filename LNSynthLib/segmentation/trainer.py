@@ -18,6 +18,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as Stock
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, Progress, ignore
 from ..runtime.files import add_hash, atomic_path, check_hash
+from ..runtime.places import unplaced
 from ..runtime.seeds import derive
 from . import model
 from .settings import SegmentSettings
@@ -52,6 +53,14 @@ class nnUNetTrainer(StockTrainer):
         self._resume()
         left = (self.num_epochs - self.current_epoch) * self.num_iterations_per_epoch
         self.progress = Progress("training", left, callback)
+
+    def _save_debug_information(self) -> None:
+        """Nothing: nnU-Net would write this computer's name and folders beside the weights."""
+
+    def print_to_log_file(self, *args, **named) -> None:
+        """As nnU-Net does, but for this computer's folders: the log lies beside the weights."""
+        run = Path(self.output_folder).parents[len(model.MODEL.parts)]
+        super().print_to_log_file(*(unplaced(a, run) if isinstance(a, str) else a for a in args), **named)
 
     def _resume(self) -> None:
         """Goes on from the last checkpoint, or from the best one where that is damaged; raises LNSynthError where

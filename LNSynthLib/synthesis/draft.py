@@ -108,5 +108,13 @@ def prepared_cases(folders: list[Path], form: DataForm, split: str | None,
 
 def _fits(settings: dict, form: DataForm) -> bool:
     return (abs(settings["spacing_mm"] - form.spacing_mm) < 1e-3
-            and settings["labels"] in (form.labels, LabelTable.load(form.labels).name)
+            and _same_table(settings["labels"], form.labels)
             and tuple(settings["window"]) == tuple(form.window))
+
+
+def _same_table(prepared: str, ours: str) -> bool:
+    table = LabelTable.load(ours)
+    try:
+        return prepared in (ours, table.name) or LabelTable.load(prepared) == table
+    except (LNSynthError, OSError):  # a file that is no longer there
+        return False

@@ -6,9 +6,7 @@ import math
 from pathlib import Path
 
 from ..generators import checkpoint
-from ..generators.protocol import DataForm
 from ..runtime import machine
-from ..runtime.settings import build
 
 SMALL_PATCH = 64**3  # voxels that every machine on which torch runs has the memory and the time for
 
@@ -18,7 +16,7 @@ def check_fits(generator: Path, samples: int, steps: int, device: str, anyway: b
 
     Small ones are not counted: that would take longer than anybody wants to wait for one node.
     """
-    form = build(DataForm, checkpoint.facts(generator)["settings"]["form"], str(generator))
+    form = checkpoint.form(generator)
     if math.prod(form.patch) <= SMALL_PATCH:
         return
     from ..training.cost import sampling_need  # a second or two of imports

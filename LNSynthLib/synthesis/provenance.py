@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from .. import __version__
-from ..cases.labels import table_path
+from ..cases.labels import table_path, told
 from ..cases.store import PreparedCase
 from ..cases.synthetic import WORD, mark, sidecar
 from ..cases.trained_on import TrainedOn
@@ -56,7 +56,13 @@ def _trained_on(facts: dict) -> dict:
 def prepared_source(case: PreparedCase) -> dict:
     """Which prepared case a patch was made from: its files' SHA-256 and how it was prepared."""
     return {"case": case.id, "kind": case.info["kind"], "sha256": case.info["sha256"],
-            "prepared_key": case.info["key"], "prepared_settings": case.info["settings"]}
+            "prepared_key": case.info["key"], "prepared_settings": plain_settings(case.info)}
+
+
+def plain_settings(info: dict) -> dict:
+    """How a case was prepared, from its case.json, without the folder of a label table."""
+    settings = info["settings"]
+    return {**settings, "labels": told(settings["labels"])}
 
 
 def anonymous(record: dict) -> dict:

@@ -22,7 +22,6 @@ from ..runtime.devices import pick
 from ..runtime.events import Callback, Event, Progress, ignore
 from ..runtime.machine import Need
 from ..runtime.seeds import derive
-from ..runtime.settings import build
 from ..training.cost import sampling_need
 from .draft import Draft, draft, prepared_cases
 from .exact import exact
@@ -78,7 +77,7 @@ def plan(cases: list[PreparedCase], facts: dict, settings: SynthesizeSettings) -
 
 def need(generator: Path, data: list[Path], out: Path, settings: SynthesizeSettings, workers: int = 1) -> Need:
     """What the samples take that are not under `out` yet, made by so many processes at once."""
-    form = build(DataForm, checkpoint.facts(generator)["settings"]["form"], str(generator))
+    form = checkpoint.form(generator)
     cases = prepared_cases(data, form, settings.split, settings.prepared)
     names = (name(case, number) for case in cases for number in range(settings.per_case))
     left = sum(not (out / one).exists() for one in names)

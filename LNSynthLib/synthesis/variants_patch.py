@@ -23,7 +23,7 @@ from .canvas import Canvas, padded
 from .difference import Wanted, difference
 from .draft import Draft
 from .exact import exact
-from .provenance import provenance
+from .provenance import plain_settings, provenance
 from .samples import write_sample
 from .synthesize import Job, SynthesizeSettings, at_once, sampled
 
@@ -105,7 +105,7 @@ def _write(run, variant, job: Job, draft: Draft, hu: np.ndarray, before: np.ndar
             "patch", run.facts, labels=run.model.form.labels, seed=variant.seed, sampler=run.settings.sampler,
             steps=run.settings.steps, device=run.device,
             source={**run.source, "prepared_key": job.case.info["key"],
-                    "prepared_settings": job.case.info["settings"]},
+                    "prepared_settings": plain_settings(job.case.info)},
             run={"run_seed": run.settings.seed, "sample": variant.number, "at_once": at_once(run.model.form)},
             condition={"mode": "patch", "start": list(draft.start), "shape": list(hu.shape), "nodes": draft.records,
                        "vary": run.settings.vary and run.settings.vary.record()},

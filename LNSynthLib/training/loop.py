@@ -8,7 +8,6 @@ RUN/samples/        montages
 """
 
 import math
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -28,6 +27,7 @@ from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, Progress, duration, ignore
 from ..runtime.files import read_json, write_json
 from ..runtime.locks import alone_in
+from ..runtime.places import relative
 from ..runtime.seeds import derive, torch_rng
 from ..runtime.temporary import home, sweep
 from . import checkpoints
@@ -282,17 +282,9 @@ def _claim(out: Path, preset: Preset, data: Sequence[str | Path], cases: list, r
                                "or choose another folder.")
     elif any(not entry.name.startswith(".") for entry in out.iterdir()):
         raise LNSynthError(f"{out} is not empty and holds no training run; choose another folder.")
-    write_json(path, {**ours, "draws": DRAWS, "data": [_relative(folder, out) for folder in data],
+    write_json(path, {**ours, "draws": DRAWS, "data": [relative(folder, out) for folder in data],
                       "versions": {"lnsynth": __version__, "torch": torch.__version__}})
     return draws
-
-
-def _relative(folder: str | Path, run: Path) -> str:
-    """From the run to a data set, so that both can move and nobody's folders are told."""
-    try:
-        return os.path.relpath(folder, run)
-    except ValueError:  # on another drive
-        return str(Path(folder).resolve())
 
 
 def _difference(theirs: dict, ours: dict, one_stage: bool) -> str:

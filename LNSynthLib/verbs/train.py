@@ -81,7 +81,7 @@ def _preset_and_data(args):
         return load_preset(args.preset, assignments, args.generator_kind), args.data
     if args.resume and args.out and (path := Path(args.out) / "settings.json").exists():
         kept = check(read_json(path), RUN, path)
-        data = args.data or [str(path.parent / folder) for folder in kept["data"]]
+        data = args.data or [str((path.parent.resolve() / folder).resolve()) for folder in kept["data"]]
         return make_preset(override(kept["preset"], assignments), str(path)), data
     raise LNSynthError("`lnsynth train` needs --preset paper, small, demo, or a YAML file; or --resume with --out RUN.")
 

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import socket
+import sys
 
 import nibabel
 import numpy as np
@@ -19,6 +21,7 @@ from LNSynthLib.cases.volume import Volume, read, write
 from LNSynthLib.cli import main
 from LNSynthLib.conditions.encode import unscale_hu
 from LNSynthLib.generators import checkpoint
+from LNSynthLib.inspection import inspect
 from LNSynthLib.runtime.errors import Cancelled, LNSynthError
 from LNSynthLib.runtime.files import sha256, write_json
 from LNSynthLib.segmentation import model
@@ -85,6 +88,15 @@ def test_a_run_tells_what_it_was_trained_on(trained, data):
     assert plan["normalization_schemes"] == ["CTNormalization"] and plan["batch_dice"] is True
     split = json.loads((out / "nnUNet_preprocessed" / model.DATASET / "splits_final.json").read_text())
     assert split == [{side: [item["name"] for item in record["data"][side]] for side in ("train", "val")}]
+
+
+def test_a_run_tells_no_folder_and_no_name_of_this_computer(trained):
+    out = trained[0]
+    assert not list(out.rglob("debug.json")) and list(out.rglob("training_log*.txt"))
+    found = [f for f in inspect(out) if f.kind in ("path", "host") and not f.file.startswith("nnUNet_preprocessed")]
+    assert not [f for f in found if f.kind == "path"], found
+    texts = [path.read_text(errors="replace") for path in out.rglob("*") if path.suffix in (".json", ".txt", ".log")]
+    assert not [text for text in texts if str(out) in text or sys.prefix in text or f'"{socket.gethostname()}"' in text]
 
 
 def test_the_optimiser_has_the_settings_own_momentum(trained):
