@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,12 @@ from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
 from ..runtime.files import write_json, write_text
 from ..runtime.names import check_name, inside
+from ..runtime.pseudonyms import pseudonym
 from ..runtime.seeds import rng
 from ..runtime.tables import csv_text
 from ..synthesis.catalog import read_record
 from ..synthesis.catalog import samples as whole_samples
+from ..synthesis.provenance import ANONYMOUS_KEY
 from ..training.data import random_start
 from .copies import FLIPS, Match, Searched, Sought, flipped
 from .distribution import caveat, fid, mmd
@@ -165,10 +168,20 @@ class _Cases:
         for case in found:
             if case.info["key"] == source["prepared_key"]:
                 return case
+        if source["prepared_key"].startswith(f"{ANONYMOUS_KEY}-"):
+            for case in self._prepared(source["prepared_settings"]["name"]):
+                if pseudonym(ANONYMOUS_KEY, case.info["key"]) == source["prepared_key"]:
+                    return case
         why = "it was prepared anew since" if found else "none of them has it"
         raise LNSynthError(f"{folder}: the case {source['case']} it was made from is not in "
                            f"{', '.join(map(str, self.data))} as it was ({why}); give its data set, or make the sample "
                            "again.")
+
+    @cache  # noqa: B019 (as long as the evaluation)
+    def _prepared(self, name: str) -> list[PreparedCase]:
+        """All cases of that preparation, for samples that do not say which one they are of."""
+        return [PreparedCase.open(path.parent) for data in self.data
+                for path in sorted((data / "prepared" / name).glob("[!.]*/case.json"))]
 
     def training(self, like: PreparedCase) -> list[PreparedCase]:
         """The training cases of all data sets that are prepared as this case is."""

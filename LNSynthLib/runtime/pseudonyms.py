@@ -23,11 +23,14 @@ COLUMNS = ("kind", "id", "pseudonym")
 
 
 def pseudonym(kind: str, id: str) -> str:
-    """Such as case-3f9a1c2b70; "" for "". Raises LNSynthError where HOME cannot be read or written."""
+    """Such as case-3f9a1c2b70; "" for "", and a pseudonym that was given for itself. Raises LNSynthError where HOME
+    cannot be read or written."""
     if not id:
         return ""
     try:
         home().mkdir(parents=True, exist_ok=True)
+        if id in {row["pseudonym"] for row in _noted(home() / "pseudonyms.csv")}:
+            return id
         secret = _secret(home() / "pseudonyms.key")
         found = f"{kind}-{hmac.new(secret, f'{kind} {id}'.encode(), 'sha256').hexdigest()[:10]}"
         _note(home() / "pseudonyms.csv", {"kind": kind, "id": id, "pseudonym": found})
@@ -53,7 +56,11 @@ def _secret(path: Path) -> bytes:
 
 def _note(path: Path, row: dict[str, str]) -> None:
     with turn(path):
-        rows = [row for _, row in read_table(path, COLUMNS).rows] if path.exists() else []
+        rows = _noted(path)
         if row not in rows:
             write_text(path, csv_text(COLUMNS, [*rows, row]))
             path.chmod(0o600)
+
+
+def _noted(path: Path) -> list[dict[str, str]]:
+    return [row for _, row in read_table(path, COLUMNS).rows] if path.exists() else []

@@ -59,7 +59,7 @@ class TrainerSettings:
 
 
 # What may change when a run is resumed: it decides neither what is learned nor from what.
-FREE = ("save_every", "workers", "keep_data")
+FREE = ("save_every", "workers", "keep_data", "anonymous")  # the last: other names are other data
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ class SegmentSettings:
     prepared: str | None = None                  # preparation of the data sets to take; None: one is made
     reviewed: bool = True                        # leave out samples that were rejected in review.csv
     filtered: bool = True                        # leave out samples that were dropped in filter.csv
+    anonymous: bool = False                      # pseudonyms for cases, patients and samples in all that is written
     seed: int = 0
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     about: str = ""

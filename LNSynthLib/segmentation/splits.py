@@ -19,6 +19,7 @@ from ..cases.synthetic import WORD
 from ..cases.trained_on import TrainedOn, held_out
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, ignore
+from ..runtime.pseudonyms import pseudonym
 from ..synthesis.catalog import natural, read_record
 from ..synthesis.pairs import pairs
 from .settings import SegmentSettings
@@ -85,7 +86,19 @@ def divide(real: Sequence[Path], synthetic: Sequence[Path], settings: SegmentSet
     check(division)
     everyone = members(real)
     check_sides(everyone, callback)
-    return replace(division, trained_on=_trained_on(train, everyone))
+    division = replace(division, trained_on=_trained_on(train, everyone))
+    return _anonymous(division) if settings.anonymous else division
+
+
+def _anonymous(division: Division) -> Division:
+    """With pseudonyms for nnU-Net's identifiers, by which it names files; of what is left out only the number, since
+    reasons hold ids and notes."""
+    def renamed(item: Item) -> Item:
+        own, _, kind = item.name.rpartition("-")
+        return replace(item, name=f"{pseudonym('sample' if item.kind == 'synthetic' else 'case', own)}-{kind}")
+
+    return replace(division, train=[*map(renamed, division.train)], val=[*map(renamed, division.val)],
+                   left_out=[{"name": "", "reason": "anonymous"} for _ in division.left_out])
 
 
 def _trained_on(train: Sequence[Item], everyone: Sequence[Member]) -> TrainedOn:
@@ -187,8 +200,9 @@ def _father(sample: Path, record: dict, fathers: dict[str, Item]) -> Item:
     """The case that a sample was made from."""
     source = record.get("source", {})
     father, voxels = fathers.get(source.get("case")), source.get("voxels_sha256")
-    if father is not None and source.get("sha256", {}).get("ct") == father.sha256:
-        return father
+    for item in [father] if father is not None else fathers.values():  # an anonymous sample has a pseudonym for it
+        if source.get("sha256", {}).get("ct") == item.sha256:
+            return item
     # The same CT from another file, as viewers write, and perhaps by another name; the namesake is the likeliest.
     for item in sorted(fathers.values(), key=lambda item: item is not father):
         if voxels is not None and of_case(Dataset.open(item.folder), item.case).voxels == voxels:

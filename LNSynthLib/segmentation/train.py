@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from .. import __version__
+from ..cases.apart import person
 from ..runtime.cancel import run_child
 from ..runtime.content import check
 from ..runtime.devices import pick
@@ -29,6 +30,7 @@ from ..runtime.files import read_json, write_hashes, write_json
 from ..runtime.locks import alone_in
 from ..runtime.names import remove_ours
 from ..runtime.places import unplaced
+from ..runtime.pseudonyms import pseudonym
 from ..synthesis.outputs import check_apart
 from . import model
 from .export import export
@@ -66,7 +68,7 @@ def train_segmenter(real: Sequence[Path], synthetic: Sequence[Path], out: Path, 
 def _train(real: Sequence[Path], synthetic: Sequence[Path], out: Path, settings: SegmentSettings, resume: bool,
            device: torch.device, callback: Callback) -> dict:
     division = divide(real, synthetic, settings, callback)
-    record = {"settings": settings.plain(), "data": _data(division)}
+    record = {"settings": settings.plain(), "data": _data(division, settings.anonymous)}
     before = _claim(out, record, resume)
     if "trained" in before:
         return before
@@ -96,11 +98,13 @@ def _train(real: Sequence[Path], synthetic: Sequence[Path], out: Path, settings:
     return record
 
 
-def _data(division: Division) -> dict[str, list[dict]]:
+def _data(division: Division, anonymous: bool) -> dict[str, list[dict]]:
     """What decides, with the settings, what is learned."""
     def said(item: Item) -> dict:
-        return {"name": item.name, "kind": item.kind, "case": item.case, "patient": item.patient,
-                "sha256": item.sha256}
+        case, patient = item.case, item.patient
+        if anonymous:
+            case, patient = pseudonym("case", case), pseudonym("patient", person(patient))
+        return {"name": item.name, "kind": item.kind, "case": case, "patient": patient, "sha256": item.sha256}
 
     return {side: [said(item) for item in getattr(division, side)] for side in ("train", "val")}
 

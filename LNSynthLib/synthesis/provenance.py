@@ -17,6 +17,7 @@ from ..runtime.errors import LNSynthError
 from ..runtime.files import read_json, sha256, sha256_once
 from ..runtime.pseudonyms import pseudonym
 
+ANONYMOUS_KEY = "prepared"  # the kind of a pseudonym for a prepared case's key
 PACKAGES = ("torch", "monai", "numpy", "scipy")  # those whose arithmetic is in the result
 
 
@@ -66,12 +67,32 @@ def plain_settings(info: dict) -> dict:
 
 
 def anonymous(record: dict) -> dict:
-    """The record with a pseudonym for the case it was made from and without the names of files."""
-    source = {role: {k: v for k, v in about.items() if k != "file"} if isinstance(about, dict) else about
-              for role, about in record.get("source", {}).items() if role != "files"}
+    """The record with a pseudonym for the case it was made from, and without the names of files and segments.
+
+    What follows from a case's id in a way that lets a guess be tested goes too: keys, and the seeds of `synthesize`.
+    """
+    source = {role: _nameless(about) for role, about in record.get("source", {}).items()
+              if role not in ("files", "segments", "prepared_key")}
     if isinstance(case := source.get("case"), str):
         source["case"] = pseudonym("case", case)
-    return {**record, "source": source}
+    sampling = record.get("sampling", {})
+    if "run_seed" in sampling:
+        sampling = {name: value for name, value in sampling.items() if name not in ("seed", "run_seed", "sample")}
+    kept = {name: value for name, value in record.items() if name not in ("key", "source", "sampling")}
+    return {**kept, "source": source} | ({"sampling": sampling} if sampling else {})
+
+
+def anonymous_source(source: dict) -> dict:
+    """`anonymous` of a sample's source alone, before keys and seeds are made from it."""
+    return anonymous({"source": source})["source"]
+
+
+def _nameless(about):
+    """Hashes of files without the files' names: of a DICOM series a list."""
+    if not isinstance(about, dict):
+        return about
+    return {name: sorted(value.values()) if isinstance(value, dict) else value
+            for name, value in about.items() if name != "file"}
 
 
 def description(facts: dict) -> str:

@@ -21,12 +21,13 @@ from ..generators.protocol import DataForm
 from ..runtime.devices import pick
 from ..runtime.events import Callback, Event, Progress, ignore
 from ..runtime.machine import Need
+from ..runtime.pseudonyms import pseudonym
 from ..runtime.seeds import derive
 from ..training.cost import sampling_need
 from .draft import Draft, draft, prepared_cases
 from .exact import exact
 from .outputs import check_apart
-from .provenance import prepared_source, provenance
+from .provenance import ANONYMOUS_KEY, prepared_source, provenance
 from .samples import is_whole, to_hu, write_sample
 
 SMALL_PATCH = 48**3  # voxels
@@ -43,6 +44,7 @@ class SynthesizeSettings:
     prepared: str | None = None                              # preparation to take; None: the one that fits
     vary: VarySettings | None = field(default_factory=VarySettings)  # how nodes change; None: they stay as they are
     threads: int = 1                                         # of the CPU for a sample; another number, other last bits
+    anonymous: bool = False                                  # samples have pseudonyms for their cases, and other seeds
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,22 @@ def plan(cases: list[PreparedCase], facts: dict, settings: SynthesizeSettings) -
 def need(generator: Path, data: list[Path], out: Path, settings: SynthesizeSettings, workers: int = 1) -> Need:
     """What the samples take that are not under `out` yet, made by so many processes at once."""
     form = checkpoint.form(generator)
-    cases = prepared_cases(data, form, settings.split, settings.prepared)
+    cases = _cases(data, form, settings)
     names = (name(case, number) for case in cases for number in range(settings.per_case))
     left = sum(not (out / one).exists() for one in names)
     one = sampling_need(generator, settings.steps, left, f"Making {left} samples with {generator}",
                         "take a machine with a GPU, fewer --steps or --per-case, or a smaller generator")
     return replace(one, memory=one.memory * workers * at_once(form))
+
+
+def _cases(data: list[Path], form: DataForm, settings: SynthesizeSettings) -> list[PreparedCase]:
+    """The cases to start from. Anonymous ones have pseudonyms for their ids, from which names and seeds follow, and for
+    their keys, which follow from ids."""
+    cases = prepared_cases(data, form, settings.split, settings.prepared)
+    if not settings.anonymous:
+        return cases
+    return [replace(case, info={**case.info, "id": pseudonym("case", case.id),
+                                "key": pseudonym(ANONYMOUS_KEY, case.info["key"])}) for case in cases]
 
 
 def name(case: PreparedCase, number: int) -> str:
@@ -107,7 +119,7 @@ def synthesize(generator: Path, data: list[Path], out: Path, settings: Synthesiz
     model, facts = checkpoint.load(generator, device)
     if not model.samplers:
         settings = replace(settings, sampler="none", steps=1)
-    jobs = plan(prepared_cases(data, model.form, settings.split, settings.prepared), facts, settings)
+    jobs = plan(_cases(data, model.form, settings), facts, settings)
     check_apart([out / job.name for job in jobs], [*data, checkpoint.find(generator)])
     everyone = members(data)
     check_sides(everyone, callback)

@@ -22,6 +22,7 @@ from ..runtime.devices import pick
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, Progress, ignore
 from ..runtime.locks import turn
+from ..runtime.pseudonyms import pseudonym
 from ..runtime.seeds import derive
 from ..runtime.temporary import sweep
 from .catalog import read_record
@@ -29,6 +30,7 @@ from .fits import check_fits
 from .given import Files, Given, origin
 from .insert import InsertSettings
 from .outputs import check_apart
+from .provenance import anonymous_source
 from .samples import standing
 
 Mode = Literal["in-place", "patch"]
@@ -80,13 +82,14 @@ class Run:
 
 
 def variants(generator: Path, files: Files, out: Path, settings: VariantSettings, *, prefix: str | None = None,
-             anyway: bool = False, device: str = "auto", callback: Callback = ignore) -> dict:
+             anyway: bool = False, anonymous: bool = False, device: str = "auto", callback: Callback = ignore) -> dict:
     """Makes the variants, folders OUT/<prefix>-001 and so on.
 
     Returns {"folder", "samples", "made", "unchanged", "skipped"}: names of the samples; skipped: {"variant" (counted
     from 1), "reason"} of each in which no node could be varied.
 
     prefix  of the folders' names; None: the case's id
+    anonymous  a pseudonym for the case, no names of files (`provenance.anonymous`)
     anyway  go on where nodes are doubted (`cases.plausibility`) or the machine is too small (`fits`)
 
     In place, the nodes of `files.nodes` are compared voxel for voxel with those that the CT shows, `files.present`:
@@ -110,12 +113,14 @@ def variants(generator: Path, files: Files, out: Path, settings: VariantSettings
     if not model.samplers:
         settings = replace(settings, sampler="none", steps=1)
     case, kind = origin(files.ct, files.case, prefix)
+    case = pseudonym("case", case) if anonymous else case
     prefix, inputs = prefix or case, [*files.named().values(), checkpoint.find(generator)]
     _check_prefix(prefix)
     check_apart([_lock(out, prefix)], inputs)
     source = {"case": case, "kind": kind, "files": {role: path.name for role, path in files.named().items()},
               "sha256": files.digests()} | ({"anatomy_version": files.version} if files.anatomy is not None else {}) | (
                   {"segments": list(files.segments)} if files.segments else {})
+    source = anonymous_source(source) if anonymous else source
     out.mkdir(parents=True, exist_ok=True)
     with turn(out / prefix, LOCK_S, f"another run is making samples {prefix}-... here; wait until it has ended, or "
               "choose another --prefix or --out"):

@@ -7,7 +7,7 @@ Validation is always real (cases of split val), test cases are never looked at, 
 one, is on both sides. RUN holds a normal nnU-Net model, which nnU-Net's own commands run too.
 """
 
-from ..options import MACHINE, add_anyway, count
+from ..options import MACHINE, add_anonymous, add_anyway, count
 
 WRITES = ("out", "probability")  # see `cli`
 
@@ -27,6 +27,7 @@ def add_arguments(parser) -> None:
                        help="paper (default), mini, or a YAML file like theirs")
     train.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="assignments",
                        help="change settings of the preset, e.g. trainer.epochs=200 spacing_mm=1.5 seed=1")
+    add_anonymous(train, "pseudonyms for the cases, patients and samples in the run's files and in the model")
     add_anyway(train, MACHINE)
     train.add_argument("--resume", action="store_true", help="go on after the last checkpoint in RUN")
     predict = ways.add_parser("predict", help="segment a CT", description="Segment the lymph nodes of a CT.")
@@ -52,6 +53,8 @@ def _train(args, callback) -> dict:
     from ..segmentation.settings import load_settings
 
     chosen = {name: getattr(args, name) for name in ("strategy", "multiple") if getattr(args, name) is not None}
+    if args.anonymous:
+        chosen["anonymous"] = True
     settings = load_settings(args.trainer_preset, args.assignments, **chosen)
     callback(Event("loading torch"))
     check(training_need(settings, f"Training a segmenter with preset {args.trainer_preset}",

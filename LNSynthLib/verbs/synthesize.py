@@ -5,7 +5,7 @@ makes only what is missing. The samples are the same whatever the number of work
 torchrun --nproc-per-node N -m LNSynthLib synthesize ...
 """
 
-from ..options import MACHINE, add_anyway, count, real, seed
+from ..options import MACHINE, add_anonymous, add_anyway, count, real, seed
 
 
 def add_arguments(parser) -> None:
@@ -35,6 +35,8 @@ def add_arguments(parser) -> None:
                         help="with --filter: a node is found where more than this share of it is (default 0.7)")
     parser.add_argument("--filter-rule", choices=("every", "any", "mean"), default="every",
                         help="with --filter: how many of a sample's nodes must be found (default every)")
+    add_anonymous(parser, "pseudonyms for the cases in names, pictures and provenance; seeds follow from them, so that "
+                          "the samples are others than without")
     add_anyway(parser, MACHINE)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
 
@@ -100,7 +102,7 @@ def _settings(args):
 
     return SynthesizeSettings(
         per_case=args.per_case, seed=args.seed, sampler=args.sampler, steps=args.steps, threads=args.threads,
-        split=None if args.split == "all" else args.split, prepared=args.prepared,
+        split=None if args.split == "all" else args.split, prepared=args.prepared, anonymous=args.anonymous,
         vary=build(VarySettings, override({}, args.assignments), "--set"))
 
 
@@ -122,6 +124,7 @@ def _shared(args, callback) -> dict:
         arguments += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
     arguments += ["--generator", args.generator] if args.generator else []
     arguments += ["--prepared", args.prepared] if args.prepared else []
+    arguments += ["--anonymous"] if args.anonymous else []
     arguments += ["--set", *args.assignments] if args.assignments else []
     shares = run_shares(arguments, args.workers, callback)
     return {"folder": shares[0]["folder"]} | {

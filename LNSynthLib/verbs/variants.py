@@ -7,7 +7,7 @@ Samples that are there already stay, corrected ones too; run again, it makes onl
   lnsynth variants --ct ct.nii.gz --nodes new.nii.gz --anatomy anatomy.nii.gz --vary --count 5 --out samples
 """
 
-from ..options import MACHINE, add_mask_options, count, seed
+from ..options import MACHINE, add_anonymous, add_mask_options, count, seed
 
 
 def add_arguments(parser) -> None:
@@ -22,6 +22,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--anatomy-version", type=int, choices=(1, 2), default=2,
                         help="major version of TotalSegmentator whose ids the labels are (default 2)")
     add_mask_options(parser, MACHINE)
+    add_anonymous(parser, "a pseudonym for the case, and no names of files in the provenance")
     parser.add_argument("--case", metavar="ID",
                         help="the case's id in your data set (default: as the file lies in one, else NAME of "
                              "--prefix, else the CT's name)")
@@ -69,7 +70,7 @@ def run(args, callback) -> dict:
     files = Files(Path(args.ct), Path(args.nodes), present, anatomy, args.anatomy_version, args.case,
                   tuple(args.segments))
     result = variants(generator_path(args.generator), files, Path(args.out), settings, prefix=args.prefix,
-                      anyway=args.anyway, device=args.device, callback=callback)
+                      anyway=args.anyway, anonymous=args.anonymous, device=args.device, callback=callback)
     print(f"{args.out}: {len(result['made'])} samples made, {len(result['unchanged'])} unchanged (SYNTHETIC)")
     for left_out in result["skipped"]:
         print(f"variant {left_out['variant']} left out: {left_out['reason']}")
