@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
+from ..runtime.pseudonyms import known
 from .dataset import SPLITS, Case, Dataset
 from .fingerprint import Fingerprint, fingerprint, keep, near_duplicates, of_case
 
@@ -46,6 +47,11 @@ class Member:
     @property
     def person(self) -> str:
         return person(self.patient)
+
+    @property
+    def people(self) -> list[str]:
+        """`person` and, where it is a pseudonym that was given here or one was given for it, that of the other."""
+        return [self.person, *filter(None, [known("patient", self.person)])]
 
 
 def person(patient: str) -> str:
@@ -107,9 +113,9 @@ def check_sides(everyone: Sequence[Member], callback: Callback = ignore, skip_da
 
 
 def _check_names(ours: Sequence[Member], theirs: Sequence[Member]) -> None:
-    people, files = {m.person: m for m in theirs}, {m.sha256: m for m in theirs if m.sha256}
+    people, files = {who: m for m in theirs for who in m.people}, {m.sha256: m for m in theirs if m.sha256}
     for member in ours:
-        if (other := people.get(member.person)) is not None:
+        if (other := next(filter(None, map(people.get, member.people)), None)) is not None:
             spelt = "" if other.patient == member.patient else f" (also spelt {other.patient!r})"
             raise LNSynthError(f"patient {member.patient}{spelt} is on both sides: {member.name} is of split "
                                f"{member.side}, {other.name} of split {other.side}; give all images of a patient one "

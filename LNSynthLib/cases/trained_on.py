@@ -81,7 +81,8 @@ class TrainedOn:
         found = {}
         voxels = {one for part in self.parts for one in part["voxels"]}
         for n, member in enumerate(members):
-            if any(member.patient and _hash(part["salt"], member.person) in part["patients"] for part in self.parts):
+            if any(member.patient and _hash(part["salt"], who) in part["patients"]
+                   for part in self.parts for who in member.people):
                 found[n] = f"patient {member.patient}"
             elif member.fingerprint.voxels in voxels:
                 found[n] = "this CT"

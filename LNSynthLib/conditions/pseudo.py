@@ -16,7 +16,7 @@ from scipy import ndimage
 from scipy.special import erfinv
 
 from ..cases import synthetic
-from ..cases.apart import Member, check_new, members
+from ..cases.apart import Member, check_new, members, person
 from ..cases.body import label_map
 from ..cases.checks import check_ct
 from ..cases.dataset import Case, Dataset, home_of, voxels_sha256
@@ -27,6 +27,7 @@ from ..cases.volume import Volume, canonical, read, same_grid
 from ..runtime import seeds
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, Progress, ignore
+from ..runtime.pseudonyms import pseudonym
 from .placement import add
 from .prior import ShapePrior
 
@@ -193,6 +194,7 @@ def pseudo_dataset(
     split: str | None = None,
     case: str | None = None,
     patient: str | None = None,
+    anonymous: bool = False,
     callback: Callback = ignore,
 ) -> Dataset:
     """Adds `variants` cases of one CT, each with its own painted nodes, to a (new or old) data set of kind "pseudo".
@@ -202,6 +204,7 @@ def pseudo_dataset(
     split        of all the variants: they share one patient; default: that of the data set the CT lies in, else train
     case         what the CT is called; default: its case in the data set that it lies in
     patient      whose CT it is; default: the patient of that case, else the case
+    anonymous    pseudonyms (`runtime.pseudonyms`) for case and patient, and no name of the CT's file
 
     Variant k of a CT depends on the case's name, `seed` and k. Variants that are there stay. Raises LNSynthError for
     unusable files, for a CT that lies in no data set where no case is named, for one whose case another CT is called
@@ -209,6 +212,9 @@ def pseudo_dataset(
     kind of data set, and where not one node finds room.
     """
     name, patient, split = _origin(Path(ct), case, patient, split)
+    called = "real CT" if anonymous else f"real CT {Path(ct).name}"
+    if anonymous:
+        name, patient = pseudonym("case", name), pseudonym("patient", person(patient))
     callback(Event("reading the CT"))
     image = canonical(read(ct))
     check_ct(image, str(ct))
@@ -236,7 +242,7 @@ def pseudo_dataset(
                     "patient": patient,
                     "split": split,
                     "ct": {"case": name, "voxels_sha256": voxels},
-                    "source": f"real CT {Path(ct).name} with painted nodes; node shapes: {prior.attribution}",
+                    "source": f"{called} with painted nodes; node shapes: {prior.attribution}",
                     "anatomy_version": version,
                     "seed": seed,
                     "painted": records,

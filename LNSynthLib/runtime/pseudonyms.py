@@ -11,6 +11,7 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
+from functools import lru_cache
 from pathlib import Path
 
 from .errors import LNSynthError
@@ -38,6 +39,24 @@ def pseudonym(kind: str, id: str) -> str:
         raise LNSynthError(f"{home()}: the key of the pseudonyms cannot be kept there ({error.strerror}); set "
                            "LNSYNTH_HOME to a folder of yours that can be written to.") from None
     return found
+
+
+def known(kind: str, name: str) -> str:
+    """The id of a pseudonym, and the pseudonym of an id, as far as this installation gave it; "" for what it did not.
+    """
+    path = home() / "pseudonyms.csv"
+    try:
+        about = path.stat()
+    except OSError:
+        return ""
+    return _both_ways(path, about.st_mtime_ns, about.st_size).get((kind, name), "")
+
+
+@lru_cache(maxsize=2)
+def _both_ways(path: Path, _time: int, _size: int) -> dict[tuple[str, str], str]:
+    rows = _noted(path)
+    return {(row["kind"], row["id"]): row["pseudonym"] for row in rows} | {
+        (row["kind"], row["pseudonym"]): row["id"] for row in rows}
 
 
 def _secret(path: Path) -> bytes:

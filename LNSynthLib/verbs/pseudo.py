@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..options import count, seed
+from ..options import add_anonymous, count, seed
 
 
 def add_arguments(parser) -> None:
@@ -14,6 +14,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--case", metavar="ID",
                         help="what the CT is called (default: its case in the data set that it lies in)")
     parser.add_argument("--patient", metavar="ID", help="whose CT it is (default: as in that data set, else --case)")
+    add_anonymous(parser, "pseudonyms for case and patient, and no name of the CT's file")
     parser.add_argument("--out", type=Path, required=True, metavar="DATASET", help="folder to make, or to add to")
     parser.add_argument("--variants", type=count, default=1, metavar="K", help="cases to make of this CT (default 1)")
     parser.add_argument("--seed", type=seed, default=0, metavar="S", help="what the nodes depend on (default 0)")
@@ -33,6 +34,6 @@ def run(args, callback) -> dict:
         raise LNSynthError("--nodes MIN MAX: MIN must not be more than MAX.")
     dataset = pseudo_dataset(args.out, args.ct, args.anatomy, args.variants, args.seed, version=args.anatomy_version,
                              nodes=tuple(args.nodes), split=args.split, case=args.case, patient=args.patient,
-                             callback=callback)
+                             anonymous=args.anonymous, callback=callback)
     print(f"{args.out}: {len(dataset.cases())} cases with painted nodes (SYNTHETIC)")
     return {"dataset": str(args.out), "kind": dataset.kind, "cases": len(dataset.cases())}

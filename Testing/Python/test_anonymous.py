@@ -8,12 +8,16 @@ import pytest
 from test_synthesize import make_generator
 
 from LNSynthLib import cli
+from LNSynthLib.cases.apart import Member, check_sides, person
 from LNSynthLib.cases.dataset import Dataset
+from LNSynthLib.cases.fingerprint import Fingerprint
 from LNSynthLib.cases.phantom import phantom_dataset
 from LNSynthLib.cases.prepare import PrepareSettings, prepare
+from LNSynthLib.cases.trained_on import TrainedOn
 from LNSynthLib.cases.volume import read
 from LNSynthLib.evaluation.generation import ImageSettings, evaluate_samples
 from LNSynthLib.inspection import inspect
+from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.files import read_json, write_json
 from LNSynthLib.runtime.pseudonyms import pseudonym
 from LNSynthLib.segmentation.settings import SegmentSettings
@@ -130,12 +134,29 @@ def test_nothing_is_left_that_a_guessed_id_could_be_tested_with():
     assert provenance.anonymous(own) == {"source": {"ct": {"sha256": "a"}}, "sampling": {"seed": 1}}
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_patient_and_his_pseudonym_are_one_person_where_it_was_given(tmp_path, monkeypatch, turned):
+    monkeypatch.setenv("LNSYNTH_HOME", str(tmp_path / "home"))
+    names = ["Doe, Jane", pseudonym("patient", person("doe, jane"))]
+    looks = [Fingerprint(np.zeros((2, 2, 2), np.int8), voxels) for voxels in "ab"]
+    train, test = (Member(f"case {side}", side, side, who, "", lambda look=look: look) for side, who, look in zip(
+        ("train", "test"), names[::-1] if turned else names, looks, strict=True))
+    model = TrainedOn.of([train])
+    with pytest.raises(LNSynthError, match="on both sides"):
+        check_sides([train, test])
+    with pytest.raises(LNSynthError, match="was trained on patient"):
+        model.check([test], "It")
+    monkeypatch.setenv("LNSYNTH_HOME", str(tmp_path / "elsewhere"))
+    check_sides([train, test])
+    model.check([test], "It")
+
+
 def test_a_pseudonym_is_its_own():
     assert pseudonym("case", pseudonym("case", "Doe")) == pseudonym("case", "Doe")
 
 
 def test_the_options_are_there(capsys):
-    for verb in (["synthesize"], ["variants"], ["segment", "train"], ["import"], ["insert"], ["review", "export"]):
+    for verb in ("import", "pseudo", "synthesize", "variants", "insert", "segment train", "review export"):
         with pytest.raises(SystemExit):
-            cli.main([*verb, "--help"])
+            cli.main([*verb.split(), "--help"])
         assert "--anonymous" in capsys.readouterr().out

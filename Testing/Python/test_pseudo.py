@@ -14,6 +14,7 @@ from LNSynthLib.cli import EXIT_REFUSED, main
 from LNSynthLib.conditions import pseudo
 from LNSynthLib.conditions.prior import ShapePrior
 from LNSynthLib.runtime.errors import LNSynthError
+from LNSynthLib.runtime.pseudonyms import pseudonym
 
 TABLE = LabelTable.load("abdomen17")
 SPACING = (2.5, 2.5, 2.5)
@@ -152,6 +153,16 @@ def test_a_dataset_of_painted_nodes_says_so_and_can_be_completed(tmp_path, files
     with pytest.raises(LNSynthError, match="case ct-pseudo-3-000 .* one CT"):
         pseudo.pseudo_dataset(folder, *files, variants=1, seed=4, split="test", case="another")
     assert len(Dataset.open(folder).cases()) == 2
+
+
+def test_an_anonymous_case_names_nobody(tmp_path, files, case):
+    dataset = pseudo.pseudo_dataset(tmp_path / "set", *files, variants=1, seed=3, nodes=(2, 3), case="Doe-Jane",
+                                    patient="Doe", anonymous=True)
+    entry, = dataset.cases()
+    assert entry["id"] == f"{pseudonym('case', 'Doe-Jane')}-pseudo-3-000"
+    assert entry["patient"] == pseudonym("patient", "doe")
+    words = (tmp_path / "set" / "dataset.json").read_text()
+    assert "Doe" not in words and f"CT {files[0].name}" not in words
 
 
 def test_unfit_input_is_refused(tmp_path, files, case):
