@@ -2,9 +2,10 @@
 import numpy as np
 import pytest
 from scipy import ndimage
+from scipy.spatial.distance import cdist
 
 from LNSynthLib.cases.nodes import TOUCHING
-from LNSynthLib.cases.shapes import fullest, on_grid, whole_voxels
+from LNSynthLib.cases.shapes import MARGIN, fullest, on_grid, signed_distance, whole_voxels
 from LNSynthLib.cases.volume import Volume
 
 
@@ -71,6 +72,63 @@ def test_on_its_own_grid_a_mask_stays_as_it_is():
     cut[:3, 3] += turned[:3, :3] @ [4, 3, 2]
     assert np.array_equal(on_grid(Volume(mask, turned), cut, (20, 30, 10), least=0)[:, :22],
                           mask[4:24, 3:, 2:12])
+
+
+def test_distances_are_to_the_nearest_voxel_of_the_other_side_in_millimetres():
+    rng, spacing = np.random.default_rng(2), np.array([0.7, 1.1, 4.0])
+    mask = rng.random((5, 4, 3)) < 0.5
+    padded = np.pad(mask, MARGIN)
+    apart = cdist(np.argwhere(padded) * spacing, np.argwhere(~padded) * spacing)
+    distance = signed_distance(mask, spacing)
+    assert np.allclose(distance[padded], apart.min(1)) and np.allclose(distance[~padded], -apart.min(0))
+
+
+@pytest.mark.parametrize("numbers", [(1, 2), (2, 1)])
+def test_the_smaller_of_two_lies_as_if_alone_and_the_larger_beside_it(numbers):
+    """Two boxes side by side, whose border is in the middle of the coarse voxels."""
+    large, small = numbers
+    mask, shape = np.zeros((26, 15, 15), np.uint16), (8, 5, 5)
+    mask[3:13, 3:12, 3:12], mask[13:17, 5:11, 5:11] = large, small
+    coarse = np.diag([3.0, 3, 3, 1])
+    coarse[:3, 3] = 1  # the border, at 12.5, is within the voxels from 11.5 to 14.5
+    made = on_grid(Volume(mask, np.eye(4)), coarse, shape)
+    alone = [on_grid(Volume(np.where(mask == n, mask, 0), np.eye(4)), coarse, shape) == n for n in numbers]
+    assert (alone[0] & alone[1]).any()  # both want some
+    assert np.array_equal(made == small, alone[1])
+    assert [(made == n).sum() for n in numbers] == [30, 5]  # 810 and 144 voxels by 27
+
+
+def test_pieces_that_touch_by_a_corner_are_one_and_others_keep_a_volume_each():
+    mask = np.zeros((20, 20, 20), np.uint8)
+    mask[2:4, 2:4, 2:4] = mask[4:6, 4:6, 4:6] = 1    # one of 16 voxels
+    mask[10:16, 2:3, 2:14] = mask[10:16, 12:14, 2:4] = 1  # two whose boxes overlap, of 72 and 24
+    coarse = np.diag([2.0, 2, 2, 1])
+    coarse[:3, 3] = 0.5
+    made = on_grid(Volume(mask, np.eye(4)), coarse, (10, 10, 10))
+    pieces, found = ndimage.label(made, TOUCHING)
+    assert sorted(np.bincount(pieces.ravel())[1:]) == [2, 3, 9] and found == 3
+
+
+def test_a_node_at_the_edge_of_the_grid_has_the_part_of_its_volume_that_lies_on_it():
+    mask = ball((40, 20, 20), (1, 1, 1), (10, 10, 10), 12).astype(np.uint8)
+    coarse = np.diag([2.0, 2, 2, 1])
+    coarse[:3, 3] = 10.5, 0.5, 0.5  # its first voxels begin at 9.5, the middle of the ball's lowest half and the rest
+    made = on_grid(Volume(mask, np.eye(4)), coarse, (10, 10, 10))
+    assert abs(int(made.sum()) - mask[10:].sum() / 8) <= 4 and made.sum() < mask.sum() / 8
+    far = coarse.copy()
+    far[0, 3] = 30
+    assert not on_grid(Volume(mask, np.eye(4)), far, (10, 10, 10)).any()
+
+
+def test_what_grows_takes_the_fullest_beside_it_first():
+    """A chain of falling values leads to a high one: found when a few are taken at a time, each beside the last."""
+    field = np.full((30, 3, 3), -9.0)
+    field[2:10, 1, 1] = 5.0
+    field[10:14, 1, 1] = 1.0, 2.0, 3.0, 4.0  # behind the first of them it is fuller
+    field[2:10, 0, 1] = 0.5                  # beside all of the node
+    field[20:26, 1, 1] = 6.0                 # another piece, smaller
+    made = fullest(field, 14)
+    assert made[2:14, 1, 1].all() and made.sum() == 14 and not made[20:].any()
 
 
 def test_of_two_that_want_a_voxel_the_smaller_has_it():
