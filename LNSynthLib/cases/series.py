@@ -72,12 +72,12 @@ def _stored(data) -> np.ndarray:
     kept = int(data.get("BitsStored") or bits)
     high = int(data["HighBit"].value if "HighBit" in data else kept - 1)
     size, content = rows * columns * bits // 8, data.PixelData
-    if not (bits in (8, 16, 32) and 1 <= kept <= high + 1 <= bits and 0 <= len(content) - size <= size % 2):
+    if not (bits in (8, 16, 32) and 1 <= kept == high + 1 <= bits and 0 <= len(content) - size <= size % 2):
         raise ValueError("not the pixels that the header describes")
     order = ">" if str(data.file_meta.TransferSyntaxUID) == PLAIN[2] else "<"
     kind = np.dtype(f"{order}{'i' if data.get('PixelRepresentation') else 'u'}{bits // 8}")
     numbers = np.frombuffer(content, kind, rows * columns).reshape(rows, columns).astype(kind.newbyteorder("="))
-    numbers = np.right_shift(np.left_shift(numbers, bits - 1 - high), bits - kept)  # without what lies in other bits
+    numbers = np.right_shift(np.left_shift(numbers, bits - kept), bits - kept)  # without what lies in other bits
     slope, intercept = float(data.RescaleSlope), float(data.RescaleIntercept)
     hu = numbers * slope + intercept
     if slope.is_integer() and intercept.is_integer():

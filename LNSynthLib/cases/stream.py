@@ -48,7 +48,7 @@ class Stream:
         Refused before anything is allocated where the file cannot hold that much, or the memory cannot.
         """
         size = math.prod(shape) * dtype.itemsize
-        if size > self.most:
+        if min(shape) < 1 or size > self.most:
             raise unreadable(self.path)
         check_room(self.path, size)
         try:

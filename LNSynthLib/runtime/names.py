@@ -5,6 +5,7 @@ A manifest, a table or a record may come from anybody. An id such as `../../prec
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Collection, Iterable, Iterator
@@ -64,7 +65,7 @@ def below(folder: Path, relative: object, where: object, what: str = "the path")
     text = relative if isinstance(relative, str) else ""
     windows = PureWindowsPath(text)
     if not text or "\0" in text or PurePosixPath(text).is_absolute() or windows.drive or windows.root \
-            or ".." in windows.parts:
+            or ".." in windows.parts or any(len(os.fsencode(part)) > 255 for part in windows.parts):
         raise LNSynthError(f"{where}: {what} {_shown(relative)} is not a path below {folder}; give one that begins in "
                            "that folder, or choose another folder.")
     return Path(folder) / text

@@ -198,7 +198,12 @@ def series_by_pydicom(folder: Path):
     slices = [pydicom.dcmread(path) for path in files(folder, "*.dcm")]
     slices = sorted((s for s in slices if s.get("Modality") == "CT"), key=lambda s: np.dot(
         s.ImagePositionPatient, np.cross(s.ImageOrientationPatient[:3], s.ImageOrientationPatient[3:])))
-    planes = [(s.pixel_array.astype(np.float64) * float(s.RescaleSlope) + float(s.RescaleIntercept)).T for s in slices]
+    planes = []
+    for s in slices:  # bits above the stored ones are no part of a number
+        numbers = s.pixel_array.astype(np.int64) & ((1 << s.BitsStored) - 1)
+        if s.PixelRepresentation:
+            numbers -= (numbers >> (s.BitsStored - 1)) << s.BitsStored
+        planes.append((numbers * float(s.RescaleSlope) + float(s.RescaleIntercept)).T)
     first, last, affine = slices[0], slices[-1], np.eye(4)
     affine[:3, 0] = np.array(first.ImageOrientationPatient[:3], float) * first.PixelSpacing[1]
     affine[:3, 1] = np.array(first.ImageOrientationPatient[3:], float) * first.PixelSpacing[0]

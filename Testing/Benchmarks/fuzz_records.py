@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import struct
 from dataclasses import asdict
@@ -151,8 +152,8 @@ def pairs_table(folder: Path):
 
 
 def same_rows(content, said) -> bool:
-    def plain(value: str) -> str:
-        return value.removeprefix("'")
+    def plain(value: str) -> str:  # numbers as they are written shortest
+        return re.sub(r"\d+\.\d+", lambda found: f"{float(found[0]):g}", value.removeprefix("'"))
 
     return len(content) == len(said) and all(plain(str(mine)).lower() == plain(theirs).lower() or not theirs
                                              for row, other in zip(content, said, strict=True)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import struct
 import zipfile
 import zlib
@@ -19,7 +20,7 @@ from LNSynthLib.cases.masks import read_nodes
 from LNSynthLib.cases.npz import read_npz
 from LNSynthLib.cases.segments import is_seg, label_table, read_segmentation
 from LNSynthLib.cases.store import write_prepared
-from LNSynthLib.cases.volume import Volume, read, write
+from LNSynthLib.cases.volume import Volume, description, read, write
 from LNSynthLib.conditions.prior import ShapePrior
 from LNSynthLib.evaluation.folders import _probability
 from LNSynthLib.generators import checkpoint
@@ -194,6 +195,33 @@ def test_layers_of_a_seg_nrrd_are_bounded_checked_and_in_the_folder(tmp_path):
     put(layer="9" * 30)
     with pytest.raises(LNSynthError, match="Segment0_Layer is '999.*no number"):
         read_segmentation(path)
+
+
+@pytest.mark.parametrize("field, value", [("DimSize", "-3 -4 5"), ("NDims", "1" + "0" * 30), ("DimSize", "3 4"),
+                                          ("TransformMatrix", "5 0 0 0 1 0 0 0 1"), ("ElementSpacing", "1 1 0")])
+def test_a_metaimage_header_that_cannot_be(tmp_path, field, value):
+    """ITK crashes over some of these."""
+    write(tmp_path / "a.mha", Volume(np.zeros((3, 4, 5), np.int16), np.eye(4)))
+    content = (tmp_path / "a.mha").read_bytes()
+    (tmp_path / "a.mha").write_bytes(re.sub(rb"(?m)^%s = .*$" % field.encode(), f"{field} = {value}".encode(), content,
+                                            count=1))
+    with pytest.raises(LNSynthError, match="a.mha: "):
+        read(tmp_path / "a.mha")
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_metaimages_lie_where_itk_puts_them(tmp_path, turned):
+    import SimpleITK as sitk
+    from itk_volume import from_sitk
+
+    affine = np.diag([0.7, 0.9, 2.5, 1.0])
+    affine[:3, 3] = 5, -7, 90
+    if turned:
+        affine[:3, :3] = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0] * [0.7, 0.9, 2.5]
+    write(tmp_path / "a.mha", Volume(np.arange(60, dtype=np.int16).reshape(3, 4, 5), affine), "SYNTHETIC: x = y")
+    ours, theirs = read(tmp_path / "a.mha"), from_sitk(sitk.ReadImage(str(tmp_path / "a.mha")))
+    assert np.array_equal(ours.array, theirs.array) and np.allclose(ours.affine, theirs.affine)
+    assert description(tmp_path / "a.mha") == "SYNTHETIC: x = y"
 
 
 def test_a_detached_nrrd_is_read_by_its_header(tmp_path):
