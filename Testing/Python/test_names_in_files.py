@@ -314,7 +314,7 @@ def experiment(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("change, why", [
     *((lambda result, name=name: result.update(dataset=name), "the data set")
-      for name in ("../../../precious", "//host/share", 7, None)),
+      for name in ("dataset/../../precious", "..", "//host/share", 7, None)),  # up alone: a set that was there before
     (lambda result: result["cases"][0].update(id="../../../precious"), "the case"),
     (lambda result: result["cases"][0].update(id="/precious"), "the case")])
 def test_data_sets_and_cases_of_a_cell(experiment, change, why):
