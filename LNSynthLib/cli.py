@@ -131,6 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     With `--events json` stdout carries events alone, the last one with `result` or `error`; what a verb prints goes to
     stderr then.
     """
+    # Threads that wait in a spin loop slow down everything else on a busy CPU; libgomp reads this when torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     args = argparse.Namespace(events="bar", debug=False, verb="lnsynth")
     stdout = sys.stdout
     try:

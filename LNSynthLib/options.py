@@ -51,6 +51,29 @@ seed = whole(0, HIGHEST_SEED)
 count = whole(1)   # of things of which there is one at least: steps, variants, samples a case
 number = whole(0)  # of things of which there may be none: workers beside this process, nodes to add
 
+def add_generator(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--generator", metavar="WEIGHTS|RUN",
+                        help="folder of a generator or of a training run (default: the demo weights)")
+
+
+def add_sampling(parser: argparse.ArgumentParser, sampler: bool = True) -> None:
+    """--sampler (unless the verb has one of its own), --steps and --seed."""
+    if sampler:
+        parser.add_argument("--sampler", choices=("dpmpp", "ddim", "ddpm"), default="dpmpp",
+                            help="dpmpp: DPM-Solver++, good in 25 steps (default); ddim; ddpm: wants hundreds of steps")
+    parser.add_argument("--steps", type=count, default=25, metavar="N", help="sampling steps (default 25)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of what is random (default 0)")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
+
+
+def add_anatomy_version(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--anatomy-version", type=int, choices=(1, 2), default=2,
+                        help="major version of TotalSegmentator whose ids the labels are (default 2)")
+
+
 SEGMENTS = ("segments of a DICOM SEG or .seg.nrrd that are nodes; all takes every one (default: those that are called "
             "lymph node)")
 

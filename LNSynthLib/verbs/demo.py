@@ -3,27 +3,21 @@
 Everything lands in OUT, to be opened at OUT/index.html. Takes some minutes on two CPU cores.
 """
 
-from ..options import MACHINE, add_anyway, count, seed
+from ..options import MACHINE, add_anyway, add_device, add_generator, add_sampling
 
 
 def add_arguments(parser) -> None:
     parser.add_argument("--out", default="demo_out", metavar="OUT", help="folder (default demo_out)")
     parser.add_argument("--ct", metavar="CT", help="your CT instead of the phantom: NIfTI, NRRD, MHA or a DICOM folder")
     parser.add_argument("--anatomy", metavar="MASK", help="its TotalSegmentator v2 labels (see `lnsynth anatomy`)")
-    parser.add_argument("--generator", metavar="WEIGHTS|RUN",
-                        help="folder of a generator or of a training run (default: the demo weights)")
-    parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of what is random (default 0)")
-    parser.add_argument("--steps", type=count, default=25, metavar="N", help="sampling steps (default 25)")
+    add_generator(parser)
+    add_sampling(parser, sampler=False)
     add_anyway(parser, MACHINE)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
+    add_device(parser)
 
 
 def run(args, callback) -> dict:
-    import os
     from pathlib import Path
-
-    # Threads that wait in a spin loop slow down everything else on a busy CPU; libgomp reads this when torch loads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
     from ..runtime.events import Event
 

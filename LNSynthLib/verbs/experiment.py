@@ -41,7 +41,6 @@ def run(args, callback) -> dict:
 
 
 def _run(args, out: str, callback) -> dict:
-    import os
     from dataclasses import replace
     from pathlib import Path
 
@@ -50,7 +49,6 @@ def _run(args, out: str, callback) -> dict:
     from ..runtime.errors import LNSynthError
     from ..runtime.events import Event
 
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if args.workers > 1 and args.shard:
         raise LNSynthError("--workers must be 1 with --shard.")
     callback(Event("loading torch"))

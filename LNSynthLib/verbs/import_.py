@@ -7,15 +7,14 @@ match, and several CTs of a patient, are listed in a CSV with the columns image,
 patient, split, source.
 """
 
-from ..options import add_anonymous, add_mask_options, seed
+from ..options import add_anatomy_version, add_anonymous, add_mask_options, seed
 
 
 def add_arguments(parser):
     parser.add_argument("--images", required=True, metavar="DIR", help="folder of CTs")
     parser.add_argument("--nodes", required=True, metavar="DIR", help="folder of lymph node masks")
     parser.add_argument("--anatomy", metavar="DIR", help="folder of TotalSegmentator masks (task total)")
-    parser.add_argument("--anatomy-version", type=int, choices=(1, 2), default=2,
-                        help="TotalSegmentator version of those masks' ids (default 2)")
+    add_anatomy_version(parser)
     add_mask_options(parser)
     parser.add_argument("--pairs", metavar="CSV", help="which files belong together; paths count from the folders")
     parser.add_argument("--out", required=True, metavar="DATASET", help="folder of the data set, new or to add to")

@@ -4,17 +4,25 @@ The CT may have any size, orientation and spacing; it keeps its grid, and every 
 the nodes keeps its value. The result is marked SYNTHETIC in its header and has a provenance file beside it.
 """
 
-from ..options import MACHINE, add_anonymous, add_mask_options, count, real, seed
+from ..options import (
+    MACHINE,
+    add_anatomy_version,
+    add_anonymous,
+    add_device,
+    add_generator,
+    add_mask_options,
+    add_sampling,
+    count,
+    real,
+)
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("--generator", metavar="WEIGHTS|RUN",
-                        help="folder of a generator or of a training run (default: the demo weights)")
+    add_generator(parser)
     parser.add_argument("--ct", required=True, metavar="CT", help="NIfTI, NRRD, MHA or the folder of a DICOM series")
     parser.add_argument("--nodes", required=True, metavar="MASK", help="node mask on the CT's grid")
     parser.add_argument("--anatomy", metavar="MASK", help="TotalSegmentator labels on the CT's grid (recommended)")
-    parser.add_argument("--anatomy-version", type=int, choices=(1, 2), default=2,
-                        help="major version of TotalSegmentator whose ids the labels are (default 2)")
+    add_anatomy_version(parser)
     add_mask_options(parser, MACHINE)
     add_anonymous(parser, "leave the names of the files out of the provenance")
     parser.add_argument("--out", required=True, metavar="FILE", help="the CT to write: .nii, .nii.gz, .nrrd or .mha")
@@ -27,19 +35,12 @@ def add_arguments(parser) -> None:
                              "generator's smoother image")
     parser.add_argument("--margin", type=real(above=0), default=6.0, metavar="MM",
                         help="how far around a node the CT may change (default 6)")
-    parser.add_argument("--sampler", choices=("dpmpp", "ddim", "ddpm"), default="dpmpp",
-                        help="dpmpp: DPM-Solver++, good in 25 steps (default); ddim; ddpm: wants hundreds of steps")
-    parser.add_argument("--steps", type=count, default=25, metavar="N", help="sampling steps (default 25)")
-    parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of what is random (default 0)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
+    add_sampling(parser)
+    add_device(parser)
 
 
 def run(args, callback) -> dict:
-    import os
     from pathlib import Path
-
-    # Threads that wait in a spin loop slow down everything else on a busy CPU; libgomp reads this when torch loads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
     from ..runtime.events import Event
 

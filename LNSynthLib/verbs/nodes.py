@@ -10,15 +10,14 @@ change, a .json. Adding and varying need the CT, for the body, and the anatomy, 
   lnsynth nodes --ct DICOM_FOLDER --nodes nodes.nii.gz --out seg.dcm
 """
 
-from ..options import add_mask_options, count, number, real, seed
+from ..options import add_anatomy_version, add_mask_options, count, number, real, seed
 
 
 def add_arguments(parser):
     parser.add_argument("--nodes", metavar="MASK", help="node mask; without it, --add begins with none")
     parser.add_argument("--ct", metavar="CT", help="NIfTI, NRRD, MHA or the folder of a DICOM series")
     parser.add_argument("--anatomy", metavar="MASK", help="TotalSegmentator labels on the same grid")
-    parser.add_argument("--anatomy-version", type=int, choices=(1, 2), default=2,
-                        help="TotalSegmentator version of those labels' ids (default 2)")
+    add_anatomy_version(parser)
     add_mask_options(parser)
     parser.add_argument("--measure", action="store_true", help="write only the table: --out is a .csv or .json")
     parser.add_argument("--remove", type=count, action="append", default=[], metavar="ID", help="take this node away")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..options import add_anonymous, count, seed
+from ..options import add_anatomy_version, add_anonymous, count, seed
 
 
 def add_arguments(parser) -> None:
@@ -22,8 +22,7 @@ def add_arguments(parser) -> None:
                         help="nodes a case (default 2 9)")
     parser.add_argument("--split", choices=("train", "val", "test"),
                         help="default: as in the data set that the CT lies in, else train")
-    parser.add_argument("--anatomy-version", type=int, choices=(1, 2), default=2,
-                        help="of the TotalSegmentator ids (default 2)")
+    add_anatomy_version(parser)
 
 
 def run(args, callback) -> dict:

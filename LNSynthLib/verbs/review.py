@@ -4,7 +4,7 @@ Decisions are rows of FOLDER/review.csv; `lnsynth segment train` leaves out what
 filter. Of one reviewer's decisions on a sample the latest counts; where reviewers disagree, one rejection excludes it.
 """
 
-from ..options import add_anonymous, real
+from ..options import add_anonymous, add_device, real
 
 
 def add_arguments(parser) -> None:
@@ -45,7 +45,7 @@ def add_arguments(parser) -> None:
                        help="a node is found where more than this share of its voxels is (default 0.7)")
     judge.add_argument("--filter-rule", choices=("every", "any", "mean"), default="every",
                        help="how many of a sample's nodes must be found (default every)")
-    judge.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
+    add_device(judge)
 
 
 def run(args, callback) -> dict:

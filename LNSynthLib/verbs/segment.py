@@ -7,7 +7,7 @@ Validation is always real (cases of split val), test cases are never looked at, 
 one, is on both sides. RUN holds a normal nnU-Net model, which nnU-Net's own commands run too.
 """
 
-from ..options import MACHINE, add_anonymous, add_anyway, count
+from ..options import MACHINE, add_anonymous, add_anyway, add_device, count
 
 WRITES = ("out", "probability")  # see `cli`
 
@@ -37,7 +37,7 @@ def add_arguments(parser) -> None:
     predict.add_argument("--out", required=True, metavar="MASK", help="file for the nodes: one number a node")
     predict.add_argument("--probability", metavar="FILE", help="also write the probability")
     for way in (train, predict):
-        way.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
+        add_device(way)
 
 
 def run(args, callback) -> dict:

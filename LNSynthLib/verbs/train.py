@@ -25,11 +25,6 @@ def add_arguments(parser) -> None:
 
 
 def run(args, callback) -> dict | None:
-    import os
-
-    # Threads that wait in a spin loop slow down everything else on a busy CPU; libgomp reads this when torch loads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
     from pathlib import Path
 
     from ..cases.dataset import Dataset
