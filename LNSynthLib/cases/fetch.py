@@ -17,7 +17,7 @@ from ..runtime.temporary import scratch
 from .apart import add_apart, members, person
 from .dataset import Dataset
 from .dicom import find_seg
-from .importers import Item, read_item
+from .importers import Item, check_refused, read_item
 from .masks import EVERY, telling
 from .splits import PAPER, split_by_patient
 
@@ -126,9 +126,7 @@ def fetch_collection(
                 except LNSynthError as error:
                     refused[study.patient] = message = str(error)
             progress.step(message=message)
-    if refused:
-        ids, first = ", ".join(refused), next(iter(refused.values()))
-        raise LNSynthError(f"{len(refused)} of {len(wanted)} patients were refused ({ids}), the first because {first}")
+    check_refused(refused, f"{len(wanted)} patients")
     return dataset
 
 

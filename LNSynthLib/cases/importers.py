@@ -91,10 +91,15 @@ def import_folder(
             except LNSynthError as error:
                 refused[item.id] = message = str(error)
             progress.step(message=message)
-    if refused:
-        ids, first = ", ".join(refused), next(iter(refused.values()))
-        raise LNSynthError(f"{len(refused)} of {len(items)} cases were refused ({ids}), the first because {first}")
+    check_refused(refused, f"{len(items)} cases")
     return dataset
+
+
+def check_refused(refused: dict[str, str], asked: str) -> None:
+    """Raises LNSynthError where some were refused: {id: why}, out of `asked`, such as "3 cases"."""
+    if refused:
+        raise LNSynthError(f"{len(refused)} of {asked} were refused ({', '.join(refused)}), the first because "
+                           f"{next(iter(refused.values()))}")
 
 
 def _anonymous(item: Item) -> Item:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .errors import LNSynthError
+from .errors import LNSynthError, shown
 
 NONE = type(None)
 NUMBER = (int, float)
@@ -43,7 +43,7 @@ def check(value: Any, shape: Any, where: object, at: str = "") -> Any:
     elif isinstance(shape, set | frozenset):
         if not isinstance(value, str | int | NONE) or value not in shape:
             known = ", ".join(sorted(map(str, shape)))
-            raise LNSynthError(f"{where}: {at} is one of {known}, not {_shown(value)}; correct it.")
+            raise LNSynthError(f"{where}: {at} is one of {known}, not {shown(value)}; correct it.")
     elif isinstance(shape, type | tuple):
         _typed(value, shape if isinstance(shape, tuple) else (shape,), where, at)
     else:
@@ -59,7 +59,7 @@ def count(value: Any, where: object) -> None:
 def positive(value: Any, where: object) -> None:
     """A shape: a number above 0."""
     if _typed(value, NUMBER, where, "it") <= 0:
-        raise LNSynthError(f"{where}: it must be above 0, not {_shown(value)}; correct it, or restore the file from a "
+        raise LNSynthError(f"{where}: it must be above 0, not {shown(value)}; correct it, or restore the file from a "
                            "copy.")
 
 
@@ -69,15 +69,10 @@ def _typed(value: Any, types: tuple, where: object, at: str) -> Any:
     if not fits or isinstance(value, float) and not math.isfinite(value):
         wanted = " or ".join(WORDS.get(kind, kind.__name__) for kind in types)
         what = f"{at} must be" if at else "the file must hold"
-        raise LNSynthError(f"{where}: {what} {wanted}, not {_shown(value)}; correct it, or restore the file from a "
+        raise LNSynthError(f"{where}: {what} {wanted}, not {shown(value)}; correct it, or restore the file from a "
                            "copy.")
     return value
 
 
 def _join(at: str, name: object) -> str:
     return f"{at}.{name}" if at else str(name)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from .errors import LNSynthError
+from .errors import LNSynthError, shown
 from .temporary import MARK
 
 LONGEST = 200  # bytes of a name: file systems hold 255, and suffixes and temporary prefixes come on top
@@ -42,7 +42,7 @@ def problem(name: object) -> str:
 def check_name(name: object, where: object, what: str = "the id") -> str:
     """The name itself. Raises LNSynthError, naming `where` it stands and `what` it is, unless it can name a folder."""
     if why := problem(name):
-        raise LNSynthError(f"{where}: {what} {_shown(name)} cannot name a folder (it {why}); use letters, digits, dots "
+        raise LNSynthError(f"{where}: {what} {shown(name)} cannot name a folder (it {why}); use letters, digits, dots "
                            "and dashes.")
     return name
 
@@ -52,7 +52,7 @@ def check_id(name: object, where: object, what: str = "the id") -> str:
     """
     check_name(name, where, what)
     if not ID.fullmatch(name):
-        raise LNSynthError(f"{where}: {what} {_shown(name)} cannot name a folder; use letters, digits, dots and "
+        raise LNSynthError(f"{where}: {what} {shown(name)} cannot name a folder; use letters, digits, dots and "
                            "dashes, a letter or digit first.")
     return name
 
@@ -66,7 +66,7 @@ def below(folder: Path, relative: object, where: object, what: str = "the path")
     windows = PureWindowsPath(text)
     if not text or "\0" in text or PurePosixPath(text).is_absolute() or windows.drive or windows.root \
             or ".." in windows.parts or any(len(os.fsencode(part)) > 255 for part in windows.parts):
-        raise LNSynthError(f"{where}: {what} {_shown(relative)} is not a path below {folder}; give one that begins in "
+        raise LNSynthError(f"{where}: {what} {shown(relative)} is not a path below {folder}; give one that begins in "
                            "that folder, or choose another folder.")
     return Path(folder) / text
 
@@ -82,7 +82,7 @@ def inside(folder: Path, relative: object, where: object, what: str = "the path"
     folder = Path(folder)
     parts = PurePosixPath(relative).parts if isinstance(relative, str) else ()
     if not parts or PureWindowsPath(relative).is_absolute() or any(problem(part) for part in parts):
-        raise LNSynthError(f"{where}: {what} {_shown(relative)} is not a path inside {folder}; correct it.")
+        raise LNSynthError(f"{where}: {what} {shown(relative)} is not a path inside {folder}; correct it.")
     path = folder.joinpath(*parts)
     try:
         real = path.resolve()
@@ -90,7 +90,7 @@ def inside(folder: Path, relative: object, where: object, what: str = "the path"
     except (OSError, RuntimeError):  # links in a circle
         real, home = None, folder
     if real is None or real == home or not real.is_relative_to(home):
-        raise LNSynthError(f"{where}: {what} {_shown(relative)} leads out of {folder} through a link; put the file "
+        raise LNSynthError(f"{where}: {what} {shown(relative)} leads out of {folder} through a link; put the file "
                            "itself there.")
     return path
 
@@ -141,8 +141,3 @@ def _others(folder: Path, patterns: Iterable[str]) -> Iterator[str]:
         if not (file.is_dir() and not file.is_symlink() or file.name in SYSTEM_FILES or MARK.search(relative)
                 or any(fnmatch(relative, pattern) for pattern in patterns)):
             yield relative
-
-
-def _shown(name: object) -> str:
-    text = repr(name)
-    return text if len(text) <= 80 else f"{text[:77]}..."
