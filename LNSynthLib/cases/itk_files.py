@@ -82,7 +82,7 @@ def read_layers(path: Path) -> tuple[np.ndarray, np.ndarray]:
     storage, reader = _storage(path), read_information(path)
     shape, count = tuple(reader.GetSize()), reader.GetNumberOfComponents()
     if reader.GetDimension() != 3 or storage.dtype.kind == "f":
-        raise LNSynthError(f"{path}: these are no labels on one 3D grid; export the segmentation again.")
+        raise LNSynthError(f"{path}: its voxels are not labels on one 3D grid; export the segmentation again.")
     if storage.sizes != (shape if count == 1 else (count, *shape)):
         raise unreadable(path)
     layers = _voxels(path, storage)

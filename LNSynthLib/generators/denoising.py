@@ -106,7 +106,7 @@ class Denoising:
         known, keep  where `keep` > 0 the result is `known`: with its clean value known at each step, a voxel stays
                      the real one at exactly that step's noise level
 
-        Raises LNSynthError for an unknown sampler, and where the network makes values that are no numbers.
+        Raises LNSynthError for an unknown sampler, and where the output is not finite.
         """
         if sampler not in SAMPLERS:
             raise LNSynthError(f"There is no sampler {sampler!r}; choose one of {', '.join(SAMPLERS)}.")
