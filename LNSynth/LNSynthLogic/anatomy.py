@@ -90,7 +90,7 @@ def add_anatomy(scene, ct, labels_volume, name: str):
     """A segmentation from a LNSynthLib Volume of TotalSegmentator v2 ids on the CT's grid; returns the node.
 
     One labelmap for all structures, cropped to them. Under the CT's transform, patient and study. Raises LNSynthError
-    where the voxels are no such ids or the grid is not the CT's.
+    where the voxels are not such ids or the grid is not the CT's.
     """
     check_transform(ct)
     if labels_volume.shape != shape_of(ct):
@@ -102,7 +102,7 @@ def add_anatomy(scene, ct, labels_volume, name: str):
 def from_labelmap(scene, labelmap, ct):
     """A segmentation from a labelmap node of TotalSegmentator v2 ids that covers the CT, on the labelmap's own grid.
 
-    Raises LNSynthError where the voxels are no such ids, or none of them lies in the CT.
+    Raises LNSynthError where the voxels are not such ids, or none of them lies in the CT.
     """
     to_world(labelmap)
     check_transform(ct)

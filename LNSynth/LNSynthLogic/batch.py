@@ -245,8 +245,8 @@ class Run:
                                    .format(file=step.output, reason=getattr(error, "strerror", error)))
                     return
                 if kept is not None:
-                    self._tell(_("{file} was made otherwise and is made anew; the old one is kept as {kept}.").format(
-                        file=step.output, kept=kept.name))
+                    self._tell(_("{file} was made with other settings or inputs; it is remade, and the old one is "
+                                 "kept as {kept}.").format(file=step.output, kept=kept.name))
             self._ran = True
             self._job = Job(step.arguments, on_event=self._event, on_log=self._on_log,
                             environment=self._environment)

@@ -94,8 +94,8 @@ def _synthesis(p, environment: Environment) -> str:
     if p.vary and p.anatomy is None:
         return _("Nodes are varied at random only with the anatomy, so that none covers an organ (section Anatomy).")
     if p.nodesInCT and p.originalNodes is not None and original_ct(p.originalNodes) is not p.ct:
-        return _("These nodes were marked as visible in another CT: choose that one, or say it of this CT by clearing "
-                 "and setting the box below the nodes (section Input).")
+        return _("These nodes were marked as visible in another CT: choose that one, or, if this CT "
+                 "shows them, untick and re-tick the box below the nodes (section Input).")
     if p.generator and (missing := generator_missing(Path(p.generator))):
         return missing
     return environment.missing_words("synthesis") or steps_missing(p.generator, p.steps)
@@ -109,7 +109,7 @@ def _batch(p, environment: Environment) -> str:
     if not p.batchInput:
         return _("Choose the folder of the CTs.")
     if not Path(p.batchInput).is_dir():
-        return _("{folder} is no folder; choose the folder of the CTs.").format(folder=p.batchInput)
+        return _("{folder} is not a folder; choose the folder of the CTs.").format(folder=p.batchInput)
     if not p.batchOutput:
         return _("Choose a folder for the results.")
     inside, around = Path(p.batchOutput).resolve(), Path(p.batchInput).resolve()
@@ -127,7 +127,7 @@ def _ct(p) -> str:
     if p.ct is None:
         return _("Choose a CT (section Input).")
     if p.ct.GetImageData() is None:
-        return _("The chosen CT has no voxels yet.")
+        return _("The selected CT has no voxels yet.")
     return ""
 
 
@@ -175,7 +175,7 @@ def _timesteps(about: Path, _changed: int) -> int | None:
 
 
 def segmenter_missing(folder: str) -> str:
-    """Why a folder is no trained nnU-Net, empty when it is one."""
+    """Why a folder is not a trained nnU-Net; empty when it is one."""
     if not folder:
         return _("Choose the folder of a trained nnU-Net.")
     path = Path(folder)

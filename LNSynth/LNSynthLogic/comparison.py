@@ -41,8 +41,8 @@ class Comparison:
         if not self.rows:
             return _("Neither segmentation has a node in the CT.")
         if not found + missed:
-            return _("The reference has no node in the CT; {false} false.").format(false=false)
-        return _("{found} of {all} nodes found, {missed} missed, {false} false; DSC of all together {dsc}.").format(
+            return _("The reference has no node in the CT; {false} false positives.").format(false=false)
+        return _("{found} of {all} nodes found, {missed} missed, {false} false positives; overall DSC {dsc}.").format(
             found=found, all=found + missed, missed=missed, false=false, dsc=f"{self.dsc:.2f}")
 
 

@@ -218,7 +218,7 @@ def words(estimate: Estimate) -> str:
     if estimate.seconds is None:
         time = _("How long it takes on {device} is known after the first run here").format(device=device)
     elif estimate.measured:
-        time = _("About {time} on {device}, as the last run here was").format(
+        time = _("About {time} on {device}, based on the last run").format(
             time=duration(estimate.seconds), device=device)
     else:
         time = _("Roughly {time} on {device}, a guess until the first run here").format(

@@ -25,7 +25,7 @@ def affine_of(volume_node) -> np.ndarray:
 
 
 def to_world(node) -> np.ndarray:
-    """4x4 float64: the node's own coordinates to world. Raises LNSynthError where that is no matrix (a warp)."""
+    """4x4 float64: the node's own coordinates to world. Raises LNSynthError where that is not a matrix (a warp)."""
     transform = node.GetParentTransformNode()
     if transform is None:
         return np.eye(4)

@@ -1,4 +1,4 @@
-"""What a result of the batch was made with: OUTPUT.made.json beside it, so that one made otherwise is not taken for it.
+"""What a result of the batch was made with: OUTPUT.made.json beside it, so that an outdated one is told apart.
 
 The command without interpreter and device, and the sizes and times of the files that go in. A person's corrections of
 the result itself change nothing of that, and so they stay.

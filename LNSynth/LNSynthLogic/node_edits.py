@@ -204,7 +204,7 @@ def _caveat(place: Surroundings) -> str:
 def _refused(segmentation, name: str, place: Surroundings, start, mask, tries: int) -> str:
     already = listed(segmentation, place.covered(start, mask))
     if already:
-        return _("{name} stays as it was: it lies on {what} already; move it with the handles first, or draw it "
+        return _("{name} stays as it was: it already overlaps {what}; move it with the handles first, or draw it "
                  "again.").format(name=name, what=already)
     return _("{name} stays as it was: {tries} random changes met an organ, another node or the outside; try again, or "
              "move it to where there is more room.").format(name=name, tries=tries)

@@ -16,7 +16,7 @@ from .words import _
 
 NEAR_MM, FAR_MM = 10.0, 40.0  # an organ is looked for this far around a node: exactly, then on every other voxel or so
 COARSE_MM = 2.0
-ORGANS = (*range(1, 25), *range(51, 69))  # TotalSegmentator's organs and vessels; a bone or muscle is no landmark
+ORGANS = (*range(1, 25), *range(51, 69))  # TotalSegmentator's organs and vessels; bones and muscles are poor landmarks
 
 
 @dataclass(frozen=True)

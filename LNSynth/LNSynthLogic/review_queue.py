@@ -42,7 +42,7 @@ class Item:
         if self.problem:
             verdict = _("damaged")
         elif self.stale and not self.mine:
-            verdict = _("made anew")  # since this reviewer's verdict
+            verdict = _("regenerated")  # since this reviewer's verdict
         notes = [self.mine.note] if self.mine and self.mine.note else []
         notes += [f"{decision.reviewer}: {decision.note}" for decision in self.others if decision.note]
         who = [self.mine.reviewer] if self.mine else []
@@ -89,7 +89,7 @@ def what_export_misses(queue: ReviewQueue | None) -> str:
 
 
 def what_seg_misses(ct, nodes) -> str:
-    """Why nodes (a segmentation or None) on a CT (a volume or None) are no DICOM SEG; empty when they can be one."""
+    """Why nodes (a segmentation or None) on a CT (a volume or None) cannot be a DICOM SEG; empty when they can."""
     from .bridge import is_synthetic
 
     if ct is None or ct.GetImageData() is None:
@@ -212,7 +212,7 @@ class ReviewQueue:
             raise LNSynthError(_("Look at a sample before you decide about it."))
         self.go(self.current)
         if self.item.pair != self._seen[1]:
-            raise LNSynthError(_("{name} was made anew while you looked at it; look at it again.").format(
+            raise LNSynthError(_("{name} was regenerated while you looked at it; look at it again.").format(
                 name=self.current))
 
     def _read(self) -> tuple[Item, ...]:

@@ -183,8 +183,8 @@ def _check_file(path: Path, provenance: dict) -> None:
     try:
         wanted = provenance["outputs"][path.name]
     except (KeyError, TypeError):
-        raise LNSynthError(f"{path.parent / 'provenance.json'}: it does not tell the SHA-256 of {path.name}; make the "
-                           "sample again.") from None
+        raise LNSynthError(f"{path.parent / 'provenance.json'}: it does not record the SHA-256 of {path.name}; make "
+                           "the sample again.") from None
     if sha256(path) != wanted:
         raise LNSynthError(f"{path}: the file is not the one that provenance.json beside it tells of, so a verdict "
                            "would be about something else; make the sample again.")

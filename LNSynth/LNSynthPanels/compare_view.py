@@ -111,7 +111,7 @@ class CompareView(VTKObservationMixin):
         folder = p.synthetic.GetAttribute(samples.SAMPLE)
         if folder and Path(folder).is_dir() and self.source(bridge.volume_of(p.synthetic), folder) is None:
             real = None
-            self.host.say(_("{name} was not made from the chosen CT: it is shown by itself.").format(
+            self.host.say(_("{name} was not made from the selected CT, so it is shown alone.").format(
                 name=p.synthetic.GetName()))
         self.show(p.synthetic, samples.nodes_of(p.synthetic), real, self.source_nodes())
 

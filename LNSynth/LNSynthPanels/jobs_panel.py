@@ -78,7 +78,7 @@ class JobsPanel:
         self._count(0, 0)
         self.host.ui.jobLabel.text = title
         self.host.ui.cancelButton.enabled = True
-        self.host.ui.cancelButton.toolTip = _("Stop the job. Finished results stay; a second click does not wait.")
+        self.host.ui.cancelButton.toolTip = _("Stop the job. Finished results stay; click again to stop at once.")
         runner = self._runner
         runner.start()
         self._timer.start()

@@ -171,18 +171,18 @@ class NodesPanel:
         one = first or moving or ("" if self.selected else _("Choose a node in the table."))
         organs = "" if self._anatomy else _("Choose or make the anatomy first (Anatomy): nodes keep clear of organs.")
         job = first or moving or organs or self.host.jobs.reason
-        ready(ui.affineButton, one, _("Moves, turns and scales the chosen node at random; never over an organ."))
-        ready(ui.elasticButton, one, _("Changes the shape of the chosen node at random; never over an organ."))
-        ready(ui.removeButton, one, _("Takes the chosen node away."))
+        ready(ui.affineButton, one, _("Moves, turns and scales the selected node at random; never over an organ."))
+        ready(ui.elasticButton, one, _("Changes the shape of the selected node at random; never over an organ."))
+        ready(ui.removeButton, one, _("Removes the selected node."))
         ready(ui.addAtCrosshairButton, first or moving,
               _("A new node at the crosshair (move it with Shift and the mouse)."))
         ready(ui.addPlausibleButton, job, _("A new node where abdominal nodes lie: along the vessels, in fat."))
         ready(ui.varyButton, job or ("" if self.rows else _("There is no node to vary.")),
               _("Makes this many segmentations with every node changed at random."))
-        ready(ui.undoButton, first or moving, _("Takes back the last change."))
-        ready(ui.redoButton, first or moving, _("Makes the change again that was taken back."))
+        ready(ui.undoButton, first or moving, _("Undoes the last change."))
+        ready(ui.redoButton, first or moving, _("Redoes the last undone change."))
         ready(ui.moveButton, "" if self.session else one,
-              _("Handles on the chosen node in all views: drag to move, turn and scale it."))
+              _("Handles on the selected node in all views: drag to move, turn and scale it."))
         for button in (ui.moveApplyButton, ui.moveCancelButton):
             button.visible = bool(self.session)
         ui.nodesStatus.text = first or self._said

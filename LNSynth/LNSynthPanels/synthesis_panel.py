@@ -124,7 +124,7 @@ class SynthesisPanel:
         label.styleSheet = WARNING if estimates.is_slow(found) else ""
 
     def _generator(self):
-        """What the chosen generator costs, read once; None where its folder does not tell."""
+        """What the chosen generator costs, read once; None where its folder does not say."""
         from LNSynthLib.synthesis.weights import generator_path
 
         chosen = self.host.parameters.generator

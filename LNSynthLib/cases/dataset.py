@@ -101,7 +101,8 @@ class Dataset:
             )
         manifest = read_json(folder / "dataset.json")
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or "cases" not in manifest:
-            raise LNSynthError(f"{folder}: its dataset.json is no manifest of format {FORMAT}; make it again.")
+            raise LNSynthError(f"{folder}: its dataset.json is not a manifest of format {FORMAT}; restore the file "
+                               "from a copy.")
         _check_manifest(folder, manifest)
         return cls(folder, manifest)
 

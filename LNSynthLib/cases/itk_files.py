@@ -53,7 +53,7 @@ class Storage:
 
 
 def read_stored(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(numbers as stored (X, Y, Z), affine). Raises LNSynthError for what is no placed, complete scalar volume."""
+    """(numbers as stored (X, Y, Z), affine). Raises LNSynthError unless it is a complete scalar volume with a place."""
     storage = _storage(path)
     shape, affine = _geometry(path)
     if storage.sizes != shape:
@@ -100,6 +100,14 @@ def read_information(path: Path):
     except RuntimeError as error:
         raise unreadable(path) from error
     return reader
+
+
+def affine_of(image) -> np.ndarray:
+    """The affine (RAS+ mm) of a 3D SimpleITK image, or of a reader that has read its header."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    return LPS @ affine
 
 
 def description(path: Path) -> str:
@@ -161,10 +169,7 @@ def _affine(path: Path, reader) -> np.ndarray:
     if min(reader.GetSpacing()) <= 0:
         raise LNSynthError(f"{path}: its voxels measure {' x '.join(f'{s:g}' for s in reader.GetSpacing())} mm, which "
                            "cannot be; export it again with its geometry.")
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(reader.GetDirection()).reshape(3, 3) * reader.GetSpacing()
-    affine[:3, 3] = reader.GetOrigin()
-    return LPS @ affine
+    return affine_of(reader)
 
 
 def _storage(path: Path) -> Storage:

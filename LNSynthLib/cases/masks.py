@@ -122,7 +122,7 @@ def _check_known(path: Path, unknown: list[str], count: int, tell: Tell) -> None
         raise LNSynthError(f"{path}: none of its names is a structure of TotalSegmentator ({_listed(unknown)}); name "
                            "them as TotalSegmentator does, e.g. liver, kidney_left, aorta.")
     if unknown:
-        tell(f"{path}: {len(unknown)} of its {count} names are no structures of TotalSegmentator and are ignored "
+        tell(f"{path}: {len(unknown)} of its {count} names are not structures of TotalSegmentator and are ignored "
              f"({_listed(unknown)})")
 
 

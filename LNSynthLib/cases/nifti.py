@@ -58,7 +58,7 @@ class Nifti:
 
 
 def read_header(path: Path) -> Nifti:
-    """The header alone; the rest of the file is not looked at. Raises LNSynthError for what is no placed 3D volume."""
+    """The header alone; the rest of the file is not read. Raises LNSynthError unless it is a placed 3D volume."""
     with _open(path) as file:
         return _interpret(path, _stream(path, file))
 
@@ -191,7 +191,7 @@ def _scaling(path: Path, header) -> tuple[float, float]:
     if (slope == 0 or np.isnan(slope)) and (inter == 0 or np.isnan(inter)):
         return 1.0, 0.0
     if slope == 0 or not np.isfinite([slope, inter]).all():
-        raise LNSynthError(f"{path}: its scaling is of no use (slope {slope:g}, intercept {inter:g}), so its values "
+        raise LNSynthError(f"{path}: its scaling is meaningless (slope {slope:g}, intercept {inter:g}), so its values "
                            "are unknown; export it again.")
     return slope, inter
 

@@ -80,7 +80,7 @@ def check_plausible(found: Sequence[str], name: str, anyway: bool, tell: Tell) -
         return
     said = f"{name}: this does not look like lymph nodes in this CT ({'; '.join(found)})"
     if not anyway:
-        raise LNSynthError(f"{said}; check that the mask is of this CT, not flipped and no organ's, or go on with "
+        raise LNSynthError(f"{said}; check that the mask is of this CT, not flipped and not an organ, or go on with "
                            "--anyway.")
     tell(said)
 

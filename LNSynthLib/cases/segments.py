@@ -15,7 +15,7 @@ from .alignment import on_grid, paste
 from .checks import check_labels
 from .dicom_files import read_header
 from .segment_names import is_lymph_node
-from .volume import ITK, NIFTI, Box, Volume, read
+from .volume import NIFTI, Box, Volume, is_volume_file, read
 
 SEG_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # Segmentation, Label Map Segmentation
 LABEL = re.compile(r'<Label\s[^>]*?Key="(\d+)"[^>]*>\s*(?:<!\[CDATA\[(.*?)\]\]>|([^<]*))\s*</Label>', re.DOTALL)
@@ -96,7 +96,7 @@ def read_segmentation(path: Path) -> Segmentation | None:
 
 def is_seg(path: Path) -> bool:
     """True for a DICOM file whose modality is SEG."""
-    if not Path(path).is_file() or Path(path).name.lower().endswith((*NIFTI, *ITK)):
+    if not Path(path).is_file() or is_volume_file(path):
         return False
     header = read_header(Path(path), ("Modality", "SOPClassUID"))
     return header is not None and (header.get("Modality") == "SEG" or header.get("SOPClassUID") in SEG_CLASSES)

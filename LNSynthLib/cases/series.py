@@ -129,11 +129,6 @@ def ct_slices(folder: Path) -> list:
     return slices
 
 
-def dicom_headers(folder: Path) -> list:
-    """(file, pydicom header) of every DICOM file directly in the folder, ordered by name."""
-    return _read_headers(folder)[0]
-
-
 def _read_headers(folder: Path) -> tuple[list, list[Path]]:
     """([(file, header)] of the DICOM files directly in the folder, [the other files]), by name."""
     headers, others = [], []
@@ -211,7 +206,7 @@ def _check_slice(file: Path, header) -> None:
     slope = _numbers(file, header, "RescaleSlope")[0]
     _numbers(file, header, "RescaleIntercept")
     if not slope:
-        raise LNSynthError(f"{file}: its RescaleSlope is 0, so all its voxels are one; export it again.")
+        raise LNSynthError(f"{file}: its RescaleSlope is 0, so all its voxels have one value; export it again.")
     kind = str(header.get("RescaleType") or "").strip().upper()
     if kind not in IN_HU:
         raise LNSynthError(f"{file}: its values are {kind} (RescaleType), not Hounsfield units; give the CT itself.")
@@ -224,7 +219,7 @@ def _check_slice(file: Path, header) -> None:
     _numbers(file, header, "ImagePositionPatient", 3)
     rows = _numbers(file, header, "ImageOrientationPatient", 6).reshape(2, 3)
     if np.abs(rows @ rows.T - np.eye(2)).max() > 0.01:
-        raise LNSynthError(f"{file}: its ImageOrientationPatient is no pair of directions; export it again.")
+        raise LNSynthError(f"{file}: its ImageOrientationPatient is not a pair of directions; export it again.")
     size = [int(_numbers(file, header, name)[0]) for name in ("Rows", "Columns", "BitsAllocated")]
     syntax = str(header.file_meta.get("TransferSyntaxUID"))
     if syntax == DEFLATED:
@@ -256,7 +251,7 @@ def _stack(slices: list, folder: Path) -> tuple[list[Path], np.ndarray]:
                 )
 
     if len(slices) < 2:
-        raise LNSynthError(f"{folder}: the CT series has a single slice, which is no volume; copy the whole series.")
+        raise LNSynthError(f"{folder}: the CT series has a single slice, which is not a volume; copy the whole series.")
     normal = np.cross(*orientation)
     positions = np.array([header.ImagePositionPatient for _, header in slices], dtype=float)
     order = np.argsort(positions @ normal, kind="stable")

@@ -107,7 +107,7 @@ class PreparedCase:
         recorded = self.info.get("files", {}).get(path.name)
         if recorded and sha256_once(path) != recorded:
             raise LNSynthError(f"{path} is damaged (its SHA-256 is not that in case.json); run `lnsynth prepare` "
-                               "again, which makes it again.")
+                               "again.")
 
     def _read(self, name: str, box: Box | None) -> np.ndarray:
         """The box, whose start and stop may lie outside the volume, or everything."""

@@ -27,7 +27,7 @@ from ..runtime.errors import LNSynthError
 from ..runtime.home import home
 from ..runtime.locks import turn
 from .dicom_files import read_header
-from .volume import ITK, NIFTI, Volume, bounding_box, canonical, description, read
+from .volume import Volume, bounding_box, canonical, description, is_volume_file, read
 
 WORD = "SYNTHETIC"
 BANNER = f"{WORD} - not a patient's image"  # over pictures
@@ -80,7 +80,7 @@ def marked(path: Path) -> str:
     path = Path(path)
     if path.is_dir():
         return _dicom(path)
-    if path.name.lower().endswith((*NIFTI, *ITK)) and (said := kind_of(description(path))):
+    if is_volume_file(path) and (said := kind_of(description(path))):
         return said
     return _beside(path)
 

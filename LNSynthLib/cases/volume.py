@@ -17,6 +17,7 @@ Box = tuple[slice, slice, slice]  # start and stop along i, j and k, in voxels
 
 NIFTI = (".nii", ".nii.gz")
 ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
+WRITTEN = (*NIFTI, ".nrrd", ".mha")
 SIDE_MM = (0.01, 100.0)  # what a voxel of a CT can measure
 REACH_MM = 100_000.0     # what an origin can lie away from the scanner's
 
@@ -111,16 +112,21 @@ def write(path: Path, volume: Volume, description: str = "", dtype=None) -> None
                  floating point is rounded on its way to an integer type, and a value that does not fit is an error
     """
     path = Path(path)
+    check_target(path)
     array = _as_type(volume.array, dtype, path)
     if path.name.lower().endswith(NIFTI):
         save = nifti.save
-    elif path.name.lower().endswith((".nrrd", ".mha")):
-        save = _save_itk
     else:
-        raise LNSynthError(f"{path}: this file type is not written; use .nii, .nii.gz, .nrrd or .mha.")
+        save = _save_itk
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         save(temporary, array, volume.affine, description)
+
+
+def check_target(path: Path) -> None:
+    """Raises LNSynthError for a name that no volume can be written to: better before the work than after it."""
+    if not Path(path).name.lower().endswith(WRITTEN):
+        raise LNSynthError(f"{path}: this file type is not written; use {', '.join(WRITTEN[:-1])} or {WRITTEN[-1]}.")
 
 
 def description(path: Path) -> str:
@@ -251,17 +257,6 @@ def _fill_outside(result: np.ndarray, matrix: np.ndarray, source_shape: tuple, c
         outside = (index < -0.5 - 1e-6) | (index > size - 0.5 + 1e-6)
         if np.any(outside):
             result[np.broadcast_to(outside, result.shape)] = cval
-
-
-def from_sitk(image) -> Volume:
-    """A 3D scalar SimpleITK image as a Volume (a view of its voxels is copied; floating point becomes float32)."""
-    import SimpleITK as sitk
-
-    array = sitk.GetArrayFromImage(image).T
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
-    affine[:3, 3] = image.GetOrigin()
-    return Volume(np.ascontiguousarray(array, dtype=np.float32 if array.dtype.kind == "f" else None), LPS @ affine)
 
 
 def to_sitk(volume: Volume):

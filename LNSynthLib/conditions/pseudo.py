@@ -1,6 +1,6 @@
 """Pseudo pairs: lymph nodes painted into the fat of a real CT that has none annotated.
 
-Painted nodes are no patient's nodes. They are made to look like that CT's own soft tissue (level, blur and noise are
+Painted nodes are not a patient's nodes. They are made to look like that CT's own soft tissue (level, blur and noise are
 measured in it), so that a generator can be trained on real anatomy where annotated nodes are missing, and everything
 that holds them says that the pairs are synthetic.
 """
@@ -53,10 +53,6 @@ class Look:
     node_hu: float
     blur_mm: tuple[float, float, float]
     covariance: np.ndarray
-
-    @property
-    def noise_std(self) -> float:
-        return float(np.sqrt(self.covariance.max()))
 
 
 def measure_look(ct_hu: np.ndarray, labels: np.ndarray, spacing: Sequence[float], table: LabelTable) -> Look:
@@ -303,8 +299,8 @@ def _check_same_ct(dataset: Dataset, case: str, voxels: str, image: Volume, ct: 
                 other = (not same_grid(painted, image)[0]
                          or np.count_nonzero(painted.array == image.array) < SAME_SHARE * image.array.size)
         if other:
-            raise LNSynthError(f"{ct}: in {dataset.folder}, {case} is another CT already (of {entry['id']}); name this "
-                               "one otherwise (--case).")
+            raise LNSynthError(f"{ct}: in {dataset.folder}, {case} is another CT already (of {entry['id']}); give "
+                               "this one another id (--case).")
 
 
 def _even_tissue(labels, table, muscle, spacing) -> np.ndarray:

@@ -145,14 +145,14 @@ class _Cases:
         record = read_record(folder)
         try:
             if record["what"] != "patch":
-                raise LNSynthError(f"{folder}: it is no synthetic patch of a prepared case but {record['what']!r}; "
+                raise LNSynthError(f"{folder}: it is not a synthetic patch of a prepared case but {record['what']!r}; "
                                    "give a folder of samples that `lnsynth synthesize` made.")
             case, box = self.case(folder, record["source"]), _box(record["condition"])
             table = LabelTable.load(table_named(case.info["settings"]["labels"], case.folder / "case.json"))
             start = tuple(record["condition"]["start"])
         except (KeyError, ValueError):
-            raise LNSynthError(f"{folder / 'provenance.json'}: it does not tell which patch of which prepared case the "
-                               "sample was made from; make the sample again.") from None
+            raise LNSynthError(f"{folder / 'provenance.json'}: it does not record which patch of which prepared case "
+                               "the sample was made from; make the sample again.") from None
         hu, nodes, shape = read(folder / "ct.nii.gz").array, read(folder / "nodes.nii.gz").array, _shape(box)
         if not hu.shape == nodes.shape == shape:
             raise LNSynthError(f"{folder}: CT {hu.shape}, nodes {nodes.shape} and provenance {shape} differ in "

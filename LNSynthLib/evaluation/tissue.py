@@ -23,7 +23,7 @@ class TissueSettings:
 def core(mask: np.ndarray, spacing, depth_mm: float) -> np.ndarray:
     """The voxels of a mask whose centres lie further than `depth_mm` from that of any voxel outside it.
 
-    The patch's border is no outside: an organ goes on beyond it.
+    The patch's border is not an outside: an organ goes on beyond it.
     """
     deep, box = mask.copy(), bounding_box(mask)
     if box is not None and not mask.all():

@@ -119,8 +119,8 @@ def check_patch(condition: torch.Tensor, seeds: list[int], stride: int) -> None:
 def check_numbers(volume: torch.Tensor) -> None:
     """Raises LNSynthError for values that are not finite: no image is to be made of them."""
     if not torch.isfinite(volume).all():
-        raise LNSynthError("The generator made values that are no numbers; its weights are unusable: train it with a "
-                           "lower learning rate, or choose another.")
+        raise LNSynthError("The generator's output is not finite, so its weights are unusable; train it with a lower "
+                           "learning rate, or choose another.")
 
 
 @contextmanager

@@ -21,7 +21,7 @@ WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or f
 def check(value: Any, shape: Any, where: object, at: str = "") -> Any:
     """The value itself. Raises LNSynthError, naming `where` and the place in it, unless it has the shape.
 
-    Numbers must be finite; true and false are no numbers.
+    Numbers must be finite; true and false are not numbers.
     """
     if isinstance(shape, dict):
         _typed(value, (dict,), where, at)

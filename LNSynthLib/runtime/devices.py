@@ -13,7 +13,7 @@ def pick(name: str = "auto"):
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise LNSynthError(f"{name!r} is no device; use auto, cpu, cuda, cuda:1 or mps.") from None
+        raise LNSynthError(f"{name!r} is not a device; use auto, cpu, cuda, cuda:1 or mps.") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise LNSynthError("No CUDA device can be used here; install a CUDA build of torch, or use --device cpu.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():

@@ -30,7 +30,7 @@ def alone(lock: Path, wait_s: float, waiting: Callable[[], None] = lambda: None)
         handle = _open(lock)
         try:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise OSError(errno.EINVAL, "it is no plain file; remove it", str(lock))
+                raise OSError(errno.EINVAL, "it is not a regular file; remove it", str(lock))
             while not _locked(handle):
                 if time.monotonic() > deadline:
                     raise TimeoutError("another program keeps it locked")
@@ -73,7 +73,7 @@ def turn(path: Path, wait_s: float = TURN_S, busy: str = "another program keeps 
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise LNSynthError(f"{lock}: the lock cannot be made ({error.strerror}); check that you may write "
-                                   "there and that it is no link.") from None
+                                   "there and that it is not a link.") from None
         yield
 
 

@@ -30,7 +30,7 @@ class Table:
 
 
 def read_table(path: Path, needed: Collection[str]) -> Table:
-    """Raises LNSynthError for a file that is no such table, lacks a `needed` column, or has a row that does not fit."""
+    """Raises LNSynthError for a file that is not a table, lacks a `needed` column, or has a row that does not fit."""
     try:
         content = Path(path).read_bytes()
         encoding = _encoding(content)

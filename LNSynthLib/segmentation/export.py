@@ -32,7 +32,7 @@ ENDING = ".nii.gz"
 def preparation(settings: SegmentSettings, margin_mm: float | None = None) -> PrepareSettings:
     """How cases are prepared for a segmenter; margin_mm is 50 in the paper to test one, None to train.
 
-    Organs are not looked at, so cases without an anatomy mask will do.
+    Organs are ignored, so cases without an anatomy mask will do.
     """
     margin = settings.margin_mm if margin_mm is None else margin_mm
     return PrepareSettings(settings.spacing_mm, margin, settings.window, settings.labels,

@@ -68,10 +68,10 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict:
             checkpoint = read_weights(path, device)
         missing = [name for name in NEEDED if name not in checkpoint]
     except Exception as error:  # torch raises whatever the broken place in the file leads to
-        raise LNSynthError(f"{path}: it is damaged or no checkpoint of nnU-Net ({type(error).__name__}: "
+        raise LNSynthError(f"{path}: it is damaged, or not a checkpoint of nnU-Net ({type(error).__name__}: "
                            f"{str(error).strip().partition(chr(10))[0][:200]}); copy it again.") from None
     if missing:
-        raise LNSynthError(f"{path}: it is no checkpoint of nnU-Net ({', '.join(missing)} missing); copy it again.")
+        raise LNSynthError(f"{path}: it is not a checkpoint of nnU-Net ({', '.join(missing)} missing); copy it again.")
     return checkpoint
 
 
@@ -83,8 +83,8 @@ def check_network(name: str, imports: list[str | None], where: Path) -> None:
     """
     for given, allowed in ((name, NETWORK), *((layer, LAYER) for layer in imports if layer is not None)):
         if not re.fullmatch(allowed, str(given)):
-            raise LNSynthError(f"{where}: its plan names {given}, which is no network or layer that nnU-Net's planner "
-                               "chooses; train the segmenter again, and do not use models from unknown hands.")
+            raise LNSynthError(f"{where}: its plan names {given}, which is not a network or layer that nnU-Net's "
+                               "planner chooses; train the segmenter again, and do not use models from unknown hands.")
 
 
 def check_shapes(network: torch.nn.Module, weights: dict) -> None:

@@ -18,13 +18,12 @@ from ..cases.nodes import numbered, records
 from ..cases.prepare import AIR_FILL_HU
 from ..cases.synthetic import kind, mark
 from ..cases.trained_on import TrainedOn
-from ..cases.volume import Volume, canonical, isotropic_grid, read, resample_to, write
+from ..cases.volume import Volume, canonical, check_target, isotropic_grid, read, resample_to, write
 from ..runtime.content import check
 from ..runtime.devices import pick
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, Progress, ignore
 from ..runtime.files import check_hash, check_hashes, read_json
-from ..synthesis.ctfile import check_target
 from ..synthesis.outputs import check_apart
 from . import model
 
@@ -172,7 +171,7 @@ class Segmenter:
             hu.T[None], None, {"spacing": [self.spacing_mm] * 3}, plans, configuration, predictor.dataset_json)
         logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data))
         if not torch.isfinite(logits).all():
-            raise LNSynthError("The segmenter's outputs are no numbers, so its weights are unusable; train it again "
+            raise LNSynthError("The segmenter's output is not finite, so its weights are unusable; train it again "
                                "with a lower trainer.learning_rate.")
         _, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(
             logits, plans, configuration, predictor.label_manager, about, return_probabilities=True,

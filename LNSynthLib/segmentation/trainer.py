@@ -74,8 +74,8 @@ class nnUNetTrainer(StockTrainer):
             if not best.is_file():
                 raise
             self.load_checkpoint(str(best))
-            self.callback(Event("training", message=f"{error} The best checkpoint before it is taken, of epoch "
-                                                    f"{self.current_epoch}."))
+            self.callback(Event("training", message=f"{error} The best checkpoint before it, of epoch "
+                                                    f"{self.current_epoch}, is used instead."))
 
     def _seed(self, *keys: str | int) -> None:
         seed = derive(self.settings.seed, "segmenter", *keys)

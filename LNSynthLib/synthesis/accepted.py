@@ -43,7 +43,7 @@ def export(folder: Path, out: Path, layout: Layout, *, rule: Rule = "any-reject"
     anonymous  pseudonyms (`runtime.pseudonyms`) for the samples, their cases and reviewers; no notes and file names
     rule    which decision counts where reviewers disagree (`review.review`)
 
-    Samples that nobody judged, that were rejected, dropped by the filter or made anew since are left out. Each case
+    Samples that nobody judged, that were rejected, dropped by the filter or regenerated since are left out. Each case
     keeps its provenance beside. Returns {"folder", "cases" (names), "left_out": {status: number}}. Raises LNSynthError
     where none is accepted, a sample is not what its provenance tells, or the target exists.
     """

@@ -1,4 +1,4 @@
-"""A folder of synthetic samples: which it holds, and a name for what each one is, that a sample made anew changes."""
+"""A folder of synthetic samples: which it holds, and a name for what each one is, that a regenerated sample changes."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def natural(name: str) -> list:
 def pair_id(sample: Path) -> str:
     """What the sample's CT and nodes are: "pair-" and 16 hex digits of a hash of their SHA-256 in its provenance.
 
-    Verdicts carry it, so that one about a sample that was made anew is known to be about another image. The prefix
+    Verdicts carry it, so that one about a sample that was regenerated is known to be about another image. The prefix
     keeps spreadsheets from reading it as a number. Raises LNSynthError where the provenance does not tell.
     """
     record = read_record(sample)
     try:
         hashes = "".join(record["outputs"][name] for name in PAIR)
     except KeyError:
-        raise LNSynthError(f"{sample / 'provenance.json'}: it does not tell the SHA-256 of {' and '.join(PAIR)}; "
+        raise LNSynthError(f"{sample / 'provenance.json'}: it does not record the SHA-256 of {' and '.join(PAIR)}; "
                            "make the sample again.") from None
     return f"pair-{hashlib.sha256(hashes.encode()).hexdigest()[:16]}"

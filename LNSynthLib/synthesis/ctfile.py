@@ -14,7 +14,6 @@ from ..cases import itk_files, nifti
 from ..cases.checks import check_ct
 from ..cases.synthetic import remember
 from ..cases.volume import ITK, NIFTI, Volume, canonical_view, read, write
-from ..runtime.errors import LNSynthError
 from ..runtime.files import atomic_path
 from .canvas import Canvas
 
@@ -60,12 +59,6 @@ def file_kind(path: Path) -> str:
     """nifti, itk, or folder (of a DICOM series)."""
     name = Path(path).name.lower()
     return "nifti" if name.endswith(NIFTI) else "itk" if name.endswith(ITK) else "folder"
-
-
-def check_target(path: Path) -> None:
-    """Raises LNSynthError for a name that no volume can be written to: better before the work than after it."""
-    if file_kind(path) == "folder" or Path(path).suffix.lower() == ".mhd":
-        raise LNSynthError(f"{path}: this file type is not written; use .nii, .nii.gz, .nrrd or .mha.")
 
 
 def open_ct(path: Path) -> CTFile:

@@ -13,11 +13,12 @@ from ..cases.masks import read_anatomy, read_nodes, telling
 from ..cases.nodes import numbered
 from ..cases.plausibility import check_plausible, doubts
 from ..cases.synthetic import sidecar
+from ..cases.volume import check_target
 from ..generators import checkpoint
 from ..runtime.devices import pick
 from ..runtime.events import Callback, Event, ignore
 from ..runtime.files import atomic_path, sha256, write_json
-from .ctfile import check_target, open_ct
+from .ctfile import open_ct
 from .exact import exact
 from .fits import check_fits
 from .given import digest

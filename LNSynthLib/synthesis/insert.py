@@ -26,7 +26,7 @@ class InsertSettings:
     sampler: str = "dpmpp"
     steps: int = 25
     composite: Composite = "residual"
-    margin_mm: float = 6.0    # around a node the CT is made anew, fading into the CT's own
+    margin_mm: float = 6.0    # around a node the CT is regenerated, fading into the CT's own
     context_mm: float = 24.0  # of the CT around a node the generator sees, where its patch has room
 
     def __post_init__(self):

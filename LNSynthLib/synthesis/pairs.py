@@ -40,7 +40,7 @@ class Standing:
 
     sample: Path
     decision: Decision | None  # the one that counts
-    stale: list[Decision]      # about the sample that stood here before it was made anew
+    stale: list[Decision]      # about the sample that stood here before it was regenerated
     verdict: Verdict | None    # of the filter, about this very sample
     damaged: str = ""          # what is missing
 
@@ -61,7 +61,7 @@ def pairs(folder: Path, *, reviewed: bool = True, filtered: bool = True,
 
     Left out are damaged samples, those rejected in review.csv (unless not `reviewed`; `rule` where reviewers disagree)
     and those dropped in filter.csv (unless not `filtered`), even where a person accepted them. A verdict about a sample
-    that was made anew since says nothing about the one here. Raises LNSynthError where the folder holds no samples, a
+    that was regenerated since says nothing about the one here. Raises LNSynthError where the folder holds no samples, a
     table cannot be read, or the filter was interrupted, so that many of its verdicts are missing.
     """
     if filtered and filter_table(folder).exists() and not filter_table(folder).with_suffix(".json").exists():

@@ -40,7 +40,7 @@ class Review:
 
     decisions: dict[str, Decision] = field(default_factory=dict)  # by sample: the one that counts
     undecided: list[str] = field(default_factory=list)            # samples without one, in natural order
-    stale: list[Decision] = field(default_factory=list)           # about samples that were made anew since
+    stale: list[Decision] = field(default_factory=list)           # about samples that were regenerated since
 
 
 def table(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Several synthetic samples of one CT, for a person to choose from: its nodes made anew, changed or at random.
+"""Several synthetic samples of one CT, for a person to choose from: its nodes regenerated, changed or at random.
 
 Which samples there are depends on the files, the settings and the seed alone; each is a folder as `synthesize` writes
 it, with the full CT (in place) or a patch.
@@ -46,8 +46,8 @@ class VariantSettings:
     sampler: str = "dpmpp"
     steps: int = 25
     vary: VarySettings | None = None  # how the nodes change in each variant; None: they stay as the mask has them
-    remake: bool = False              # in place: nodes that the CT shows already are made anew too
-    insert: InsertSettings = field(default_factory=InsertSettings)  # its seed, sampler and steps are not looked at
+    remake: bool = False              # in place: nodes that the CT shows already are regenerated too
+    insert: InsertSettings = field(default_factory=InsertSettings)  # its seed, sampler and steps are ignored
 
     def __post_init__(self):
         if self.count < 1 or self.steps < 1:

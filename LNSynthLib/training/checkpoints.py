@@ -103,7 +103,7 @@ def resume(run: Path, model, optimizers: dict, ema: MovingAverage,
         except LNSynthError as error:
             if folder == found[0]:
                 raise LNSynthError(f"{error} No checkpoint before it is left: train again in another folder.") from None
-            tell(f"{error} The checkpoint before it is taken.")
+            tell(f"{error} The checkpoint before it is used instead.")
     return None
 
 

@@ -80,6 +80,7 @@ def run(args, callback):
 
 def _check(args) -> None:
     """Arguments that make no sense together."""
+    from ..cases.volume import WRITTEN
     from ..runtime.errors import LNSynthError
 
     changing = args.remove or args.add or args.vary
@@ -92,7 +93,7 @@ def _check(args) -> None:
         raise LNSynthError("--measure writes only the table; leave it out, the table comes beside the mask anyway.")
     if changing and not args.out:
         raise LNSynthError("--out is missing: name the mask to write.")
-    endings = (".nii", ".nii.gz", ".nrrd", ".mha") if changing else (".csv", ".json", ".dcm")
+    endings = WRITTEN if changing else (".csv", ".json", ".dcm")
     if args.out and not args.out.endswith(endings):
         what = "mask" if changing else "table, or a DICOM SEG,"
         raise LNSynthError(f"{args.out}: a {what} is written here, so its name must end in {', '.join(endings)}.")

@@ -36,7 +36,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--vary", action="store_true", help="change the nodes at random in each variant")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="assignments",
                         help="with --vary: how nodes vary, e.g. remove=0 translation_mm=4")
-    parser.add_argument("--remake", action="store_true", help="make nodes that the CT shows already anew too")
+    parser.add_argument("--remake", action="store_true", help="regenerate nodes that the CT shows already, too")
     parser.add_argument("--sampler", choices=("dpmpp", "ddim", "ddpm"), default="dpmpp",
                         help="dpmpp: DPM-Solver++, good in 25 steps (default); ddim; ddpm: wants hundreds of steps")
     parser.add_argument("--steps", type=count, default=25, metavar="N", help="sampling steps (default 25)")

@@ -38,7 +38,7 @@ def make_sample(folder, name, seed=0):
 @pytest.fixture
 def samples(tmp_path):
     """a-1 and a-10 accepted, a-2 rejected by one of two, a-3 undecided, a-4 accepted and dropped, a-5 accepted before
-    it was made anew."""
+    it was regenerated."""
     folder = tmp_path / "samples"
     for n in (1, 2, 3, 4, 5, 10):
         make_sample(folder, f"a-{n}", n)

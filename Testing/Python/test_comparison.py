@@ -78,7 +78,7 @@ def test_rows_by_brute_force(scene):
     assert false.volume_ml == pytest.approx(np.isin(PREDICTED, (4, 5)).sum() / 1000)
     assert false.short_axis_mm == pytest.approx(8, abs=1.5) and false.dsc is None
     dice = 2 * ((TRUTH > 0) & (PREDICTED > 0)).sum() / ((TRUTH > 0).sum() + (PREDICTED > 0).sum())
-    assert found.sentence == f"3 of 5 nodes found, 2 missed, 2 false; DSC of all together {dice:.2f}."
+    assert found.sentence == f"3 of 5 nodes found, 2 missed, 2 false positives; overall DSC {dice:.2f}."
 
 
 def test_other_grids_and_transforms_are_brought_to_the_ct(scene):

@@ -8,6 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from itk_volume import from_sitk
 
 from LNSynthLib.cases import volume as v
 from LNSynthLib.cases.affine import furthest_apart
@@ -221,11 +222,11 @@ def test_a_mask_beside_a_rounded_affine_opens_where_its_ct_does(tmp_path):
     nibabel.save(image, tmp_path / "ct.nii.gz")
     ct = v.read(tmp_path / "ct.nii.gz")
     np.testing.assert_allclose(ct.affine, rounded, atol=1e-5)
-    theirs = v.from_sitk(sitk.ReadImage(str(tmp_path / "ct.nii.gz"))).affine
+    theirs = from_sitk(sitk.ReadImage(str(tmp_path / "ct.nii.gz"))).affine
     for name in ("mask.nii.gz", "mask.nrrd", "mask.mha"):
         v.write(tmp_path / name, Volume(tissue(), ct.affine))
         mask = sitk.ReadImage(str(tmp_path / name))
-        assert furthest_apart(v.from_sitk(mask).affine, theirs, SHAPE) < 0.1, name
+        assert furthest_apart(from_sitk(mask).affine, theirs, SHAPE) < 0.1, name
         assert v.same_grid(ct, v.read(tmp_path / name))[0], name
     np.testing.assert_allclose(nibabel.load(tmp_path / "mask.nii.gz").affine, rounded, atol=1e-5)
 

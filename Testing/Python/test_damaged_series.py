@@ -40,7 +40,7 @@ TEXTS = {
     "no number": ("ImagePositionPatient", "a2345678\\b2345678\\c2345678", "ImagePositionPatient is 'a2345678"),
     "NaN": ("ImagePositionPatient", "nan     \\12345678\\12345678", "ImagePositionPatient is"),
     "too few": ("ImagePositionPatient", "12345678\\87654321", "not 3 numbers"),
-    "no directions": ("ImageOrientationPatient", "1.00\\0.00\\0.00\\1.00\\0.00\\0.00", "no pair of directions"),
+    "no directions": ("ImageOrientationPatient", "1.00\\0.00\\0.00\\1.00\\0.00\\0.00", "not a pair of directions"),
     "slope 0": ("RescaleSlope", "0.000000000000", "RescaleSlope is 0"),
     "slope NaN": ("RescaleSlope", "nan         ", "RescaleSlope is"),
     "intercept with comma": ("RescaleIntercept", "-1024,0000000", "RescaleIntercept is '-1024,0000000'"),

@@ -97,7 +97,7 @@ def test_what_is_no_data_set_is_refused(tmp_path):
         dataset.load("x")
     for content in ("[1, 2]", json.dumps({"format": 99, "cases": []})):
         (tmp_path / "dataset.json").write_text(content)
-        with pytest.raises(LNSynthError, match="no manifest of format 1"):
+        with pytest.raises(LNSynthError, match="not a manifest of format 1"):
             Dataset.open(tmp_path)
 
 

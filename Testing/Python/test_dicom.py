@@ -6,9 +6,9 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from itk_volume import from_sitk
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from LNSynthLib.cases import volume
 from LNSynthLib.cases.dicom import find_seg, is_seg, write_seg
 from LNSynthLib.cases.masks import EVERY, read_nodes
 from LNSynthLib.cases.series import ct_grid
@@ -85,7 +85,7 @@ def test_a_series_comes_back_in_hu_and_in_place(tmp_path, affine):
     ours = read(tmp_path / "ct")
     theirs = sitk.ImageSeriesReader()
     theirs.SetFileNames(theirs.GetGDCMSeriesFileNames(str(tmp_path / "ct")))
-    theirs = volume.from_sitk(theirs.Execute())
+    theirs = from_sitk(theirs.Execute())
     for found in (ours, theirs):  # both may run through the slices from the other end
         assert same_grid(canonical(found), canonical(Volume(hu, affine)), tol=1e-3)[0]
         np.testing.assert_array_equal(canonical(found).array, canonical(Volume(hu, affine)).array)
@@ -354,7 +354,7 @@ def test_a_real_series_reads_as_simpleitk_reads_it(shared_data):
     ours = read(shared_data / "ts_slab_dicom")
     theirs = sitk.ImageSeriesReader()
     theirs.SetFileNames(theirs.GetGDCMSeriesFileNames(str(shared_data / "ts_slab_dicom")))
-    theirs = volume.from_sitk(theirs.Execute())
+    theirs = from_sitk(theirs.Execute())
     assert same_grid(ours, theirs, tol=1e-6)[0] and np.array_equal(ours.array, theirs.array)
     assert ours.shape == (512, 512, 20) and -1100 < ours.array.min() < -900
 

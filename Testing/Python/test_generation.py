@@ -280,8 +280,8 @@ def test_other_data_and_damaged_samples_are_refused(made, data, cases, tmp_path)
     with pytest.raises(LNSynthError, match="differ in shape"):
         evaluate_samples(tmp_path / "made", [data])
     write_json(sidecar, record | {"condition": {}})
-    with pytest.raises(LNSynthError, match="does not tell which patch"):
+    with pytest.raises(LNSynthError, match="does not record which patch"):
         evaluate_samples(tmp_path / "made", [data])
     write_json(sidecar, record | {"what": "insertion"})
-    with pytest.raises(LNSynthError, match="no synthetic patch"):
+    with pytest.raises(LNSynthError, match="not a synthetic patch"):
         evaluate_samples(tmp_path / "made", [data])

@@ -257,7 +257,7 @@ def test_an_anatomy_is_read_by_its_own_names(tmp_path):
     path = labelled(tmp_path / "named.nii.gz", labels, {1: "liver", 5: "aorta", 9: "tumour"})
     found, version = read_anatomy(path, None, 1, told.append)
     assert version == 2 and found.array[0].ravel().tolist() == [0, 5, 52, 0]
-    assert "1 of its 3 names are no structures of TotalSegmentator and are ignored (tumour)" in told[0]
+    assert "1 of its 3 names are not structures of TotalSegmentator and are ignored (tumour)" in told[0]
     assert "read by the names in its header, not as ids of TotalSegmentator v1 (1 liver, 5 aorta)" in told[1]
     told.clear()
     path = labelled(tmp_path / "same.nii.gz", labels, {1: "spleen", 5: "liver", 9: "adrenal_gland_left"})

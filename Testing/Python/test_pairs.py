@@ -98,7 +98,7 @@ def test_a_damaged_sample_is_left_out_whatever_was_said(folder):
     (folder / "a-1" / "nodes.nii.gz").unlink()
     assert pairs(folder)[1] == [{"sample": "a-1", "reason": "damaged: nodes.nii.gz missing"}]
     (folder / "a-2" / "provenance.json").write_text("{}")
-    with pytest.raises(LNSynthError, match="a-2/provenance.json: it does not tell the SHA-256"):
+    with pytest.raises(LNSynthError, match="a-2/provenance.json: it does not record the SHA-256"):
         pairs(folder)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import psutil
 import pytest
 import SimpleITK as sitk
+from itk_volume import from_sitk
 from PIL import Image
 from scipy import ndimage
 
@@ -53,7 +54,7 @@ def prepared(dataset, settings=COARSE, id="p0") -> PreparedCase:
 def simpleitk(source: Volume, affine, shape, interpolator) -> np.ndarray:
     grid = volume.to_sitk(Volume(np.zeros(shape, np.uint8), affine))
     image = volume.to_sitk(Volume(source.array.astype(np.float32), source.affine))
-    return volume.from_sitk(sitk.Resample(image, grid, sitk.Transform(), interpolator, -1000.0)).array
+    return from_sitk(sitk.Resample(image, grid, sitk.Transform(), interpolator, -1000.0)).array
 
 
 def test_a_case_says_what_it_is(dataset, drawn):

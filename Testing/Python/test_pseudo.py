@@ -117,7 +117,7 @@ def test_a_large_painted_node_has_the_noise_of_the_ct(case):
     ball = np.linalg.norm(np.indices(shape) - 14.5, axis=0) < 11
     painted = pseudo.paint(fat, ball.astype(np.uint16), SPACING, np.random.default_rng(2), look)
     core = ndimage.binary_erosion(ball, iterations=3)
-    assert np.isclose(painted[core].std(), np.hypot(look.noise_std, 5), rtol=0.15)
+    assert np.isclose(painted[core].std(), np.hypot(np.sqrt(look.covariance.max()), 5), rtol=0.15)
     rim = ball & ~ndimage.binary_erosion(ball)
     assert painted[rim].mean() < painted[core].mean() - 10, "the rim is partly fat"
 
@@ -185,7 +185,7 @@ def test_the_look_of_real_cts(shared_data, name, anatomy, levels):
     labels = label_map(ct.array, raw.array, ct.spacing, TABLE)
     look = pseudo.measure_look(ct.array, labels, ct.spacing, TABLE)
     assert levels[0] < look.node_hu < levels[1]
-    assert 4 < look.noise_std < 25
+    assert 4 < np.sqrt(look.covariance.max()) < 25
     assert all(0.3 < b < 2.5 for b in look.blur_mm)
 
 

@@ -1,4 +1,4 @@
-"""The review queue: order, verdicts on the disk at once, several reviewers, samples that come, go or are made anew."""
+"""The review queue: order, verdicts on the disk at once, several reviewers, samples that come, go or are remade."""
 
 import json
 import os
@@ -125,7 +125,7 @@ def test_a_sample_that_was_made_anew_waits_again(folder):
     assert queue.item.waits and queue.item.stale.note == "blurred" and queue.progress.decided == 0
     queue.look()
     make_sample(folder, "a-2", "third")  # behind the reviewer's back
-    with pytest.raises(LNSynthError, match="made anew while you looked"):
+    with pytest.raises(LNSynthError, match="regenerated while you looked"):
         queue.decide("accept")
     assert len(review.history(folder)) == 1 and queue.current == "a-2"
     decide(queue, "accept")
@@ -182,7 +182,7 @@ def test_the_table_says_who_said_what(folder):
     anna.refresh()
     rows = [item.texts() for item in anna.items]
     assert rows[0] == ("a-2", "rejected", "dark; bob: fine", "anna, bob (accepted)")
-    assert rows[1] == ("a-10", "made anew", "", "")
+    assert rows[1] == ("a-10", "regenerated", "", "")
     assert rows[2][:2] == ("b-1", "damaged") and "not valid JSON" in rows[2][2]
     assert anna.progress.sentence == "2 of 3 samples wait for you; 0 accepted, 1 rejected."
 

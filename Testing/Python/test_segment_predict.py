@@ -257,7 +257,7 @@ def test_plans_that_name_more_than_networks_and_layers_are_refused(tmp_path, pla
     else:
         architecture["arch_kwargs"]["conv_op"] = name
     write_json(copy / "plans.json", plan)
-    with pytest.raises(LNSynthError, match=f"names {name}, which is no network or layer"):
+    with pytest.raises(LNSynthError, match=f"names {name}, which is not a network or layer"):
         Segmenter.open(copy, "cpu")
 
 

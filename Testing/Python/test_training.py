@@ -254,7 +254,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_taken(dataset, wh
     shutil.copytree(whole_run, run)
     spoil(run / "checkpoints" / "step-00000007")
     train(tiny(), [dataset], run, resume=True, device="cpu", callback=lambda event: told.append(event.message))
-    assert any(why in message and "The checkpoint before it is taken." in message for message in told)
+    assert any(why in message and "The checkpoint before it is used instead." in message for message in told)
     assert "resuming after step 6" in told
     same_run(run, whole_run)
 

@@ -6,6 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from itk_volume import from_sitk
 
 from LNSynthLib.cases import volume as v
 from LNSynthLib.cases.volume import Volume
@@ -160,7 +161,7 @@ def test_resampling_equals_simpleitk(seed, order, interpolator):
     target[:3, 3] = (source.affine @ [15, 12, 10, 1])[:3] - target[:3, :3] @ [16, 14, 15]  # centre upon centre
     ours = v.resample_to(source, target, shape, order, cval=-777, antialias=False).array
     grid = v.to_sitk(Volume(np.zeros(shape, np.uint8), target))
-    theirs = v.from_sitk(sitk.Resample(v.to_sitk(source), grid, sitk.Transform(), interpolator, -777.0)).array
+    theirs = from_sitk(sitk.Resample(v.to_sitk(source), grid, sitk.Transform(), interpolator, -777.0)).array
     assert 0.01 < (ours == -777).mean() < 0.99
     differ = np.abs(ours - theirs) > 0.01
     assert differ.mean() < 1e-4  # a voxel whose centre falls on a border may go either way
@@ -235,7 +236,7 @@ def test_every_real_volume_reads_as_simpleitk_reads_it(shared_data):
     files = sorted(shared_data.glob("*.nii.gz"))
     assert len(files) >= 8
     for file in files:
-        ours, theirs = v.read(file), v.from_sitk(sitk.ReadImage(str(file)))
+        ours, theirs = v.read(file), from_sitk(sitk.ReadImage(str(file)))
         assert v.same_grid(ours, theirs, tol=1e-3)[0] and np.array_equal(ours.array, theirs.array), file.name
 
 
