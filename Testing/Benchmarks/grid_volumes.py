@@ -3,10 +3,10 @@
     python Testing/Benchmarks/grid_volumes.py [--nodes 200]
 
 Ellipsoids (as in transform_volumes.py), of sizes up to SPREAD around those named, so that not all are rounded to the
-same number of voxels, go from five spacings to 1 mm and 2.5 mm as `prepare` does it (`cases.shapes.
-on_grid`), to the 1 mm patch of in-place synthesis, and from there back: geometric mean of the volume after over the
-volume before, with its standard error, and how many nodes were lost. Exit status 1 where a ratio is more than 2 % from
-1 beyond three standard errors, or a node of half a voxel or more is lost.
+same number of voxels, go from five spacings to 1 mm and 2.5 mm as `prepare` does it (`cases.shapes.on_grid`), to the
+1 mm patch of in-place synthesis, and from there back: geometric mean of the volume after over the volume before, with
+its standard error, and how many nodes were lost. Exit status 1 where a ratio is more than 2 % from 1, or by more than
+the half voxel that rounding may leave, beyond three standard errors; or where a node of half a voxel or more is lost.
 """
 
 import argparse
@@ -53,7 +53,9 @@ def main() -> int:
                 logs = np.array([ratio for ratio, _ in found if ratio is not None])
                 lost, error = len(found) - len(logs), logs.std(ddof=1) / np.sqrt(len(logs))
                 line += f"{np.exp(logs.mean()):>12.3f} +-{error:.3f} lost{lost:>3}"
-                wrong += abs(logs.mean()) > 0.02 + 3 * error or any(r is None and not small for r, small in found)
+                half = 0.5 * max(side**3 if side else np.prod(spacing) for side, _ in route) / (np.pi / 6 * size**3)
+                wrong += abs(logs.mean()) > max(0.02, half) + 3 * error
+                wrong += any(ratio is None and not small for ratio, small in found)
             print(line, flush=True)
     return 1 if wrong else 0
 

@@ -34,8 +34,15 @@ def test_pieces_are_given_up_for_what_is_beside_the_largest():
     field[1:5, 1:4, 1:4] = 2.0      # 36 voxels
     field[9:11, 1:4, 1:4] = 3.0     # 18 voxels, fuller but fewer
     field[5, 1:4, 1:4] = 0.5        # beside the first: 9 voxels
-    mask = fullest(field, 54)
-    assert mask[1:6, 1:4, 1:4].all() and mask.sum() == 54 and ndimage.label(mask, TOUCHING)[1] == 1
+    for one, end in ((field, np.s_[1:6]), (field[::-1], np.s_[9:14])):  # whichever comes first
+        mask = fullest(one, 54)
+        assert mask[end, 1:4, 1:4].all() and mask.sum() == 54 and ndimage.label(mask, TOUCHING)[1] == 1
+
+
+def test_what_touches_by_a_corner_is_one_piece():
+    field = np.zeros((6, 6, 6))
+    field[:3, :3, :3], field[3:5, 3:5, 3:5] = 2.0, 3.0
+    assert np.array_equal(fullest(field, 27 + 8), field > 0)
 
 
 def ball(shape, spacing, center_mm, diameter_mm):
@@ -99,14 +106,24 @@ def test_the_smaller_of_two_lies_as_if_alone_and_the_larger_beside_it(numbers):
 
 
 def test_pieces_that_touch_by_a_corner_are_one_and_others_keep_a_volume_each():
-    mask = np.zeros((20, 20, 20), np.uint8)
-    mask[2:4, 2:4, 2:4] = mask[4:6, 4:6, 4:6] = 1    # one of 16 voxels
-    mask[10:16, 2:3, 2:14] = mask[10:16, 12:14, 2:4] = 1  # two whose boxes overlap, of 72 and 24
+    mask = np.zeros((24, 20, 20), np.uint8)
+    for n in range(2, 10):
+        mask[n, n, n] = 1  # a chain of 8 voxels, each an eighth of a voxel of the new grid
+    mask[14:20, 2:4, 2:14] = mask[14:20, 4:14, 2:4] = 1  # an angle of 6 x (24 + 20) voxels
+    mask[14:20, 9:13, 9:13] = 1                          # within its box, 96
     coarse = np.diag([2.0, 2, 2, 1])
     coarse[:3, 3] = 0.5
-    made = on_grid(Volume(mask, np.eye(4)), coarse, (10, 10, 10))
-    pieces, found = ndimage.label(made, TOUCHING)
-    assert sorted(np.bincount(pieces.ravel())[1:]) == [2, 3, 9] and found == 3
+    pieces, found = ndimage.label(on_grid(Volume(mask, np.eye(4)), coarse, (12, 10, 10)), TOUCHING)
+    assert found == 3 and sorted(np.bincount(pieces.ravel())[1:]) == [1, 12, 33]
+
+
+def test_a_node_in_a_single_thick_slice_is_about_as_high_as_the_slice():
+    mask = np.zeros((30, 30, 3), np.uint8)
+    mask[..., 1] = ball((30, 30, 1), (0.7, 0.7, 5), (10, 10, 0), 9)[..., 0]
+    made = on_grid(Volume(mask, np.diag([0.7, 0.7, 5, 1])), np.eye(4), (22, 22, 15))
+    assert made.sum() == round(mask.sum() * 0.7 * 0.7 * 5)
+    heights = np.flatnonzero(made.any((0, 1)))
+    assert 5 <= len(heights) <= 7 and abs(heights.mean() - 5) <= 0.5
 
 
 def test_a_node_at_the_edge_of_the_grid_has_the_part_of_its_volume_that_lies_on_it():

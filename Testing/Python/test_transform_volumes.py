@@ -5,7 +5,7 @@ from made_nodes import TABLE, ellipsoid, free_space
 from scipy import ndimage
 
 from LNSynthLib.conditions.nodes import TOUCHING
-from LNSynthLib.conditions.transforms import VarySettings, vary_one
+from LNSynthLib.conditions.transforms import VarySettings, _allowed, vary_one
 
 SPACINGS = [(1, 1, 1), (2.5, 2.5, 2.5), (0.7, 0.7, 5), (0.98, 0.98, 2), (3, 3, 3)]
 
@@ -70,3 +70,10 @@ def test_volumes_stay_within_the_factor_either_way():
         assert record["operation"] == "affine"
         ratios.append(changed.sum() / mask.sum())
     assert 1 / 1.3 <= min(ratios) < 0.85 and 1.18 < max(ratios) <= 1.3
+
+
+@pytest.mark.parametrize("voxels, fits", [(4, False), (5, True), (20, True), (21, False)])
+def test_a_volume_is_within_the_factor_or_refused(voxels, fits):
+    before, after = np.ones((10, 1, 1), bool), np.ones((voxels, 1, 1), bool)
+    start, nodes, labels = free_space(before, (1, 1, 1))
+    assert _allowed(after, start, before, nodes, labels, TABLE, VarySettings(volume_factor=2.0)) == fits
