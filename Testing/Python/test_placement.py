@@ -9,7 +9,15 @@ from scipy import ndimage
 from LNSynthLib.cases.body import label_map
 from LNSynthLib.cases.labels import LabelTable
 from LNSynthLib.conditions.nodes import TOUCHING, axes_mm, boxes
-from LNSynthLib.conditions.placement import _Sites, add, clear_of_others, nearest_room, place
+from LNSynthLib.conditions.placement import (
+    _course,
+    _Sites,
+    add,
+    clear_of_others,
+    kept_clear,
+    nearest_room,
+    place,
+)
 from LNSynthLib.conditions.prior import ShapePrior
 
 PRIOR = ShapePrior.load()
@@ -284,3 +292,45 @@ def test_a_node_gives_way_by_no_more_than_it_may_in_any_direction():
     assert start.tolist() == [12, 12, 8] and moved == pytest.approx(32**0.5)
     labels[6:8, 8:10, 8:10] = table.index("fat")  # nearer
     assert nearest_room(node, (8, 8, 8), nodes, labels, mm, table, 6.0)[1] == 2
+
+
+def test_skin_is_no_wall():
+    """Seen from the front: skin, fat, a wall at 30 voxels, fat; new nodes stay 5 mm behind the wall."""
+    table, mm = LabelTable.load("abdomen17"), np.full(3, 3.0)
+    labels = np.full((50, 60, 30), table.index("fat"), np.uint8)
+    labels[:, 59], labels[:, 30] = table.index("body"), table.index("body")
+    y = _Sites(np.pad(labels, 1), mm, table).places["anywhere"][:, 1] * 3.0
+    assert 31 * 3 - 5 - 3 < y.max() <= 31 * 3 - 5
+
+
+def test_places_lie_anywhere_between_the_points_of_the_coarse_grid():
+    table = LabelTable.load("abdomen14")
+    sites = _Sites(np.pad(np.full((70, 70, 50), table.index("body"), np.uint8), 2), np.array([1, 1, 1.5]), table)
+    drawn = np.concatenate([sites.draw(np.random.default_rng(seed), "anywhere", 4.0) for seed in range(20)])
+    assert [sorted(set(axis)) for axis in (drawn % (3, 3, 2)).T.astype(int)] == [[0, 1, 2], [0, 1, 2], [0, 1]]
+
+
+def test_slices_without_vessels_have_the_course_of_the_nearest():
+    vessels = np.zeros((9, 9, 8), bool)
+    vessels[2:5, 3:6, 2], vessels[5:8, 1:3, 6] = True, True
+    front, back, middle = (found.ravel().tolist() for found in _course(vessels, np.array([1.0, 2.0, 3.0])))
+    assert front == [10.0] * 5 + [4.0] * 3 and back == [6.0] * 5 + [2.0] * 3 and middle == [3.0] * 5 + [6.0] * 3
+
+
+def test_structures_are_kept_clear_under_fat_too():
+    table = LabelTable.load("abdomen17")
+    labels, raw = np.full((3, 3, 3), table.index("fat"), np.uint8), np.zeros((3, 3, 3), np.uint8)
+    raw[0], raw[1, 0] = 5, 80  # liver; autochthonous muscle, which the table does not tell apart
+    kept = kept_clear(labels, raw, table)
+    assert (kept[0] == table.index("liver")).all() and (kept[1, 0] == table.index("bone")).all()
+    assert (kept[1, 1:] == labels[1, 1:]).all() and (kept[2] == labels[2]).all()
+
+
+def test_what_touches_the_last_place_within_reach_blocks_it():
+    table = LabelTable.load("abdomen17")
+    labels = np.full((12, 12, 12), table.index("liver"), np.uint8)
+    labels[4:6, 6:8, 6:8] = table.index("fat")
+    nodes, node, mm = np.zeros(labels.shape, np.uint16), np.ones((2, 2, 2), bool), np.full(3, 2.0)
+    assert nearest_room(node, np.array([6, 6, 6]), nodes, labels, mm, table, 4.0)[0].tolist() == [4, 6, 6]
+    nodes[3, 6, 6] = 1
+    assert nearest_room(node, np.array([6, 6, 6]), nodes, labels, mm, table, 4.0) is None
