@@ -182,6 +182,7 @@ def _samples(folders: Sequence[Path], cases: list[Item], settings: SegmentSettin
                 item = Item(f"{sample.name}-synthetic{number}", "synthetic", father.split, father.patient, father.case,
                             sample, record["outputs"]["ct.nii.gz"])
                 order = record["sampling"].get("sample", 0)
+                order = order if isinstance(order, int) else 0  # the demo's variants have names
             except (KeyError, TypeError, AttributeError) as error:
                 raise LNSynthError(f"{sample / 'provenance.json'}: it does not say how the sample was made "
                                    f"({error!r}); make the sample again, or leave it out.") from None

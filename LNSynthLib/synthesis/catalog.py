@@ -24,7 +24,7 @@ RECORD = {"outputs?": _hashes, "key?": str, "what?": str,
           "generator?": {"settings?": dict, "trained_on?": (dict, NONE)},
           "source?": {"case?": str, "kind?": str, "sha256?": dict, "voxels_sha256?": str, "prepared_key?": str,
                       "prepared_settings?": {"name": check_name, "labels": str}},
-          "sampling?": {"sample?": int}, "condition?": {"start?": [int] * 3, "shape?": [int] * 3},
+          "sampling?": {"sample?": (int, str)}, "condition?": {"start?": [int] * 3, "shape?": [int] * 3},
           "nodes?": [{"id": int, "state?": str, "centroid_mm?": [NUMBER] * 3, "volume_ml?": NUMBER,
                       "short_axis_mm?": NUMBER}]}
 

@@ -67,6 +67,7 @@ def test_four_variants_of_one_anatomy(shown):
     assert record["source"]["prepared_settings"]["spacing_mm"] == 3.0
     operations = [r["operation"] for r in record["condition"]["nodes"]]
     assert operations[0] == "removed" and set(operations[1:]) == {"added"}
+    assert cli.main(["review", "list", str(shown / "variants")]) == 0  # samples like any other
     gone = record["condition"]["nodes"][0]["id"]
     assert (nodes["as-they-are"] == gone).any() and not (nodes["one-gone-two-new"] == gone).any()
 
