@@ -1,14 +1,20 @@
 """Training, validation and test are apart: no patient and no CT is on two sides, under whatever name and form.
 
-`check_sides` is asked by all that uses data sets: prepare, train, synthesize, segment train, and experiments before
-their first cell; `check_new` by all that adds a real CT to one: import, fetch, pseudo. The manifest of a data set alone
-says on which side a case is. What lies in no data set is not known here.
+`check_sides` is asked by all that uses data sets: prepare, train, synthesize, segment train, evaluate images, and
+experiments before their first cell; `check_new` by all that adds a real CT to one: import, fetch, pseudo. The manifest
+of a data set alone says on which side a case is. What lies in no data set is not known here, nor in two that are never
+used together.
+
+    HOME/apart/DIGEST   an empty file for each set of CTs and sides found apart, so that it is not compared again; HOME
+                        is `runtime.home`
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -16,9 +22,12 @@ from pathlib import Path
 
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
+from ..runtime.home import home
 from ..runtime.pseudonyms import known
-from .dataset import SPLITS, Case, Dataset
+from .dataset import SPLITS, Case, Dataset, home_of
 from .fingerprint import Fingerprint, fingerprint, keep, near_duplicates, of_case
+
+RULE = 1  # raise it when CTs are compared otherwise: what was found apart is then compared again
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,7 @@ class Member:
 
     name     for messages, with its data set
     case     its id; empty where it is no case
-    side     train, val or test
+    side     train, val or test; empty where it is in no data set
     patient  as the manifest spells it
     sha256   of the CT file; empty where unknown
     look     makes its fingerprint, or reads it
@@ -71,6 +80,14 @@ def members(folders: Sequence[str | Path | Dataset]) -> list[Member]:
     return found
 
 
+def member_of(ct: str | Path, look: Callable[[], Fingerprint]) -> Member:
+    """The CT file as the case that it is in the data set it lies in; else by itself: no case, side or patient."""
+    if found := home_of(Path(ct)):
+        dataset, entry = found
+        return next(member for member in members([dataset]) if member.case == entry["id"])
+    return Member(str(ct), "", "", "", "", look)
+
+
 def check_new(new: Member, others: Sequence[Member]) -> None:
     """Raises LNSynthError, naming both CTs, where one that is to come shares its patient or what it shows with one of
     another side."""
@@ -96,20 +113,32 @@ def add_apart(dataset: Dataset, case: Case, source: str | Path, others: list[Mem
 def check_sides(everyone: Sequence[Member], callback: Callback = ignore, skip_damaged: bool = False) -> None:
     """Raises LNSynthError, naming both CTs, where two sides share a patient, a CT, or a CT that shows the same.
 
-    Fingerprints that are missing are made first, and kept beside their cases. skip_damaged: a CT that cannot be read is
-    left out, for those who refuse it themselves.
+    Fingerprints that are missing are made first, and kept beside their cases. Sides that were found apart once are not
+    compared again. skip_damaged: a CT that cannot be read is left out, for those who refuse it themselves.
     """
     sides = {side: [member for member in everyone if member.side == side] for side in SPLITS}
     for one, other in combinations([side for side in SPLITS if sides[side]], 2):
         _check_names(sides[one], sides[other])
     present = [side for side in SPLITS if sides[side]]
-    if len(present) < 2:
+    if len(present) < 2 or (verdict := _found_apart(everyone)) and verdict.is_file():
         return
     looked_at = _look(everyone, callback, skip_damaged)
     for one, other in combinations(present, 2):
         ours, theirs = ([member for member in looked_at if member.side == side] for side in (one, other))
         for i, j, likeness in near_duplicates([m.fingerprint for m in ours], [m.fingerprint for m in theirs]):
             raise _same(ours[i], theirs[j], likeness)
+    if verdict and len(looked_at) == len(everyone):
+        with suppress(OSError):  # then they are compared again next time
+            verdict.parent.mkdir(parents=True, exist_ok=True)
+            verdict.touch()
+
+
+def _found_apart(everyone: Sequence[Member]) -> Path | None:
+    """The file that is there when these CTs were found apart on these sides; None where a CT's hash is unknown."""
+    if not all(member.sha256 for member in everyone):
+        return None
+    said = "\n".join([str(RULE), *sorted(f"{member.side} {member.sha256}" for member in everyone)])
+    return home() / "apart" / hashlib.sha256(said.encode()).hexdigest()
 
 
 def _check_names(ours: Sequence[Member], theirs: Sequence[Member]) -> None:
@@ -119,7 +148,8 @@ def _check_names(ours: Sequence[Member], theirs: Sequence[Member]) -> None:
             spelt = "" if other.patient == member.patient else f" (also spelt {other.patient!r})"
             raise LNSynthError(f"patient {member.patient}{spelt} is on both sides: {member.name} is of split "
                                f"{member.side}, {other.name} of split {other.side}; give all images of a patient one "
-                               "split.")
+                               "split or, if these are two people with one id (of two hospitals, say), import one of "
+                               "them with another id in the column patient of a CSV of pairs.")
         if (other := files.get(member.sha256)) is not None:
             raise _same(member, other, 1.0)
 

@@ -77,13 +77,15 @@ class TrainedOn:
             save(Path(folder) / PRINTS, self.prints)
 
     def seen(self, members: Sequence[Member]) -> list[tuple[Member, str]]:
-        """Each member whose patient or CT the model has seen, and how that is known."""
+        """Each member whose patient or CT the model has seen, and how that is known, in words that hold no id."""
+        if not self.parts:
+            return []
         found = {}
         voxels = {one for part in self.parts for one in part["voxels"]}
         for n, member in enumerate(members):
             if any(member.patient and _hash(part["salt"], who) in part["patients"]
                    for part in self.parts for who in member.people):
-                found[n] = f"patient {member.patient}"
+                found[n] = "this patient"
             elif member.fingerprint.voxels in voxels:
                 found[n] = "this CT"
         rest = [n for n in range(len(members)) if n not in found]
@@ -94,8 +96,8 @@ class TrainedOn:
     def check(self, held: Sequence[Member], what: str) -> None:
         """Raises LNSynthError where the model, `what`, has seen a CT that is held out of training."""
         for member, how in self.seen(held):
-            raise LNSynthError(f"{what} was trained on {how}: {member.name} is of split {member.side}; train another "
-                               "one without it, or give that case the split train.")
+            raise LNSynthError(f"{what} was trained on {how}: {member.name} (patient {member.patient}) is of split "
+                               f"{member.side}; train another one without it, or give that case the split train.")
 
 
 def _hash(salt: str, id: str) -> str:

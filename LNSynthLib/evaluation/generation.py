@@ -7,6 +7,7 @@ patches as two sets.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable
@@ -17,12 +18,14 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from ..cases.apart import Member, check_sides, members
 from ..cases.labels import AIR, LabelTable, table_named
 from ..cases.store import PreparedCase, list_prepared
+from ..cases.trained_on import TrainedOn, held_out
 from ..cases.volume import Box, read
 from ..conditions.encode import scale_hu, unscale_hu
 from ..runtime.errors import LNSynthError
-from ..runtime.events import Callback, Progress, ignore
+from ..runtime.events import Callback, Event, Progress, ignore
 from ..runtime.files import write_json, write_text
 from ..runtime.names import check_name, inside
 from ..runtime.pseudonyms import pseudonym
@@ -86,10 +89,14 @@ def evaluate_samples(samples: Path, data: list[Path], settings: ImageSettings | 
     the mean over organs of the absolute error of their mean HU; "contrast_hu" and "real_contrast_hu", means over nodes;
     "organs", "nodes" and "real_nodes" (`tissue`'s rows); "nearest", a dict for "pixels" and for "features";
     "detail"; and "copied", which of the three say that it is a copy (None where none of them can tell).
-    Raises LNSynthError where a sample is damaged or its case cannot be found as it was.
+    Raises LNSynthError where a sample is damaged or its case cannot be found as it was, where two sides of the data
+    sets share a patient or a CT, and where a sample of a case of split val or test is by a generator trained on it.
     """
     settings = settings or ImageSettings()
     folders = whole_samples(samples)
+    everyone = members(data)
+    check_sides(everyone, callback)
+    _check_unseen(folders, everyone, callback)
     cases = _Cases(data)
     rows, sought, seen, real_seen, shapes = [], [], [], [], {}
     with Progress("measuring", len(folders), callback) as progress:
@@ -133,6 +140,25 @@ def write_images(out: Path, result: dict) -> list[Path]:
     write_text(out / "images.csv", csv_text(list(rows[0]), rows))
     write_json(out / "images.json", result)
     return [out / "images.csv", out / "images.json"]
+
+
+def _check_unseen(folders: Iterable[Path], everyone: list[Member], callback: Callback) -> None:
+    """Raises LNSynthError where a sample is of a case held out of training that its generator was trained on; tells
+    of generators that do not say what they were trained on."""
+    held, generators = {member.case: member for member in held_out(everyone)}, {}
+    for folder in folders:
+        record = read_record(folder)
+        if (case := record.get("source", {}).get("case")) in held:
+            said = record.get("generator", {}).get("trained_on")
+            _, of = generators.setdefault(json.dumps(said, sort_keys=True), (
+                TrainedOn.read(said, None, f"the generator of {folder.name}"), {}))
+            of.setdefault(case, folder.name)
+    for record, of in generators.values():
+        for unknown in record.unknown:
+            callback(Event("measuring", message=f"note: {unknown}; whether it has seen a case of split val or test "
+                                                "cannot be checked"))
+        for case, name in of.items():
+            record.check([held[case]], f"The generator of {name}")
 
 
 class _Cases:

@@ -91,11 +91,16 @@ def find(path: str | Path) -> Path:
 def check_unseen(path: str | Path, everyone: Sequence[Member], tell: Callable[[str], None]) -> None:
     """Raises LNSynthError where the generator was trained on a case of split val or test; tells where it may have been,
     as it does not say what it was trained on."""
-    folder = find(path)
-    record = TrainedOn.read(_about(folder).get("trained_on"), folder, f"the generator {path}")
+    record = trained_on(path)
     for unknown in record.unknown:
         tell(f"note: {unknown}; whether it has seen a case of split val or test cannot be checked")
     record.check(held_out(everyone), f"The generator {path}")
+
+
+def trained_on(path: str | Path) -> TrainedOn:
+    """What the generator says that it was trained on."""
+    folder = find(path)
+    return TrainedOn.read(_about(folder).get("trained_on"), folder, f"the generator {path}")
 
 
 def facts(path: str | Path) -> dict:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..cases.apart import Member
+from ..cases.apart import member_of
 from ..cases.body import LOWEST_HU
 from ..cases.checks import check_ct, check_finite
 from ..cases.fingerprint import fingerprint
@@ -207,7 +207,7 @@ def predict_file(path: Path, ct: Path, out: Path, *, probability: Path | None = 
     low, high = segmenter.window
     if volume.array.min() < low or volume.array.max() > high:  # else it was clipped before, and shows no air
         check_ct(volume, str(ct))
-    itself = Member(str(ct), "", "test", "", "", lambda: fingerprint(volume))
+    itself = member_of(ct, lambda: fingerprint(volume))
     seen = next((how for _, how in segmenter.trained_on.seen([itself])), "")
     if seen:
         callback(Event("segmenting", message=f"note: the segmenter was trained on {seen}: its result says nothing "

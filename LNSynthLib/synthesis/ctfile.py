@@ -33,6 +33,12 @@ class CTFile:
     scaling: tuple[float, float]
     keep: Callable[[Path, np.ndarray, str], None]
 
+    def hu(self) -> Volume:
+        """In HU; the stored voxels themselves where they are that."""
+        if self.scaling == (1.0, 0.0):
+            return self.stored
+        return Volume(Canvas(self.stored, *self.scaling).to_hu(self.stored.array), self.stored.affine)
+
     def write(self, path: Path, stored: Volume, description: str) -> None:
         """Writes changed voxels to another file, stored as in this one but without its texts; or, where the suffix
         asks for another kind of file, as a volume in HU."""

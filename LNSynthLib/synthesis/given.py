@@ -6,8 +6,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..cases.apart import member_of
 from ..cases.checks import check_nodes
 from ..cases.dataset import home_of, voxels_sha256
+from ..cases.fingerprint import fingerprint
 from ..cases.labels import LabelTable
 from ..cases.masks import Tell, read_nodes
 from ..cases.nodes import numbered
@@ -15,8 +17,8 @@ from ..cases.plausibility import check_plausible, doubts
 from ..cases.synthetic import marked
 from ..cases.volume import Volume, stem
 from ..conditions import anatomy as organs
+from ..generators import checkpoint
 from ..runtime.files import sha256
-from .canvas import Canvas
 from .ctfile import CTFile, open_ct
 
 
@@ -74,8 +76,21 @@ class Given:
             if mask is not None:
                 found = doubts(numbered(mask), ct.stored, shown=shown, scaling=ct.scaling, organs=anatomy)
                 check_plausible(found, str(path), anyway, tell)
-        hu = Canvas(ct.stored, *ct.scaling).to_hu(ct.stored.array) if ct.scaling != (1.0, 0.0) else ct.stored.array
-        return cls(ct, nodes, present, anatomy, voxels_sha256(Volume(hu, ct.stored.affine)))
+        return cls(ct, nodes, present, anatomy, voxels_sha256(ct.hu()))
+
+
+def seen(ct: CTFile, generator: Path, tell: Tell) -> dict[str, str]:
+    """{"seen": how that is known} for a record's source where the generator was trained on this patient or CT, else {}.
+
+    tell hears it, but for a case of split train, which is there to be trained on.
+    """
+    itself = member_of(ct.path, lambda: fingerprint(ct.hu()))
+    how = next((how for _, how in checkpoint.trained_on(generator).seen([itself])), "")
+    if how and itself.side != "train":
+        of = f", which is of split {itself.side}" if itself.side else ""
+        tell(f"note: the generator was trained on {how}{of}: what it makes here is no example of what it makes of CTs "
+             "that it has not seen")
+    return {"seen": how} if how else {}
 
 
 def origin(ct: Path, case: str | None = None, otherwise: str | None = None) -> tuple[str, str]:

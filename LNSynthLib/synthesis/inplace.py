@@ -21,7 +21,7 @@ from ..runtime.files import atomic_path, sha256, write_json
 from .ctfile import open_ct
 from .exact import exact
 from .fits import check_fits
-from .given import digest
+from .given import digest, seen
 from .insert import InsertSettings, insert
 from .outputs import check_apart
 from .provenance import anonymous as nameless
@@ -52,6 +52,7 @@ def insert_file(generator: Path, ct: Path, nodes: Path, out: Path, settings: Ins
     callback(Event("reading the CT"))
     source = open_ct(ct)
     tell, organs = telling(callback), None
+    known = seen(source, generator, tell)
     mask = read_nodes(nodes, source.stored, tell, source=ct, names=segments)
     check_nodes(mask, str(nodes))
     if anatomy is not None:
@@ -73,7 +74,7 @@ def insert_file(generator: Path, ct: Path, nodes: Path, out: Path, settings: Ins
         record = provenance(
             "removal" if remove else "insertion", facts, labels=model.form.labels, seed=settings.seed,
             sampler=settings.sampler, steps=settings.steps, device=device,
-            source={name: {"file": Path(p).name, "sha256": digest(p)} for name, p in inputs.items()},
+            source={name: {"file": Path(p).name, "sha256": digest(p)} for name, p in inputs.items()} | known,
             condition={"settings": asdict(settings), "anatomy_version": anatomy_version, "patches": made.patches},
             outputs={Path(out).name: sha256(beside)})
         record = nameless(record) if anonymous else record

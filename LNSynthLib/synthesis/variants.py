@@ -27,7 +27,7 @@ from ..runtime.seeds import derive
 from ..runtime.temporary import sweep
 from .catalog import read_record
 from .fits import check_fits
-from .given import Files, Given, origin
+from .given import Files, Given, origin, seen
 from .insert import InsertSettings
 from .outputs import check_apart
 from .provenance import anonymous_source
@@ -141,7 +141,8 @@ def variants(generator: Path, files: Files, out: Path, settings: VariantSettings
         if todo:
             callback(Event("reading the CT"))
             given = Given.read(files, _table(model), telling(callback), anyway)
-            run = Run(model, facts, files, given, {**source, "voxels_sha256": given.voxels}, settings, device)
+            about = {**source, "voxels_sha256": given.voxels, **seen(given.ct, generator, telling(callback))}
+            run = Run(model, facts, files, given, about, settings, device)
             for variant, reason in _make(run, todo, callback):
                 if reason:
                     skipped[variant] = reason

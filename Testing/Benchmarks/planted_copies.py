@@ -1,12 +1,14 @@
 """Whether the search for copies finds copies that are planted, what it flags beside them, and how long it takes.
 
     python Testing/Benchmarks/planted_copies.py SHARED_DATA [--spacing 2 --side 48 --patches 8 --cells 16]
+        [--generator Resources/generators/demo --steps 25]
 
 Training cases are six real CTs (SHARED_DATA/README.md) and three phantoms. A patch of a case ("own", whose anatomy the
 sample would have been given) and one of another case stand in for a sample: as they are, shifted by one voxel, with
 noise of 5 HU, blurred by 1 mm, in each flip. Honest are each tissue's mean HU with noise of its own, and real patches
-searched for in the other cases alone. Prints how many are flagged, and the texture correlations. Exit status 1 where
-less than 95 % of the copies or more than 5 % of the honest ones are flagged.
+searched for in the other cases alone, and, with --generator, what that generator (of label table abdomen17 and this
+spacing) makes of the anatomy. Prints how many are flagged, and the texture correlations. Exit status 1 where less than
+95 % of the copies or more than 5 % of the honest ones are flagged.
 """
 
 import argparse
@@ -15,14 +17,17 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy import ndimage
 
-from LNSynthLib.cases.body import label_map
+from LNSynthLib.cases.body import label_map, organ_hu
 from LNSynthLib.cases.labels import LabelTable
 from LNSynthLib.cases.phantom import phantom
 from LNSynthLib.cases.volume import Volume, canonical, isotropic_grid, read, resample_to
+from LNSynthLib.conditions.encode import encode, expected_hu
 from LNSynthLib.evaluation.copies import FLIPS, Searched, Sought, flipped
 from LNSynthLib.evaluation.memorisation import MemorisationSettings
+from LNSynthLib.generators import checkpoint
 from LNSynthLib.synthesis.canvas import padded
 
 TABLE = LabelTable.load("abdomen17")
@@ -77,6 +82,16 @@ def patches(number: int, cases: list, side: int, spacing: float) -> tuple[int, t
     return int(own), tuple(place), tissues, made
 
 
+def generated(model, case: tuple, tissues: np.ndarray, seed: int, steps: int) -> np.ndarray:
+    """What a generator makes, in [0, 2], of a place's tissues without nodes; HU are expected to be the case's."""
+    form, hu = model.form, None
+    if form.expected_hu:
+        hu = expected_hu(TABLE, organ_hu(case[0] * 180 - 120, case[1], TABLE), None, form.window)
+    condition = encode(tissues, np.zeros(tissues.shape, np.uint8), form.anatomy_channels, hu)[None]
+    with torch.inference_mode():
+        return model.sample(condition, seeds=[seed], steps=steps, sampler="dpmpp")[0, 0].float().numpy() + 1
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -84,13 +99,18 @@ def main() -> int:
     parser.add_argument("--side", type=int, default=48)
     parser.add_argument("--patches", type=int, default=8)
     parser.add_argument("--cells", type=int, default=MemorisationSettings().cells)
+    parser.add_argument("--generator", type=Path, help="folder of a generator whose samples are honest ones too")
+    parser.add_argument("--steps", type=int, default=25, help="of its sampling")
     args = parser.parse_args()
+    model = checkpoint.load(args.generator)[0] if args.generator else None
     settings, cases, found = MemorisationSettings(cells=args.cells), bodies(args.data, args.spacing), {}
     began = time.process_time()
     searched = [Searched(lambda box, ct=ct: padded(ct, box), ct.shape, (args.side,) * 3, settings) for ct, _ in cases]
     opened, seconds, searches = time.process_time() - began, 0.0, 0
     for number in range(args.patches):
         own, place, tissues, made = patches(number, cases, args.side, args.spacing)
+        if model is not None:
+            made["honest: generated"] = generated(model, cases[own], tissues, number, args.steps)
         for kind, patch in made.items():
             apart = kind == "honest: real, not shown"
             began = time.process_time()

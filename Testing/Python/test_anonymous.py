@@ -144,7 +144,7 @@ def test_a_patient_and_his_pseudonym_are_one_person_where_it_was_given(tmp_path,
     model = TrainedOn.of([train])
     with pytest.raises(LNSynthError, match="on both sides"):
         check_sides([train, test])
-    with pytest.raises(LNSynthError, match="was trained on patient"):
+    with pytest.raises(LNSynthError, match="was trained on this patient"):
         model.check([test], "It")
     monkeypatch.setenv("LNSYNTH_HOME", str(tmp_path / "elsewhere"))
     check_sides([train, test])

@@ -18,6 +18,10 @@ from LNSynthLib.experiment.data import check_apart as check_plan
 from LNSynthLib.experiment.plan import load_plan
 from LNSynthLib.generators import checkpoint
 from LNSynthLib.runtime.errors import LNSynthError
+from LNSynthLib.synthesis.ctfile import open_ct
+from LNSynthLib.synthesis.given import seen
+from LNSynthLib.synthesis.inplace import insert_file
+from LNSynthLib.synthesis.insert import InsertSettings
 from LNSynthLib.synthesis.synthesize import SynthesizeSettings, synthesize
 
 
@@ -81,8 +85,23 @@ def test_two_sides_that_show_one_ct_are_refused_with_both_names(drawn, tmp_path,
 def test_a_patient_spelt_otherwise_on_the_other_side_is_refused(drawn, tmp_path):
     folder = dataset(tmp_path / "a", {"one": ("Case 12", "train", drawn[0], True),
                                       "two": ("case-12", "test", drawn[1], False)})
-    with pytest.raises(LNSynthError, match="patient Case 12 .also spelt 'case-12'.* case one .* case two"):
+    with pytest.raises(LNSynthError, match="patient Case 12 .also spelt 'case-12'.* case one .* case two.*two people"):
         check_sides(members([folder]))
+
+
+def test_what_was_found_apart_is_not_compared_again_until_it_is_another(drawn, tmp_path):
+    folder = dataset(tmp_path / "a", {"one": ("P", "train", drawn[0], False), "two": ("Q", "test", drawn[1], False)})
+    check_sides(members([folder]))
+    prints = [folder / "cases" / id / "fingerprint.npz" for id in ("one", "two")]
+    for path in prints:
+        path.unlink()
+    check_sides(members([folder]))
+    assert not any(path.exists() for path in prints)
+    copy = Case("three", changed(drawn[0].ct)["noise of 5 HU"], entry={"patient": "R", "split": "test"})
+    Dataset.open(folder).add(copy)
+    for _ in range(2):
+        with pytest.raises(LNSynthError, match="case one .*split train.*case three .*split test.*one CT"):
+            check_sides(members([folder]))
 
 
 def sources(folder, cases):
@@ -170,6 +189,30 @@ def test_an_older_generator_is_taken_with_a_word(tmp_path):
     told = []
     checkpoint.check_unseen(make_generator(tmp_path / "weights"), [], told.append)
     assert len(told) == 1 and "does not say what it was trained on" in told[0]
+
+
+@pytest.mark.parametrize("place, side", [("loose", ""), ("set", "test"), ("set", "train")])
+def test_an_insertion_says_that_its_generator_was_trained_on_the_ct(drawn, tmp_path, place, side):
+    trained = dataset(tmp_path / "a", {"one": ("P", "train", drawn[0], True)})
+    weights = make_generator(tmp_path / "weights", spacing_mm=3.0)
+    model, _ = checkpoint.load(weights)
+    checkpoint.save(weights, model, trained_on=TrainedOn.of(members([trained])))
+    ct = tmp_path / "ct.nii.gz"
+    if side:
+        other = dataset(tmp_path / "b", {"two": ("p", side, drawn[0], True)})
+        ct = Dataset.open(other).path("two", "ct")
+    else:
+        write(ct, changed(drawn[0].ct)["noise of 5 HU"])
+    write(tmp_path / "nodes.nii.gz", drawn[0].nodes)
+    told = []
+    record = insert_file(weights, ct, tmp_path / "nodes.nii.gz", tmp_path / "out.nii.gz", InsertSettings(steps=1),
+                         only=[1], anyway=True, device="cpu", callback=lambda event: told.append(event.message or ""))
+    assert record["source"]["seen"].startswith("this patient" if side else "this CT in another form")
+    notes = [text for text in told if "was trained on" in text]
+    assert len(notes) == (side != "train") and all(f"of split {side}" in text for text in notes if side)
+    fresh = tmp_path / "fresh.nii.gz"
+    write(fresh, drawn[1].ct)
+    assert seen(open_ct(fresh), weights, print) == {}
 
 
 def test_a_fingerprint_is_kept_beside_its_case_and_not_trusted_for_another_ct(drawn, tmp_path):

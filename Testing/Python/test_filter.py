@@ -257,7 +257,7 @@ def test_synthesize_filters_what_it_made(trained, tmp_path, capsys):
     with data.changing():
         data.entry("balls-0")["split"] = "test"
     assert cli.main([*make, str(run), "--split", "all"]) == 2
-    assert "was trained on patient balls-0" in capsys.readouterr().err
+    assert "was trained on this patient: case balls-0" in capsys.readouterr().err
 
 
 def test_under_torchrun_the_filter_waits_for_all_samples(tmp_path, monkeypatch, capsys):

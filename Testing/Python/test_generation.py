@@ -11,9 +11,12 @@ from made_prepared import enlist
 from scipy import ndimage
 
 from LNSynthLib import cli
+from LNSynthLib.cases.apart import members
+from LNSynthLib.cases.dataset import Dataset
 from LNSynthLib.cases.labels import LabelTable
 from LNSynthLib.cases.nodes import records
 from LNSynthLib.cases.store import PreparedCase, write_prepared
+from LNSynthLib.cases.trained_on import TrainedOn
 from LNSynthLib.conditions.encode import scale_hu, unscale_hu
 from LNSynthLib.evaluation import distribution, images
 from LNSynthLib.evaluation.features import VARIABLE, FeatureNet, lpips, pooled
@@ -264,8 +267,25 @@ def test_samples_of_a_generator_with_nodes_unchanged(data, tmp_path):
     assert row["psnr"] < 15 and row["copied"] == []
 
 
+def test_samples_of_a_test_case_that_their_generator_was_trained_on_are_refused(data, cases, tmp_path):
+    make_sample(tmp_path / "out", "of-4", cases[4])
+    where = tmp_path / "out" / "of-4" / "provenance.json"
+    record, told = read_json(where), []
+    evaluate_samples(tmp_path / "out", [data], callback=lambda event: told.append(event.message or ""))
+    assert any("does not say what it was trained on" in text for text in told)
+    everyone = members([data])
+    for trained, refused in ((everyone[:4], False), (everyone, True)):
+        record["generator"]["trained_on"] = TrainedOn.of(trained).plain()
+        write_json(where, record)
+        if refused:
+            with pytest.raises(LNSynthError, match="generator of of-4 was trained on this patient.*case4.*split test"):
+                evaluate_samples(tmp_path / "out", [data])
+        else:
+            evaluate_samples(tmp_path / "out", [data])
+
+
 def test_other_data_and_damaged_samples_are_refused(made, data, cases, tmp_path):
-    (tmp_path / "empty").mkdir()
+    Dataset.create(tmp_path / "empty")
     with pytest.raises(LNSynthError, match="case0 .*none of them has it"):
         evaluate_samples(made, [tmp_path / "empty"])
     shutil.copytree(data, tmp_path / "anew")

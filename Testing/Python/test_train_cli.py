@@ -1,12 +1,15 @@
 """`lnsynth train` and the loose script: what they print, refuse and leave behind."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 import yaml
+from made_prepared import write_case
 
+from LNSynthLib.cases.dataset import Dataset
 from LNSynthLib.cli import main
 from LNSynthLib.runtime.settings import resources
 
@@ -58,6 +61,24 @@ def test_what_cannot_work_is_refused_in_one_sentence(arguments, wanted, tmp_path
     assert main(["train", *arguments]) == 2
     error = capsys.readouterr().err.strip()
     assert wanted in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_refusal_under_torchrun_ends_all_processes(repository, tiny, tmp_path):
+    """The first of two processes finds one patient on both sides; the other waits for it."""
+    write_case(tmp_path / "data", 0)
+    write_case(tmp_path / "data", 1, split="test")
+    changing = Dataset.open(tmp_path / "data")
+    with changing.changing():
+        changing.entry("case1")["patient"] = "p0"
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "LNSynthLib",
+         "train", "--preset", tiny, "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run"), "--anyway",
+         "--set", "training.steps=2", "training.batch=2", "training.precision=fp32"], capture_output=True, text=True,
+        timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "1",
+                          "PYTHONPATH": str(repository)})
+    assert done.returncode != 0 and done.stderr.count("patient p0 is on both sides") == 1, done.stderr[-3000:]
+    assert "AssertionError" not in done.stderr and not (tmp_path / "run" / "generator").exists()
 
 
 def test_the_loose_script_is_the_same_command(repository, tiny, tmp_path):
