@@ -166,7 +166,7 @@ def prepare_case(dataset: Dataset, id: str, settings: PrepareSettings) -> tuple[
     where = {role: str(dataset.path(id, role)) for role in ROLES}
     arrays, info, hu = compute(checked(dataset.load(id), where, settings, table), where, settings, table)
     info = {**about, **info, "window": list(settings.window), "labels": table.name, "settings": asdict(settings)}
-    info |= {"sha256": hashes, "key": key, "seconds": round(time.monotonic() - began, 1)}
+    info |= {"version": VERSION, "sha256": hashes, "key": key, "seconds": round(time.monotonic() - began, 1)}
     with atomic_folder(folder) as beside:
         write_prepared(beside, **arrays, info=info)
         write_png(beside / "report.png", report(hu, arrays["anatomy"], arrays["nodes"], info, table))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,15 +18,18 @@ from .stream import check_room
 from .volume import Box
 
 LARGEST_CHUNK = 512  # voxels a side, of what is read: a chunk is unpacked whole
+log = logging.getLogger(__name__)
+
 CHUNK, BLOCK = 64, 16  # voxels a side: larger blocks read more around a crop, smaller ones cost more each
 ARRAYS = {"ct": np.float16, "anatomy": np.uint8, "nodes": np.uint16}
 OUTSIDE = {"ct": -1.0, "anatomy": 0, "nodes": 0}  # what a box finds beyond the volume: air, no node
 FILES = (*(f"{name}.b2nd" for name in ARRAYS), "case.json", "report.png")  # all that a prepared case's folder holds
 FORMAT = 1
+WHOLE_NODES = 3  # the version of `prepare` from which nodes of a few voxels keep their volume
 INFO = {"format": int, "id": check_name, "patient?": str, "split": str, "kind": str, "shape": [count] * 3,
         "spacing_mm": [positive] * 3, "affine": [[NUMBER] * 4] * 4, "window?": [NUMBER] * 2, "labels?": str,
         "settings?": dict,
-        "sha256?": {str: str}, "files?": {str: str}, "key?": str,
+        "version?": int, "sha256?": {str: str}, "files?": {str: str}, "key?": str,
         "organ_hu?": [(*NUMBER, NONE)], "node_hu?": (*NUMBER, NONE),
         "nodes?": [{"id": int, "bbox?": [[int] * 2] * 3, "centroid?": [NUMBER] * 3, "volume_ml?": NUMBER,
                     "short_axis_mm?": NUMBER}]}
@@ -200,6 +204,11 @@ def list_prepared(folder: Path, split: str | None = None) -> list[PreparedCase]:
     if not chosen:
         of = f" of split {split}" if split and cases else ""
         raise LNSynthError(f"{folder}: there is no prepared case{of} here; run `lnsynth prepare` first.")
+    older = [case.id for case in chosen if case.info.get("nodes") and case.info.get("version", 2) < WHOLE_NODES]
+    if older:
+        log.warning("%s: %d cases were prepared by an earlier version, which lost part of the smallest nodes (from "
+                    "5 mm slices, 3 in 10 of those of 4 mm); they are used as they are, and `lnsynth prepare` remakes "
+                    "them.", folder, len(older))
     return chosen
 
 

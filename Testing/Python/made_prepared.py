@@ -30,6 +30,7 @@ def write_case(folder, number, split="train", node=True, side=24, liver=False):
         folder / "prepared" / "default" / f"case{number}", scaled, anatomy, nodes, {
             "id": f"case{number}", "split": split, "kind": "phantom", "spacing_mm": [1.0, 1.0, 1.0],
             "affine": np.eye(4).tolist(), "window": [-120.0, 240.0], "labels": "abdomen14", "key": f"key{number}",
+            "version": 3,
             "organ_hu": [None] * 14, "node_hu": None, "sha256": {},
             "settings": {"name": "default", "labels": "abdomen14"},
             "nodes": [{"id": 1, "bbox": [[4, 9], [12, 16], [10, 14]]}] if node else []})

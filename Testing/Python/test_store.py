@@ -4,10 +4,11 @@ import pickle
 
 import numpy as np
 import pytest
-from made_prepared import enlist
+from made_prepared import enlist, write_case
 
 from LNSynthLib.cases.store import BLOCK, CHUNK, PreparedCase, list_prepared, write_prepared
 from LNSynthLib.runtime.errors import LNSynthError
+from LNSynthLib.runtime.files import write_json
 
 SHAPE = (70, 83, 129)  # no multiple of chunks or blocks
 RNG = np.random.default_rng(0)
@@ -117,3 +118,12 @@ def test_a_damaged_array_is_refused_when_it_is_read(tmp_path, name):
             read()
     del case.info["files"]  # one of an earlier version has no hashes
     case.check_intact()
+
+
+def test_cases_of_an_earlier_version_are_used_and_it_is_told(tmp_path, caplog):
+    """What was prepared before nodes kept their volume names no version."""
+    made = write_case(tmp_path / "ds", 1)
+    assert list_prepared(made.folder.parent) and not caplog.text
+    write_json(made.folder / "case.json", {name: value for name, value in made.info.items() if name != "version"})
+    assert [case.id for case in list_prepared(made.folder.parent)] == ["case1"]
+    assert "earlier version" in caplog.text and "lnsynth prepare" in caplog.text
