@@ -43,7 +43,9 @@ def _one(args, table, callback) -> dict:
     from ..cases.volume import read, write
     from ..conditions.anatomy import check_weights, load, segment
     from ..runtime.errors import LNSynthError
+    from ..synthesis.outputs import check_apart
 
+    check_apart([Path(args.out)], [Path(path) for path in (args.ct, args.labels) if path])
     if args.labels:
         ct = read(Path(args.ct))
         check_ct(ct, args.ct)

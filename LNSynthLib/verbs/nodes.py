@@ -37,15 +37,20 @@ def run(args, callback):
 
     from ..cases.labels import LabelTable
     from ..cases.masks import telling
+    from ..cases.nodes import numbered
     from ..cases.synthetic import kind
-    from ..cases.volume import stem
+    from ..cases.volume import Volume, stem
     from ..runtime.events import Progress
     from ..runtime.files import write_json
+    from ..synthesis.outputs import check_apart
 
     _check(args)
+    if args.out:
+        check_apart(_outputs(args), [Path(path) for path in (args.nodes, args.ct, args.anatomy) if path])
     if args.out and args.out.lower().endswith(".dcm"):
         return _seg(args, callback)
     table = LabelTable.load(args.table)
+    outs = _outputs(args)
     ct, anatomy, nodes = _read(args, table, telling(callback))
     grid = ct or nodes
     made = bool(args.add or args.vary or nodes and kind(Path(args.nodes), nodes) or ct and kind(Path(args.ct), ct))
@@ -53,12 +58,11 @@ def run(args, callback):
     written, results = [], []
     with Progress("nodes", max(1, args.vary), callback) as progress:
         for variant, (mask, records) in enumerate(_variants(args, table, ct, anatomy, nodes), 1):
-            measures = _measure(mask, grid, anatomy, table)
+            # By the numbers that every verb will read: a node that is left alone is number 1, and its pieces are nodes.
+            measures = _measure(numbered(Volume(mask, grid.affine)).array, grid, anatomy, table)
             results.append({"nodes": measures, "changes": records})
             if args.out and changing:
-                out = Path(args.out)
-                if args.vary > 1:
-                    out = out.with_name(f"{stem(out)}_{variant}{out.name[len(stem(out)):]}")
+                out = outs[variant - 1]
                 _write_mask(out, mask, grid, nodes, made)
                 _write_csv(out.with_name(stem(out) + ".csv"), measures)
                 how = {"seed": args.seed, "vary": _vary() if args.vary else None}
@@ -97,6 +101,18 @@ def _check(args) -> None:
     if args.out and not args.out.endswith(endings):
         what = "mask" if changing else "table, or a DICOM SEG,"
         raise LNSynthError(f"{args.out}: a {what} is written here, so its name must end in {', '.join(endings)}.")
+
+
+def _outputs(args) -> list:
+    """The files that --out stands for: one a variant."""
+    from pathlib import Path
+
+    from ..cases.volume import stem
+
+    out = Path(args.out) if args.out else None
+    if args.vary < 2 or out is None:
+        return [out] if out else []
+    return [out.with_name(f"{stem(out)}_{n}{out.name[len(stem(out)):]}") for n in range(1, args.vary + 1)]
 
 
 def _seg(args, callback) -> dict:

@@ -172,6 +172,17 @@ def test_verb_maps_an_existing_file(ct, tmp_path, capsys):
     assert "pancreas" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("out", ["ct.nii.gz", "labels.nii.gz"])
+def test_verb_never_writes_over_what_it_was_given(ct, tmp_path, capsys, out):
+    from LNSynthLib.cli import main
+    write(tmp_path / "ct.nii.gz", ct)
+    write(tmp_path / "labels.nii.gz", Volume(np.where(ct.array > 0, 5, 0).astype(np.uint8), ct.affine))
+    before = (tmp_path / out).read_bytes()
+    assert main(["anatomy", "--ct", str(tmp_path / "ct.nii.gz"), "--labels", str(tmp_path / "labels.nii.gz"), "--out",
+                 str(tmp_path / out)]) == 2
+    assert "would change the input" in capsys.readouterr().err and (tmp_path / out).read_bytes() == before
+
+
 def test_verb_refuses_labels_without_any_structure(ct, tmp_path, capsys):
     from LNSynthLib.cli import main
     write(tmp_path / "ct.nii.gz", ct)

@@ -76,6 +76,21 @@ def test_every_verb_numbers_the_nodes_alike(tmp_path, scene, order):
     assert [node.id for node in score.nodes] == [1, 3], "as in the truth"
 
 
+@pytest.mark.parametrize("left", [2, 3])
+def test_the_last_node_is_listed_as_it_is_read(tmp_path, scene, left):
+    _, mask = scene
+    several = numbered(mask)
+    if left == 3:  # in two pieces, which nothing but other nodes tells from two nodes
+        several.array[several.array == 2] = 3
+    write(tmp_path / "nodes.nii.gz", several)
+    remove = [word for number in {1, 2, 3} & set(places(several)) - {left} for word in ("--remove", str(number))]
+    assert main(["nodes", "--nodes", str(tmp_path / "nodes.nii.gz"), *remove, "--out",
+                 str(tmp_path / "one.nii.gz")]) == 0
+    assert main(["nodes", "--nodes", str(tmp_path / "one.nii.gz"), "--out", str(tmp_path / "again.json")]) == 0
+    listed, read_again = (json.loads((tmp_path / f"{name}.json").read_text())["nodes"] for name in ("one", "again"))
+    assert listed == read_again and [node["id"] for node in listed] == list(range(1, left))
+
+
 @pytest.mark.parametrize("order", ["RAS", "LAS", "SLP"])
 def test_the_node_that_is_removed_is_the_one_that_was_listed(scene, order):
     ct, mask = (stored(volume, order) for volume in scene)

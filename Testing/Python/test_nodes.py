@@ -235,6 +235,18 @@ def test_verb_refuses_what_makes_no_sense(files, capsys, arguments, words):
     assert words in capsys.readouterr().err and not (files / "o.nii.gz").exists()
 
 
+@pytest.mark.parametrize("arguments", [
+    ("--remove", "1", "--out", "nodes.nii.gz"), ("--add", "1", "--out", "ct.nii.gz"),
+    ("--vary", "2", "--out", "anatomy.nii.gz"), ("--vary", "1", "--out", "anatomy.nii.gz")])
+def test_verb_never_writes_over_what_it_was_given(files, capsys, arguments):
+    (files / "anatomy_2.nii.gz").write_bytes((files / "anatomy.nii.gz").read_bytes())
+    before = {path: path.read_bytes() for path in files.iterdir()}
+    assert nodes_verb(files, "--ct", "ct.nii.gz", "--anatomy", "anatomy_2.nii.gz" if "2" in arguments else
+                      "anatomy.nii.gz", "--nodes", "nodes.nii.gz", *arguments) == 2
+    assert "would change the input" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in files.iterdir()} == before
+
+
 def test_each_table_says_which_mask_it_is_of(files, capsys):
     """`--vary 4` printed four tables, and nothing told which file each belongs to."""
     assert nodes_verb(files, "--ct", "ct.nii.gz", "--anatomy", "anatomy.nii.gz", "--nodes", "nodes.nii.gz", "--vary",
