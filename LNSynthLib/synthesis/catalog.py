@@ -69,3 +69,13 @@ def pair_id(sample: Path) -> str:
         raise LNSynthError(f"{sample / 'provenance.json'}: it does not record the SHA-256 of {' and '.join(PAIR)}; "
                            "make the sample again.") from None
     return f"pair-{hashlib.sha256(hashes.encode()).hexdigest()[:16]}"
+
+
+def damage(sample: Path) -> str:
+    """What is wrong with a sample's folder, for people; "" where its record can be read and its pair is there."""
+    try:
+        pair_id(sample)
+    except LNSynthError:
+        return "no record of its files in provenance.json"
+    missing = ", ".join(name for name in PAIR if not (sample / name).is_file())
+    return f"{missing} missing" if missing else ""

@@ -9,7 +9,7 @@ from typing import Literal
 
 from ..runtime.errors import LNSynthError
 from ..runtime.tables import read_table
-from .catalog import PAIR, pair_id, samples
+from .catalog import damage, pair_id, samples
 from .review import Decision, Rule, review
 
 FILTER_COLUMNS = ("sample", "kept", "least_coverage", "coverage", "threshold", "rule", "segmenter", "reason", "pair")
@@ -42,7 +42,7 @@ class Standing:
     decision: Decision | None  # the one that counts
     stale: list[Decision]      # about the sample that stood here before it was regenerated
     verdict: Verdict | None    # of the filter, about this very sample
-    damaged: str = ""          # what is missing
+    damaged: str = ""          # what is wrong (`catalog.damage`)
 
     @property
     def status(self) -> Literal["damaged", "rejected", "dropped", "accepted", "undecided"]:
@@ -85,20 +85,19 @@ def standings(folder: Path, *, reviewed: bool = True, filtered: bool = True,
     verdicts = read_filter(folder) if filtered else {}
     found = []
     for sample in here:
-        verdict = verdicts.get(sample.name)
-        if verdict and verdict.pair != pair_id(sample):
+        verdict, damaged = verdicts.get(sample.name), damage(sample)
+        if verdict and (damaged or verdict.pair != pair_id(sample)):
             verdict = None
         found.append(Standing(
             sample, said.decisions.get(sample.name) if said else None,
-            [d for d in said.stale if d.sample == sample.name] if said else [], verdict,
-            ", ".join(name for name in PAIR if not (sample / name).is_file())))
+            [d for d in said.stale if d.sample == sample.name] if said else [], verdict, damaged))
     return found
 
 
 def reason(standing: Standing) -> str:
     """Why a sample is left out, for people; empty where it is not."""
     if standing.status == "damaged":
-        return f"damaged: {standing.damaged} missing"
+        return f"damaged: {standing.damaged}"
     if standing.status == "rejected":
         note = f": {standing.decision.note}" if standing.decision.note else ""
         return f"rejected by {standing.decision.reviewer or 'a reviewer'}{note}"

@@ -103,6 +103,20 @@ def history(folder: Path) -> list[Decision]:
     return found
 
 
+def judged(folder: Path) -> set[str]:
+    """Names of the samples that review.csv says anything of."""
+    path = table(folder)
+    return {row["sample"].strip() for _, row in _Table.read(path).rows} if os.path.lexists(path) else set()
+
+
+def _pair(sample: Path) -> str:
+    """`catalog.pair_id`, "" where the sample's record is damaged: then no verdict is about what is there."""
+    try:
+        return pair_id(sample)
+    except LNSynthError:
+        return ""
+
+
 def review(folder: Path, rule: Rule = "any-reject", reviewer: str | None = None) -> Review:
     """Which decision counts for each sample, which samples have none, and which decisions no longer hold.
 
@@ -115,14 +129,14 @@ def review(folder: Path, rule: Rule = "any-reject", reviewer: str | None = None)
     """
     if rule not in RULES:
         raise LNSynthError(f"There is no rule {rule!r} for reviewers who disagree; known are {', '.join(RULES)}.")
-    now = {path.name: pair_id(path) for path in samples(folder)}
+    now = {path.name: _pair(path) for path in samples(folder)}
     standing: dict[str, dict[str, Decision]] = {}  # sample: reviewer: decision
     outdated: dict[tuple[str, str], Decision] = {}
     for decision in history(folder):
         if reviewer is not None and decision.reviewer != reviewer:
             continue
         sample = decision.sample
-        if sample not in now or decision.pair not in ("", now[sample]):
+        if not now.get(sample) or decision.pair not in ("", now[sample]):
             outdated[sample, decision.reviewer] = decision
             continue
         mine = standing.setdefault(sample, {})

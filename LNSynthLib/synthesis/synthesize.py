@@ -19,6 +19,7 @@ from ..conditions.transforms import VarySettings
 from ..generators import checkpoint
 from ..generators.protocol import DataForm
 from ..runtime.devices import pick
+from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, Progress, ignore
 from ..runtime.machine import Need
 from ..runtime.pseudonyms import pseudonym
@@ -28,7 +29,8 @@ from .draft import Draft, draft, prepared_cases
 from .exact import exact
 from .outputs import check_apart
 from .provenance import ANONYMOUS_KEY, prepared_source, provenance
-from .samples import is_whole, to_hu, write_sample
+from .review import judged
+from .samples import is_whole, standing, to_hu, write_sample
 
 SMALL_PATCH = 48**3  # voxels
 FORMAT = 2  # raise it when the same settings give other samples: those on disk are then made again
@@ -109,7 +111,8 @@ def synthesize(generator: Path, data: list[Path], out: Path, settings: Synthesiz
 
     The share is RANK of WORLD_SIZE (torchrun sets both). Returns {"folder", "made", "unchanged",
     "replaced"}: names, those made in place of a damaged sample or one of other settings "replaced" too. Interrupted,
-    finished samples stay and the next call goes on. Raises LNSynthError for data that do not fit the generator.
+    finished samples stay and the next call goes on. Raises LNSynthError for data that do not fit the generator, and
+    before one of other settings would be replaced that people have judged.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if device == "auto" and "LOCAL_RANK" in os.environ and pick().type == "cuda":
@@ -129,6 +132,11 @@ def synthesize(generator: Path, data: list[Path], out: Path, settings: Synthesiz
     unchanged = [job.name for job in share if is_whole(out / job.name, job.key)]
     todo = [job for job in share if job.name not in unchanged]
     replaced = [job.name for job in todo if (out / job.name).exists()]
+    others = {job.name for job in todo if job.name in replaced and standing(out / job.name, job.key) == "other"}
+    if kept := sorted(judged(out) & others):
+        some = ", ".join(kept[:3]) + (f" and {len(kept) - 3} more" if len(kept) > 3 else "")
+        raise LNSynthError(f"{out}: {some} were made with other settings or by another version of LNSynth, and people "
+                           "have judged them; choose another --out, or move them away first.")
     with exact(settings.threads), Progress("synthesising", len(todo) * settings.steps, callback) as progress:
         for job, wanted, hu in sampled(todo, model, settings, device, progress):
             _write(job, wanted, hu, model, facts, out, settings, device)

@@ -98,8 +98,22 @@ def test_a_damaged_sample_is_left_out_whatever_was_said(folder):
     (folder / "a-1" / "nodes.nii.gz").unlink()
     assert pairs(folder)[1] == [{"sample": "a-1", "reason": "damaged: nodes.nii.gz missing"}]
     (folder / "a-2" / "provenance.json").write_text("{}")
-    with pytest.raises(LNSynthError, match="a-2/provenance.json: it does not record the SHA-256"):
-        pairs(folder)
+    assert [one["sample"] for one in pairs(folder)[1]] == ["a-1", "a-2"]
+
+
+def test_one_record_that_cannot_be_read_costs_its_sample_alone(folder, capsys):
+    write_filter(folder, a_1=0.95, a_2=0.95)
+    record(folder, "a-1", "accept", reviewer="A")
+    record(folder, "a-2", "accept", reviewer="A")
+    whole = (folder / "a-1" / "provenance.json").read_text()
+    (folder / "a-1" / "provenance.json").write_text(whole[:40])
+    assert {s.sample.name: s.status for s in standings(folder)} == {
+        "a-1": "damaged", "a-2": "accepted", "a-10": "undecided", "b-1": "undecided"}
+    assert pairs(folder)[1] == [{"sample": "a-1", "reason": "damaged: no record of its files in provenance.json"}]
+    assert cli.main(["review", "list", str(folder)]) == 0 and "1 damaged" in capsys.readouterr().out
+    assert cli.main(["review", "page", str(folder)]) == 0
+    (folder / "a-1" / "provenance.json").write_text(whole)
+    assert standings(folder)[0].status == "accepted"  # what was said of it still holds
 
 
 def test_what_is_no_folder_of_samples_and_damaged_tables_are_refused(folder, tmp_path):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from LNSynthLib.runtime.errors import Cancelled, LNSynthError
 from LNSynthLib.runtime.files import sha256
 from LNSynthLib.runtime.seeds import derive
 from LNSynthLib.synthesis.draft import draft, prepared_cases
+from LNSynthLib.synthesis.review import record
 from LNSynthLib.synthesis.synthesize import SynthesizeSettings, synthesize
 
 SETTINGS = SynthesizeSettings(per_case=2, seed=3, steps=2)
@@ -122,6 +124,19 @@ def test_running_again_makes_nothing_and_damage_is_repaired(made, generator, dat
     assert sorted(result["made"]) == names[:3] and result["unchanged"] == names[3:]
     assert sorted(result["replaced"]) == names[:2]
     assert digests(out) == before
+
+
+def test_samples_that_people_judged_are_not_replaced_by_others(made, generator, data, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(made[0], out)
+    name = sorted(path.name for path in out.glob("*/"))[0]
+    record(out, name, "accept", reviewer="A")
+    before = (out / name / "provenance.json").read_bytes()
+    with pytest.raises(LNSynthError, match=f"{name} were made with other settings .* choose another --out"):
+        synthesize(generator, [data], out, replace(SETTINGS, seed=99), "cpu")
+    assert (out / name / "provenance.json").read_bytes() == before
+    (out / name / "ct.nii.gz").unlink()  # damaged: made again as it was
+    assert synthesize(generator, [data], out, SETTINGS, "cpu")["replaced"] == [name]
 
 
 @pytest.mark.parametrize("changed", [{"seed": 4}, {"steps": 3}, {"vary": VarySettings(remove=0.0, elastic=1.0)}])
