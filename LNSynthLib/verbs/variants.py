@@ -45,11 +45,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args, callback) -> dict:
-    import os
     from pathlib import Path
-
-    # Threads that wait in a spin loop slow down everything else on a busy CPU; libgomp reads this when torch loads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
     from ..runtime.events import Event
 

@@ -148,8 +148,9 @@ def test_the_case_of_a_sample_lies_in_its_data_set(tmp_path, name, which):
     else:
         source["prepared_settings"]["name"] = name
     folder = sample(tmp_path / "samples" / "a-000", source=source)
+    dataset = Dataset.create(tmp_path / "data")
     with pytest.raises(LNSynthError, match="provenance.json: "):
-        evaluate_samples(folder.parent, [tmp_path / "data"])
+        evaluate_samples(folder.parent, [dataset.folder])
 
 
 # Preparations, plans, presets
