@@ -75,7 +75,7 @@ def damage(sample: Path) -> str:
     """What is wrong with a sample's folder, for people; "" where its record can be read and its pair is there."""
     try:
         pair_id(sample)
-    except LNSynthError:
-        return "no record of its files in provenance.json"
+    except LNSynthError as error:
+        return str(error).removeprefix(str(sample)).lstrip("/\\")
     missing = ", ".join(name for name in PAIR if not (sample / name).is_file())
     return f"{missing} missing" if missing else ""

@@ -31,6 +31,7 @@ from LNSynthLib.segmentation.train import MADE, _claim
 from LNSynthLib.synthesis.accepted import export
 from LNSynthLib.synthesis.catalog import pair_id, read_record
 from LNSynthLib.synthesis.draft import prepared_cases
+from LNSynthLib.synthesis.pairs import standings
 from LNSynthLib.synthesis.review import record
 from LNSynthLib.synthesis.samples import standing
 from LNSynthLib.training import checkpoints
@@ -124,8 +125,10 @@ def test_outputs_of_a_sample_lie_in_its_folder(tmp_path, precious, name):
     assert standing(folder, "k") == "other"
     with pytest.raises(LNSynthError, match="provenance.json: outputs"):
         record(folder.parent, "a-000", "accept", reviewer="one")
-    with pytest.raises(LNSynthError, match="provenance.json: outputs"):
+    assert "outputs: the file" in standings(folder.parent)[0].damaged
+    with pytest.raises(LNSynthError, match="no sample is accepted .1 damaged."):
         export(folder.parent, tmp_path / "out", "nifti")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("changes", [
