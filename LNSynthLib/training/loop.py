@@ -292,9 +292,11 @@ def _difference(theirs: dict, ours: dict, one_stage: bool) -> str:
     if theirs["preset"]["generator"] != ours["preset"]["generator"]:
         return "generator"
     longer = one_stage and ours["preset"]["training"]["rate_schedule"] == "constant"
+    # Settings that came later have defaults that leave everything as it was before them.
+    before = {**Preset({}).plain()["training"], **theirs["preset"]["training"]}
     for name, value in ours["preset"]["training"].items():
         free = name in FREE and (name != "steps" or longer)
-        if not free and theirs["preset"]["training"].get(name) != value:
+        if not free and before[name] != value:
             return f"training.{name}"
     return "" if theirs["cases"] == ours["cases"] else "set of training cases"
 

@@ -276,6 +276,20 @@ def test_a_checkpoint_without_hashes_is_resumed_from(dataset, whole_run, tmp_pat
     same_run(tmp_path / "run", whole_run)
 
 
+def test_a_run_from_before_some_settings_existed_is_resumed(dataset, whole_run, tmp_path):
+    """The first versions wrote neither rate_factors nor rate_hold: their defaults are what those versions did."""
+    run = tmp_path / "run"
+    shutil.copytree(whole_run, run)
+    shutil.rmtree(run / "checkpoints" / "step-00000007")
+    kept = json.loads((run / "settings.json").read_text())
+    del kept["preset"]["training"]["rate_factors"], kept["preset"]["training"]["rate_hold"]
+    write_json(run / "settings.json", kept)
+    with pytest.raises(LNSynthError, match="another training.rate_hold"):
+        train(tiny(rate_hold=0.5), [dataset], run, resume=True, device="cpu")
+    train(tiny(), [dataset], run, resume=True, device="cpu")
+    same_run(run, whole_run)
+
+
 def test_two_trainings_do_not_share_a_folder(dataset, whole_run, tmp_path):
     with alone_in(whole_run, 1, ""), pytest.raises(LNSynthError, match="another program trains in this folder"):
         train(tiny(), [dataset], whole_run, resume=True, device="cpu")
