@@ -55,11 +55,11 @@ def register_sample_data() -> None:
 
 def register_compare_layout() -> None:
     """A scene that was saved in the compare layout names it by its number: it must be known before the scene is."""
-    from LNSynthLogic import compare
+    from LNSynthLogic import compare_layout
 
     manager = slicer.app.layoutManager()
     if manager is not None:  # there is none with --no-main-window
-        compare.register(manager.layoutLogic().GetLayoutNode())
+        compare_layout.register(manager.layoutLogic().GetLayoutNode())
 
 
 def load_sample_phantom() -> None:
@@ -89,7 +89,6 @@ class LNSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from LNSynthPanels.batch_panel import BatchPanel
         from LNSynthPanels.compare_view import CompareView
         from LNSynthPanels.editor import NodeEditor, effects_registered
-        from LNSynthPanels.files import JobFiles
         from LNSynthPanels.input_panel import InputPanel
         from LNSynthPanels.jobs_panel import JobsPanel
         from LNSynthPanels.nodes_panel import NodesPanel
@@ -97,6 +96,7 @@ class LNSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from LNSynthPanels.segmentation_panel import SegmentationPanel
         from LNSynthPanels.setup_panel import SetupPanel
         from LNSynthPanels.synthesis_panel import SynthesisPanel
+        from LNSynthPanels.temporary_files import JobFiles
 
         ui_widget = slicer.util.loadUI(self.resourcePath("UI/LNSynth.ui"))
         self.layout.addWidget(ui_widget)
@@ -254,9 +254,9 @@ class LNSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def show_volume(self, node) -> None:
         """The volume alone, whole, in all slice views of the layout that was there before CTs were compared."""
-        from LNSynthLogic import compare
+        from LNSynthLogic import compare_layout
 
-        compare.close_layout(self.scene)
+        compare_layout.close_layout(self.scene)
         slicer.util.setSliceViewerLayers(background=node, foreground=None, label=None, fit=True)
 
     @staticmethod

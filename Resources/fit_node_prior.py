@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from LNSynthLib.conditions.nodes import axes_mm
-from LNSynthLib.conditions.prior import PAIRS, ShapePrior, describe, smoothed
+from LNSynthLib.conditions.shape_prior import PAIRS, ShapePrior, describe, smoothed
+from LNSynthLib.masks.nodes import axes_mm
 from LNSynthLib.runtime.files import atomic_path
 
 ATTRIBUTION = (

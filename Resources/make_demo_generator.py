@@ -16,15 +16,15 @@ from pathlib import Path
 
 import torch
 
-from LNSynthLib.cases.apart import Member, members
 from LNSynthLib.cases.dataset import Dataset
 from LNSynthLib.cases.fingerprint import fingerprint
-from LNSynthLib.cases.phantom import phantom_dataset
 from LNSynthLib.cases.prepare import PrepareSettings, prepare
+from LNSynthLib.cases.sides import Member, members
 from LNSynthLib.cases.trained_on import TrainedOn
-from LNSynthLib.cases.volume import read, stem
-from LNSynthLib.conditions.pseudo import pseudo_dataset
-from LNSynthLib.generators import checkpoint
+from LNSynthLib.conditions.pseudo_pairs import pseudo_dataset
+from LNSynthLib.generators import model_folder
+from LNSynthLib.images.volume import read, stem
+from LNSynthLib.phantom.phantom import phantom_dataset
 from LNSynthLib.runtime.events import console
 from LNSynthLib.runtime.files import read_json, write_json, write_text
 from LNSynthLib.runtime.settings import resources
@@ -51,10 +51,10 @@ def data(shared: Path, work: Path) -> None:
 
 
 def ship(run: Path, trained_on: TrainedOn) -> None:
-    generator, facts = checkpoint.load(run)
+    generator, facts = model_folder.load(run)
     card = Path(__file__).with_name("demo_generator_card.md").read_text(encoding="utf-8")
     training = facts["training"]
-    folder = checkpoint.save(resources() / "generators" / "demo", generator, facts, dtype=torch.float16,
+    folder = model_folder.save(resources() / "generators" / "demo", generator, facts, dtype=torch.float16,
                              trained_on=trained_on)
     minutes = round(training["seconds"] / 60)
     write_text(folder / "README.md", card.replace("{steps}", str(training["step"])).replace("{minutes}", str(minutes)))
@@ -72,7 +72,8 @@ def seen(shared: Path, work: Path) -> TrainedOn:
 
 def record(folder: Path, trained_on: TrainedOn) -> None:
     trained_on.save_prints(folder)
-    write_json(folder / checkpoint.FACTS, {**read_json(folder / checkpoint.FACTS), "trained_on": trained_on.plain()})
+    facts = folder / model_folder.FACTS
+    write_json(facts, {**read_json(facts), "trained_on": trained_on.plain()})
 
 
 def main() -> None:

@@ -42,7 +42,7 @@ def scene_with_everything(stage):
 
 def setup(stage):
     """As where some packages are not installed."""
-    from LNSynthLogic import environment
+    from LNSynthLogic.jobs import environment
 
     missing = ("torch", "nibabel", "safetensors", "TotalSegmentator", "nnunetv2")
     here = environment.inspect(version_of=lambda name: "" if name in missing else environment.installed_version(name))
@@ -52,12 +52,12 @@ def setup(stage):
 
 
 def synthesis(stage):
-    from LNSynthLogic import bridge
+    from LNSynthLogic import volumes
 
     p = stage.host.parameters
     p.samplesFolder, p.variants, p.seed, p.vary = str(PLACE / "samples"), 4, 7, True
     made = mrml.add_ct(stage.scene, name="LNSynthPhantom-003")
-    bridge.mark_synthetic(made, {})
+    volumes.mark_synthetic(made, {})
     p.synthetic = made
     stage.settle()
 
@@ -112,12 +112,12 @@ def batch(stage):
 
 def job(stage):
     """A synthesis at its second sample; nothing runs."""
-    from LNSynthLogic import jobs
+    from LNSynthLogic.jobs import process
 
     from LNSynthLib.runtime.events import Event
 
     class Runner:
-        state, error, result = jobs.State.RUNNING, "", None
+        state, error, result = process.State.RUNNING, "", None
 
         def __init__(self, **_told):
             pass

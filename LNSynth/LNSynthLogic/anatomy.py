@@ -9,10 +9,10 @@ import slicer
 
 from LNSynthLib.runtime.errors import LNSynthError
 
-from .bridge import check_transform, place_beside, volume_of
 from .grids import Box, affine_of, boxes, ct_in, on_grid, oriented_image, shape_of, to_world, voxels
 from .segments import BINARY, need_labelmap
 from .terminology import LAST_ID, id_of, structure, wanted
+from .volumes import check_transform, place_beside, volume_of
 from .words import _
 
 
@@ -81,7 +81,7 @@ def missing_for_conditions(segmentation) -> str:
 
 def load(scene, ct, path: Path, name: str):
     """The labels that `lnsynth anatomy` wrote for this CT, as a segmentation."""
-    from LNSynthLib.cases.volume import read
+    from LNSynthLib.images.volume import read
 
     return add_anatomy(scene, ct, read(Path(path)), name)
 

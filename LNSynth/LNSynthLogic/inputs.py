@@ -9,9 +9,9 @@ import numpy as np
 
 from LNSynthLib.runtime.errors import LNSynthError
 
-from . import anatomy, bridge, segments
+from . import anatomy, segments, volumes
 from .grids import affine_of, to_world, voxels
-from .jobs import library_command
+from .jobs.process import library_command
 from .words import _
 
 SAMPLED = 200_000             # voxels of a CT that are looked at, whatever its size
@@ -39,7 +39,7 @@ def first_ct(scene):
     """The first volume of the scene that is an image, and not a synthetic one; None where there is none."""
     for index in range(scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")):
         node = scene.GetNthNodeByClass(index, "vtkMRMLScalarVolumeNode")
-        if not (node.IsA("vtkMRMLLabelMapVolumeNode") or node.GetHideFromEditors() or bridge.is_synthetic(node)):
+        if not (node.IsA("vtkMRMLLabelMapVolumeNode") or node.GetHideFromEditors() or volumes.is_synthetic(node)):
             return node
     return None
 
@@ -55,11 +55,11 @@ def show_soft_tissue(ct) -> None:
 def checks(ct) -> list[Check]:
     """What is known about a CT volume node, in words. Looks at a fixed number of voxels, spread over the volume."""
     try:
-        volume = bridge.volume_of(ct)
+        volume = volumes.volume_of(ct)
     except LNSynthError as error:
         return [Check(False, str(error))]
     found = [_spacing(volume), _extent(volume), _values(volume, ct.GetName()), _orientation(volume), _transform(ct)]
-    if bridge.is_synthetic(ct):
+    if volumes.is_synthetic(ct):
         found.append(Check(False, _("This CT is synthetic itself; choose the real one for results that are worth a "
                                     "review.")))
     return found
@@ -84,7 +84,7 @@ def node_checks(segmentation, ct) -> list[Check]:
 
 def _doubts(segmentation, ct) -> list[Check]:
     """Nodes that cannot be lymph nodes of this CT, by the library's limits: too large, or in air, or dense as bone."""
-    from LNSynthLib.cases.plausibility import NodeLimits
+    from LNSynthLib.masks.plausibility import NodeLimits
 
     limits = NodeLimits()
     voxel_ml, hu = abs(np.linalg.det(affine_of(ct)[:3, :3])) / 1000, voxels(ct.GetImageData())[1]
@@ -146,14 +146,14 @@ def load_phantom(scene, folder: Path):
     Raises LNSynthError where the folder holds no phantom.
     """
     from LNSynthLib.cases.dataset import Dataset
-    from LNSynthLib.cases.volume import description
+    from LNSynthLib.images.volume import description
 
     dataset = Dataset.open(Path(folder))
     if dataset.kind != "phantom" or not dataset.cases():
         raise LNSynthError(f"{folder}: there is no phantom in this folder; make the sample again.")
     case = dataset.load(dataset.cases()[0]["id"])
-    ct = bridge.add_volume(scene, case.ct, _("PHANTOM CT"))
-    ct.SetAttribute(bridge.HEADER, description(dataset.path(dataset.cases()[0]["id"], "ct")))
+    ct = volumes.add_volume(scene, case.ct, _("PHANTOM CT"))
+    ct.SetAttribute(volumes.HEADER, description(dataset.path(dataset.cases()[0]["id"], "ct")))
     show_soft_tissue(ct)
     organs = anatomy.add_anatomy(scene, ct, case.anatomy, _("PHANTOM anatomy"))
     nodes = segments.new_segmentation(scene, ct, _("PHANTOM nodes"))
@@ -181,8 +181,8 @@ def _extent(volume) -> Check:
 
 def _values(volume, name: str) -> Check:
     """Whether the values are HU, by the library's own rule on a part of the voxels."""
-    from LNSynthLib.cases.checks import AIR_HU, check_ct
-    from LNSynthLib.cases.volume import Volume
+    from LNSynthLib.images.checks import AIR_HU, check_ct
+    from LNSynthLib.images.volume import Volume
 
     step = max(1, int(np.ceil((volume.array.size / SAMPLED) ** (1 / 3))))
     sample = Volume(volume.array[tuple(slice((n % step) // 2, None, step) for n in volume.shape)], volume.affine)
@@ -209,7 +209,7 @@ def _orientation(volume) -> Check:
 
 def _transform(ct) -> Check:
     try:
-        bridge.check_transform(ct)
+        volumes.check_transform(ct)
     except LNSynthError as error:
         return Check(False, str(error))
     transform = ct.GetParentTransformNode()

@@ -14,9 +14,9 @@ from LNSynthLib.runtime.errors import LNSynthError
 
 from . import segments
 from .anatomy import labels as organ_labels
-from .bridge import check_transform
 from .grids import affine_of, shape_of, to_world
 from .surroundings import Surroundings, around, label_table, tissue_name
+from .volumes import check_transform
 from .words import _
 
 FREE, TAKEN = 1, 0    # body and air of every label table: all that the library has to know about a place
@@ -26,8 +26,8 @@ REACH_MM = 5.0        # a new node gives way by this much where it was to go
 
 def vary(segmentation, segment_id: str, ct, anatomy, kind: str, rng: np.random.Generator, save_state) -> str:
     """Changes one node at random ("affine" or "elastic") and says how."""
-    from LNSynthLib.cases.volume import grow
     from LNSynthLib.conditions.transforms import VarySettings, vary_one
+    from LNSynthLib.images.boxes import grow
 
     check_transform(ct)
     name = name_of(segmentation, segment_id)
@@ -68,9 +68,9 @@ def add_at(segmentation, ct, anatomy, point_mm, short_axis_mm: float | None, rng
 
     The new node is the last segment.
     """
-    from LNSynthLib.cases.volume import grow
     from LNSynthLib.conditions.placement import place as put
-    from LNSynthLib.conditions.prior import ShapePrior
+    from LNSynthLib.conditions.shape_prior import ShapePrior
+    from LNSynthLib.images.boxes import grow
 
     check_transform(ct)
     shape, affine = shape_of(ct), affine_of(ct)
@@ -102,7 +102,7 @@ def crosshair(scene) -> tuple[float, float, float]:
 
 def write_organs(anatomy, ct, path: Path) -> None:
     """Writes the organs as TotalSegmentator ids on the CT's whole grid, for a job."""
-    from LNSynthLib.cases.volume import Volume, write
+    from LNSynthLib.images.volume import Volume, write
 
     write(path, Volume(organ_labels(anatomy, ct), affine_of(ct)))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import anatomy as organs
-from . import shown
+from . import nodes_in_ct
 from .grids import affine_of, ct_in, shape_of, to_world
 from .segments import BINARY, is_in_ct, need_labelmap, node_crop, node_ids, original_of
 from .terminology import structure
@@ -68,7 +68,7 @@ class NodeTable:
             if place is not None and known and known[0][1:] == place[1:]:
                 measures = dict(known[3])
                 if compared:
-                    in_ct = shown.is_among(known[1:3], self._shown[1])  # whoever changed it, and back again
+                    in_ct = nodes_in_ct.is_among(known[1:3], self._shown[1])  # whoever changed it, and back again
                 organ = self._nearest.get(segment_id)
                 if organ and organ[0] is known[2] and organ[1] == organs_state and organ[2]:
                     measures.update(nearest=organ[2][0], distance_mm=organ[2][1])
@@ -87,7 +87,7 @@ class NodeTable:
             need_labelmap(segmentation)
         place, original = _place(segmentation, ct), original_of(segmentation)
         if original is not None and self._shown[0] != (now := state_of(original, ct)):
-            self._shown = now, shown.crops(original, ct)
+            self._shown = now, nodes_in_ct.crops(original, ct)
         for segment_id in ids:
             if self._size(segmentation, segment_id, ct, place) and time.perf_counter() > end:
                 return False
@@ -121,7 +121,7 @@ def nearest_organ(anatomy, ct, start, mask: np.ndarray) -> tuple[str, float] | N
     """(name, mm) of the organ or vessel nearest to a node (a crop on the CT's grid), None without one within FAR_MM."""
     from scipy import ndimage
 
-    from LNSynthLib.cases.volume import grow
+    from LNSynthLib.images.boxes import grow
 
     spacing = np.linalg.norm(affine_of(ct)[:3, :3], axis=0)
     inside = tuple(slice(s, s + n) for s, n in zip(start, mask.shape, strict=True))
@@ -166,7 +166,7 @@ def missing(ct, nodes) -> str:
 
 def _measure(ct, start, mask: np.ndarray) -> dict:
     """The measures of a row, empty for a node without voxels in the CT."""
-    from LNSynthLib.conditions.nodes import axes_mm
+    from LNSynthLib.masks.nodes import axes_mm
 
     if not mask.any():
         return {}

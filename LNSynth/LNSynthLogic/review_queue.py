@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from LNSynthLib.review import verdicts
+from LNSynthLib.review.samples import pair_id, samples
+from LNSynthLib.review.verdicts import Decision
 from LNSynthLib.runtime.errors import LNSynthError
-from LNSynthLib.synthesis import review
-from LNSynthLib.synthesis.catalog import pair_id, samples
-from LNSynthLib.synthesis.review import Decision
 
 from .words import _
 
@@ -23,7 +23,7 @@ class Item:
     """A sample and what was said about it as it is now."""
 
     name: str
-    pair: str                            # what it is (`catalog.pair_id`); empty where `problem` says why not
+    pair: str                            # what it is (`samples.pair_id`); empty where `problem` says why not
     mine: Decision | None = None         # this reviewer's verdict
     others: tuple[Decision, ...] = ()    # the latest of every other reviewer, in order of time
     stale: Decision | None = None        # this reviewer's, on an earlier sample of this name: it no longer holds
@@ -90,7 +90,7 @@ def what_export_misses(queue: ReviewQueue | None) -> str:
 
 def what_seg_misses(ct, nodes) -> str:
     """Why nodes (a segmentation or None) on a CT (a volume or None) cannot be a DICOM SEG; empty when they can."""
-    from .bridge import is_synthetic
+    from .synthetic import is_synthetic
 
     if ct is None or ct.GetImageData() is None:
         return _("Choose a CT (section Input).")
@@ -183,7 +183,7 @@ class ReviewQueue:
         one last looked at.
         """
         self._check_seen()
-        review.record(self.folder, self.current, verdict, note, self.reviewer, WAIT_S)
+        verdicts.record(self.folder, self.current, verdict, note, self.reviewer, WAIT_S)
         self.refresh()
         following = self.following
         self.current = following.name if following is not None else self.current
@@ -202,7 +202,7 @@ class ReviewQueue:
         if self.item.mine is None:
             raise LNSynthError(_("A note is kept with a verdict: accept or reject {name} with it.").format(
                 name=self.current))
-        review.record(self.folder, self.current, self.item.mine.verdict, note, self.reviewer, WAIT_S)
+        verdicts.record(self.folder, self.current, self.item.mine.verdict, note, self.reviewer, WAIT_S)
         self.refresh()
 
     def _check_seen(self) -> None:
@@ -216,11 +216,11 @@ class ReviewQueue:
                 name=self.current))
 
     def _read(self) -> tuple[Item, ...]:
-        """As `review.review` does for each reviewer, but from one reading of the table and of what is new."""
+        """As `verdicts.review` does for each reviewer, but from one reading of the table and of what is new."""
         now = {path.name: self._pair(path) for path in samples(self.folder)}
         holding: dict[str, dict[str, Decision]] = {name: {} for name in now}
         outdated: dict[str, Decision] = {}
-        for decision in review.history(self.folder):  # in order of time
+        for decision in verdicts.history(self.folder):  # in order of time
             name, who = decision.sample, decision.reviewer
             if name not in now:
                 continue

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import vtk
 
+from LNSynthLib.review.samples import PAIR, read_record
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.files import sha256
-from LNSynthLib.synthesis.catalog import PAIR, read_record
 
-from . import bridge, segments
+from . import segments, volumes
 from .grids import boxes
 from .words import _
 
@@ -47,7 +47,7 @@ def read_sample(folder: Path) -> Sample:
     Raises LNSynthError where a file is missing, damaged or not the one that the provenance tells of: a verdict would
     be about something else.
     """
-    from LNSynthLib.cases.volume import read, same_grid
+    from LNSynthLib.images.volume import read, same_grid
 
     folder = Path(folder)
     provenance = read_record(folder)
@@ -68,16 +68,16 @@ def add_sample(scene, sample: Sample, like=None):
     like  the CT that it was made from, for geometry, transform, window and place in the subject hierarchy
     """
     folder, provenance, ct, nodes = sample.folder, sample.provenance, sample.ct, sample.nodes
-    volume = bridge.add_volume(scene, ct, folder.name, like)
+    volume = volumes.add_volume(scene, ct, folder.name, like)
     volume.SetName(folder.name)  # as it is called in its folder, also when it is loaded again
-    bridge.mark_synthetic(volume, provenance)
+    volumes.mark_synthetic(volume, provenance)
     volume.SetAttribute(SAMPLE, str(folder))
     segmentation = segments.new_segmentation(scene, volume, _("Nodes of {name}").format(name=volume.GetName()))
     ids = segments.add_instances(segmentation, volume, nodes.array, in_ct=True)
     made = {node["id"] for node in provenance.get("nodes", ()) if node.get("state") == "made"}
     for value, segment_id in zip(sample.values, ids, strict=True):
         segmentation.GetSegmentation().GetSegment(segment_id).SetTag(MADE, "1" if value in made else "0")
-    segmentation.SetAttribute(bridge.SYNTHETIC, "1")
+    segmentation.SetAttribute(volumes.SYNTHETIC, "1")
     segmentation.SetAttribute(SAMPLE, str(folder))
     segmentation.SetAttribute(AS_LOADED, _digest(segmentation, volume))
     return volume, segmentation
@@ -87,8 +87,8 @@ def unload_sample(volume, segmentation) -> bool:
     """Takes what `load_sample` brought out of the scene. False where its nodes were changed since: then both stay."""
     if segmentation.GetScene() is not None and segmentation.GetAttribute(AS_LOADED) != _digest(segmentation, volume):
         return False
-    bridge.take_out(segmentation)
-    bridge.take_out(volume)
+    volumes.take_out(segmentation)
+    volumes.take_out(volume)
     return True
 
 
@@ -97,7 +97,7 @@ def loaded(scene, folder: Path):
     outputs = read_record(folder).get("outputs")
     for index in range(scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")):
         volume = scene.GetNthNodeByClass(index, "vtkMRMLScalarVolumeNode")
-        if volume.GetAttribute(SAMPLE) == str(folder) and bridge.provenance_of(volume).get("outputs") == outputs:
+        if volume.GetAttribute(SAMPLE) == str(folder) and volumes.provenance_of(volume).get("outputs") == outputs:
             segmentation = nodes_of(volume)
             if segmentation is not None and segmentation.GetAttribute(AS_LOADED) == _digest(segmentation, volume):
                 return volume, segmentation
@@ -129,9 +129,9 @@ def is_source(ct, synthetic, folder: Path | None, exported: Callable[[], Path]) 
     folder     of the sample: its provenance tells the SHA-256 of the CT's file; None where there is no sample
     exported   gives the CT as a file for jobs, written where it has to be
     """
-    from LNSynthLib.cases.volume import same_grid
+    from LNSynthLib.images.volume import same_grid
 
-    source = bridge.volume_of(ct)
+    source = volumes.volume_of(ct)
     if same_grid(source, synthetic)[0]:
         few = tuple(slice(None, None, max(1, n // 64)) for n in source.shape)
         if (source.array[few] == synthetic.array[few]).mean() > SAME_SHARE:

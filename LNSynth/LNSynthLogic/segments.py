@@ -12,9 +12,9 @@ import vtk
 
 from LNSynthLib.runtime.errors import LNSynthError
 
-from .bridge import check_transform, place_beside
 from .grids import affine_of, boxes, ct_in, on_grid, oriented_image, shape_of, tight, voxels
 from .terminology import NODE_COLOR, node_terminology
+from .volumes import check_transform, place_beside
 from .words import _
 
 IN_CT = "LNSynth.InCT"  # tag of a segment: "1" where the CT shows this node
@@ -144,7 +144,7 @@ def add_instances(segmentation, ct, array: np.ndarray, in_ct: bool = False) -> l
 
 def write_mask(segmentation, ct, path: Path) -> dict[int, str]:
     """Writes `instances` as NIfTI on the CT's grid; returns {value: segment id}."""
-    from LNSynthLib.cases.volume import Volume, write
+    from LNSynthLib.images.volume import Volume, write
 
     check_transform(ct)
     array, ids = instances(segmentation, ct)

@@ -10,10 +10,10 @@ import numpy as np
 from LNSynthLib.runtime.errors import LNSynthError
 
 from . import anatomy as organs
-from .bridge import volume_of
 from .grids import Box, shape_of
 from .segments import node_crop, node_ids
 from .terminology import structure
+from .volumes import volume_of
 from .words import _
 
 OUTSIDE, BONE, GAS = 253, 254, 255  # values of `tissue` beside TotalSegmentator's ids
@@ -98,8 +98,8 @@ def around(segmentation, ct, anatomy, box: Box, without: str | None = None) -> S
     HU under nodes are replaced by what is around them (they may be bright), under `without` as well. Raises
     LNSynthError where the anatomy cannot be read.
     """
-    from LNSynthLib.cases.body import label_map
-    from LNSynthLib.cases.volume import crop
+    from LNSynthLib.images.volume import crop
+    from LNSynthLib.masks.body import label_map
 
     image = crop(volume_of(ct), box)
     nodes, ids, whole = _nodes_in(segmentation, ct, box, without)
@@ -117,7 +117,7 @@ def around(segmentation, ct, anatomy, box: Box, without: str | None = None) -> S
 @cache
 def label_table():
     """The label table that knows bone and gas by their HU."""
-    from LNSynthLib.cases.labels import LabelTable
+    from LNSynthLib.masks.labels import LabelTable
 
     return LabelTable.load("abdomen17")
 
@@ -160,8 +160,8 @@ def _coarse_patient(ct) -> tuple[np.ndarray, tuple[int, int, int]]:
     if state not in _patients:
         from scipy import ndimage
 
-        from LNSynthLib.cases.body import body_mask
-        from LNSynthLib.cases.volume import Volume, canonical
+        from LNSynthLib.images.volume import Volume, canonical
+        from LNSynthLib.masks.body import body_mask
 
         whole = volume_of(ct)
         step = tuple(max(1, round(COARSE_MM / mm)) for mm in whole.spacing)

@@ -2,7 +2,8 @@
 
 import shutil
 
-from LNSynthLogic import anatomy, commands, environment
+from LNSynthLogic import anatomy
+from LNSynthLogic.jobs import commands, environment
 from slicer.i18n import tr as _
 
 from LNSynthLib.runtime.errors import LNSynthError

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from LNSynthLogic import batch, commands, environment
+from LNSynthLogic.jobs import batch, commands, environment
 from slicer.i18n import tr as _
 
 from LNSynthLib.runtime.errors import LNSynthError

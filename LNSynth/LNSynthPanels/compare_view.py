@@ -7,7 +7,7 @@ import numpy as np
 import qt
 import slicer
 import vtk
-from LNSynthLogic import bridge, compare, node_table, samples
+from LNSynthLogic import compare_layout, node_table, samples, volumes
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
@@ -30,21 +30,21 @@ class CompareView(VTKObservationMixin):
         self._framed = self._entered = False
         self._keys = Keys(host, {FLICKER_KEY: self._flicker})
         ui = self.ui
-        ui.syntheticSelector.addAttribute("vtkMRMLScalarVolumeNode", bridge.SYNTHETIC, "1")
+        ui.syntheticSelector.addAttribute("vtkMRMLScalarVolumeNode", volumes.SYNTHETIC, "1")
         ui.compareButton.connect("clicked()", self._toggle)
         ui.flickerButton.connect("clicked()", self._flicker)
         ui.blendSlider.connect("valueChanged(double)", self._blend)
 
     def show(self, synthetic, synthetic_nodes, real=None, real_nodes=None, look_at=None) -> None:
-        """Opens the layout with these nodes of the scene; `compare.show` says what each is.
+        """Opens the layout with these nodes of the scene; `compare_layout.show` says what each is.
 
         look_at  RAS (mm) to bring into the middle; None: what is seen stays in view
         """
         scene, p = self.host.scene, self.host.parameters
         p.synthetic = synthetic
         self._chosen, self._look_at = (p.ct, p.synthetic), look_at
-        compare.open_layout(scene)
-        compare.show(scene, real, synthetic, real_nodes, synthetic_nodes, p.blend)
+        compare_layout.open_layout(scene)
+        compare_layout.show(scene, real, synthetic, real_nodes, synthetic_nodes, p.blend)
         self._follow()
         if look_at is not None:
             node_table.jump(scene, look_at)
@@ -74,10 +74,10 @@ class CompareView(VTKObservationMixin):
             self._open()
         self._chosen = chosen if is_open else None
         self._follow()
-        missing = "" if is_open else compare.what_is_missing(p.ct, p.synthetic)
+        missing = "" if is_open else compare_layout.what_is_missing(p.ct, p.synthetic)
         self.host.set_ready(ui.compareButton, missing, _(
             "Source CT left, synthetic CT right: same slice, zoom and window. Click again for the former layout."))
-        can_blend = "" if is_open and None not in compare.compared(self.host.scene) else _(
+        can_blend = "" if is_open and None not in compare_layout.compared(self.host.scene) else _(
             "Put source and synthetic CT side by side first.")
         self.host.set_ready(ui.flickerButton, can_blend, _(
             "Changes between the source and the synthetic CT on the right (key {key}).").format(key=FLICKER_KEY))
@@ -101,7 +101,7 @@ class CompareView(VTKObservationMixin):
 
     def _toggle(self) -> None:
         if self._is_open():
-            compare.close_layout(self.host.scene)
+            compare_layout.close_layout(self.host.scene)
         else:
             self._open()
         self.refresh()
@@ -109,7 +109,7 @@ class CompareView(VTKObservationMixin):
     def _open(self) -> None:
         p, real = self.host.parameters, self.host.parameters.ct
         folder = p.synthetic.GetAttribute(samples.SAMPLE)
-        if folder and Path(folder).is_dir() and self.source(bridge.volume_of(p.synthetic), folder) is None:
+        if folder and Path(folder).is_dir() and self.source(volumes.volume_of(p.synthetic), folder) is None:
             real = None
             self.host.say(_("{name} was not made from the selected CT, so it is shown alone.").format(
                 name=p.synthetic.GetName()))
@@ -121,29 +121,29 @@ class CompareView(VTKObservationMixin):
         with suppress(LNSynthError, ImportError):
             nodes = samples.nodes_of(synthetic)
             ids = samples.nodes_to_look_at(nodes) if nodes is not None else []
-            return compare.center_of(nodes, ids[0], synthetic) if ids else None
+            return compare_layout.center_of(nodes, ids[0], synthetic) if ids else None
 
     def _flicker(self) -> None:
         p = self.host.parameters
         if p is not None and self._is_open():
-            p.blend = compare.flicker(p.blend)
+            p.blend = compare_layout.flicker(p.blend)
             self._blend(p.blend)
         self.refresh()
 
     def _blend(self, percent: float) -> None:
         if self._is_open():
-            compare.set_blend(self.host.scene, percent)
+            compare_layout.set_blend(self.host.scene, percent)
 
     # What follows
 
     def _is_open(self) -> bool:
-        return compare.is_open(self.host.scene)
+        return compare_layout.is_open(self.host.scene)
 
     def _follow(self) -> None:
         """Observers, banners, windows and keys for the layout as it is now."""
         scene = self.host.scene
-        if compare.was_left(scene):
-            compare.close_layout(scene)
+        if compare_layout.was_left(scene):
+            compare_layout.close_layout(scene)
         self._observe()
         if not self._is_open():
             self._forget_views()
@@ -158,9 +158,9 @@ class CompareView(VTKObservationMixin):
 
     def _observe(self) -> None:
         scene = self.host.scene
-        wanted = [compare.layout_node(scene)]
+        wanted = [compare_layout.layout_node(scene)]
         if self._is_open():
-            wanted += [compare.composite_node(scene, name) for name in compare.VIEWS]
+            wanted += [compare_layout.composite_node(scene, name) for name in compare_layout.VIEWS]
         for node in wanted:
             if node is not None and not self.hasObserver(node, vtk.vtkCommand.ModifiedEvent, self._changed):
                 self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._changed)
@@ -173,42 +173,42 @@ class CompareView(VTKObservationMixin):
         if not self._is_open():
             return
         self._show_banners()
-        p, percent = self.host.parameters, compare.blend(self.host.scene)
-        if p is not None and None not in compare.compared(self.host.scene) and abs(p.blend - percent) > 0.5:
+        p, percent = self.host.parameters, compare_layout.blend(self.host.scene)
+        if p is not None and None not in compare_layout.compared(self.host.scene) and abs(p.blend - percent) > 0.5:
             p.blend = percent
 
     def _keep_windows_equal(self) -> None:
-        pair = compare.compared(self.host.scene)
+        pair = compare_layout.compared(self.host.scene)
         if pair != self._windows:
             if self._equal is not None:
                 self._equal.close()
             self._equal, self._windows = None, pair
             if None not in pair:
-                self._equal = compare.EqualWindows(*pair)
+                self._equal = compare_layout.EqualWindows(*pair)
 
     def _show_banners(self) -> None:
         manager = slicer.app.layoutManager()
-        for name in compare.VIEWS:
+        for name in compare_layout.VIEWS:
             widget = manager.sliceWidget(name) if manager is not None else None
             if widget is None:
                 continue
             view = widget.sliceView()
             renderer = view.renderWindow().GetRenderers().GetItemAsObject(0)
             if name not in self._banners or self._banners[name].renderer is not renderer:
-                self._banners[name] = compare.Banner(renderer)
-            self._banners[name].show(*compare.banner_text(self.host.scene, name))
+                self._banners[name] = compare_layout.Banner(renderer)
+            self._banners[name].show(*compare_layout.banner_text(self.host.scene, name))
             view.scheduleRender()
 
     def _frame(self) -> None:
         """Fits the views to the synthetic CT, with a node of it in the middle."""
         scene, logic = self.host.scene, slicer.app.applicationLogic()
-        volume = compare.compared(scene)[1] if self._is_open() else None
+        volume = compare_layout.compared(scene)[1] if self._is_open() else None
         if volume is None:
             return
-        logics = [logic.GetSliceLogicByLayoutName(name) for name in compare.VIEWS]
+        logics = [logic.GetSliceLogicByLayoutName(name) for name in compare_layout.VIEWS]
         point = self._look_at or self._first_node(volume)
         if None not in logics:
-            compare.frame(logics, volume, np.inf if point is None else CLOSE_MM)
+            compare_layout.frame(logics, volume, np.inf if point is None else CLOSE_MM)
         if point is not None:
             node_table.jump(scene, point)
 

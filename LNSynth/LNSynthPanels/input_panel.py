@@ -3,7 +3,8 @@
 import html
 import shutil
 
-from LNSynthLogic import bridge, environment, inputs
+from LNSynthLogic import inputs, volumes
+from LNSynthLogic.jobs import environment
 from slicer.i18n import tr as _
 
 from LNSynthLib.runtime.errors import LNSynthError
@@ -71,7 +72,7 @@ class InputPanel:
         if ct is None:
             self.ui.inputChecksLabel.text = ""
             return
-        state = bridge.state_of(ct)
+        state = volumes.state_of(ct)
         if self._checked is None or self._checked[0] != state:
             self._checked = (state, inputs.checks(ct))
         found = self._checked[1] + (inputs.node_checks(nodes, ct) if nodes is not None else [])

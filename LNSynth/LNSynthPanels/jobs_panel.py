@@ -4,7 +4,7 @@ import logging
 
 import qt
 import slicer
-from LNSynthLogic import jobs
+from LNSynthLogic.jobs import process
 from slicer.i18n import tr as _
 
 from LNSynthLib.runtime.errors import LNSynthError
@@ -58,9 +58,9 @@ class JobsPanel:
         on_end(job)        when it has ended, however it did
         cleanup()          last of all
         on_event(Event)    everything it tells
-        names(text)        its messages and its error as people read them (`readable.Names`)
+        names(text)        its messages and its error as people read them (`display_names.Names`)
         """
-        return self.run(title, lambda **told: jobs.Job(arguments, **told), on_result, on_sample, on_end, cleanup,
+        return self.run(title, lambda **told: process.Job(arguments, **told), on_result, on_sample, on_end, cleanup,
                         on_event, names)
 
     def run(self, title: str, make, on_result=None, on_sample=None, on_end=None, cleanup=None, on_event=None,
@@ -127,7 +127,7 @@ class JobsPanel:
             if on_sample:
                 self._shielded(on_sample, event.result)
             return
-        if event.error or event.result is not None or self._runner.state is jobs.State.CANCELLING:
+        if event.error or event.result is not None or self._runner.state is process.State.CANCELLING:
             return
         self._count(event.done, event.total)
         count = f" {event.done}/{event.total}" if event.total else ""
@@ -151,20 +151,20 @@ class JobsPanel:
         self._timer.stop()
         self._runner = self._callbacks = None
         runner.error = self._names(runner.error)
-        words = {jobs.State.DONE: _("{title}: done."), jobs.State.CANCELLED: _("{title}: cancelled."),
-                 jobs.State.FAILED: _("{title}: failed.")}[runner.state].format(title=self.title)
+        words = {process.State.DONE: _("{title}: done."), process.State.CANCELLED: _("{title}: cancelled."),
+                 process.State.FAILED: _("{title}: failed.")}[runner.state].format(title=self.title)
         self._log(words if not runner.error else f"{words}\n{runner.error}")
         self._show_idle()
         self.host.ui.jobLabel.text = words
         try:
-            if runner.state is jobs.State.DONE and on_result:
+            if runner.state is process.State.DONE and on_result:
                 self._shielded(on_result, runner.result)
             if on_end:
                 self._shielded(on_end, runner)
         finally:
             if cleanup:
                 cleanup()
-        if runner.state is jobs.State.FAILED:
+        if runner.state is process.State.FAILED:
             self.host.show_error(f"{words}\n\n{runner.error}")
         elif not self.busy:
             self.host.say(words)

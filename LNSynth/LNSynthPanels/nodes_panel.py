@@ -5,8 +5,9 @@ import shutil
 import numpy as np
 import qt
 import slicer
-from LNSynthLogic import interactive, node_edits, node_table, readable, segments
-from LNSynthLogic.jobs import library_command
+from LNSynthLogic import node_edits, node_move, node_table, segments
+from LNSynthLogic.jobs import display_names
+from LNSynthLogic.jobs.process import library_command
 from slicer.i18n import tr as _
 
 from LNSynthLib.runtime.errors import LNSynthError
@@ -63,7 +64,7 @@ class NodesPanel:
                                  and self.session.ct is self._ct):
             self._move_end()
         if self._nodes and not self.session:
-            interactive.show_again(self._nodes)
+            node_move.show_again(self._nodes)
         self._watch()
         self._fill()
         self._ready()
@@ -299,7 +300,7 @@ class NodesPanel:
                 node_edits.write_organs(self._anatomy, ct, folder / "anatomy.nii")
                 ids = segments.write_mask(nodes, ct, folder / "nodes.nii")
                 command = library_command("nodes", *arguments(folder, folder / "nodes.nii" if ids else None, ids))
-                names = readable.Names()
+                names = display_names.Names()
                 names.add(self.host.export_ct(), ct)
                 names.add(folder / "anatomy.nii", self._anatomy)
                 names.add(folder / "nodes.nii", nodes, ids)
@@ -324,7 +325,7 @@ class NodesPanel:
             self._move_end()
             return
         try:
-            self.session = interactive.begin(self._nodes, self.selected, self._ct, self.host.scene, self._anatomy)
+            self.session = node_move.begin(self._nodes, self.selected, self._ct, self.host.scene, self._anatomy)
         except (LNSynthError, ImportError) as error:
             self._say(str(error) if isinstance(error, LNSynthError) else _("Install the packages first (Setup)."))
             self._move_end()

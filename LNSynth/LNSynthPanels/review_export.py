@@ -4,7 +4,8 @@ from pathlib import Path
 
 import qt
 import slicer
-from LNSynthLogic import jobs, review_queue, segments
+from LNSynthLogic import review_queue, segments
+from LNSynthLogic.jobs import process
 from slicer.i18n import tr as _
 
 from LNSynthLib.runtime.errors import LNSynthError
@@ -35,7 +36,7 @@ class ReviewExport:
         out = qt.QFileDialog.getExistingDirectory(
             self.ui.reviewSection, _("An empty folder for the data set"), str(folder.parent))
         if out:
-            self._start(_("Export"), jobs.library_command(
+            self._start(_("Export"), process.library_command(
                 "review", "export", folder, "--as", selector.itemData(selector.currentIndex), "--out", out), out)
 
     def _export_seg(self) -> None:
@@ -59,7 +60,7 @@ class ReviewExport:
         except LNSynthError as error:
             self.host.show_error(str(error))
             return
-        self._start(_("DICOM segmentation"), jobs.library_command(
+        self._start(_("DICOM segmentation"), process.library_command(
             "nodes", "--nodes", mask, "--ct", dicom, "--out", out), out)
 
     def _start(self, title: str, command: list, place: str) -> None:

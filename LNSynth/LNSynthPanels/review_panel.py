@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import qt
-from LNSynthLogic import bridge, compare, node_table, review_queue, samples
-from LNSynthLogic.background import Background
+from LNSynthLogic import compare_layout, node_table, review_queue, samples, volumes
+from LNSynthLogic.jobs.background import Background
 from slicer.i18n import tr as _
 
 from LNSynthLib.runtime.errors import LNSynthError
@@ -220,7 +220,7 @@ class ReviewPanel:
         self.ui.noteLineEdit.text = self.queue.item.mine.note if self.queue.item.mine else ""
         there = samples.loaded(self.host.scene, folder)
         if there is not None:
-            self._put(*there, self.host.compare.source(bridge.volume_of(there[0]), folder), key)
+            self._put(*there, self.host.compare.source(volumes.volume_of(there[0]), folder), key)
         elif key in self._read:
             self._add(self._read.pop(key), key)
         else:
@@ -307,7 +307,7 @@ class ReviewPanel:
             return
         self._node = (self._node + 1) % len(ids)
         try:
-            node_table.jump(self.host.scene, compare.center_of(segmentation, ids[self._node], volume))
+            node_table.jump(self.host.scene, compare_layout.center_of(segmentation, ids[self._node], volume))
         except LNSynthError as error:
             self._said = str(error)
 

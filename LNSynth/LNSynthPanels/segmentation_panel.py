@@ -5,7 +5,8 @@ from pathlib import Path
 
 import qt
 import slicer
-from LNSynthLogic import bridge, commands, comparison, environment, node_table, segments
+from LNSynthLogic import node_scores, node_table, segments, volumes
+from LNSynthLogic.jobs import commands, environment
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
@@ -82,12 +83,12 @@ class SegmentationPanel(VTKObservationMixin):
 
     def _take(self, path: Path, ct, model: str) -> None:
         """What was found, as the prediction: one segment a node."""
-        from LNSynthLib.cases.volume import read
+        from LNSynthLib.images.volume import read
 
         made = segments.new_segmentation(self.host.scene, ct, _("Nodes found by {model}").format(model=model))
         ids = segments.add_instances(made, ct, read(path).array, in_ct=True)
-        if bridge.is_synthetic(ct):
-            made.SetAttribute(bridge.SYNTHETIC, "1")
+        if volumes.is_synthetic(ct):
+            made.SetAttribute(volumes.SYNTHETIC, "1")
         self._said = _("{count} lymph nodes found: check and correct them (for research).").format(count=len(ids))
         self.host.parameters.prediction = made
 
@@ -112,10 +113,10 @@ class SegmentationPanel(VTKObservationMixin):
             return
         self._stale = False
         ct, prediction, reference = self._pair
-        missing, found = comparison.what_is_missing(ct, prediction, reference), None
+        missing, found = node_scores.what_is_missing(ct, prediction, reference), None
         if not missing:
             try:
-                found = comparison.compare(prediction, reference, ct)
+                found = node_scores.compare(prediction, reference, ct)
             except LNSynthError as error:
                 missing = str(error)
             except ImportError:

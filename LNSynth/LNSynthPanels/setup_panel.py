@@ -4,8 +4,8 @@ import dataclasses
 
 import qt
 import slicer
-from LNSynthLogic import batch, environment
-from LNSynthLogic.jobs import interpreter
+from LNSynthLogic.jobs import batch, environment
+from LNSynthLogic.jobs.process import interpreter
 from slicer.i18n import tr as _
 
 from LNSynthLib.runtime.errors import LNSynthError

@@ -5,24 +5,14 @@ from pathlib import Path
 
 import qt
 import slicer
-from LNSynthLogic import (
-    anatomy,
-    commands,
-    compare,
-    environment,
-    estimates,
-    node_table,
-    readable,
-    samples,
-    segments,
-    shown,
-)
-from LNSynthLogic.background import Background
+from LNSynthLogic import anatomy, compare_layout, node_table, nodes_in_ct, samples, segments
 from LNSynthLogic.grids import affine_of
+from LNSynthLogic.jobs import commands, display_names, environment, estimates
+from LNSynthLogic.jobs.background import Background
 from slicer.i18n import tr as _
 
+from LNSynthLib.review.samples import read_record
 from LNSynthLib.runtime.errors import LNSynthError
-from LNSynthLib.synthesis.catalog import read_record
 
 SPEEDS = "LNSynth/Speeds"  # in the application's settings
 WARNING = "color: #e0443e"  # a red that reads on light and dark
@@ -125,7 +115,7 @@ class SynthesisPanel:
 
     def _generator(self):
         """What the chosen generator costs, read once; None where its folder does not say."""
-        from LNSynthLib.synthesis.weights import generator_path
+        from LNSynthLib.generators.model_folder import generator_path
 
         chosen = self.host.parameters.generator
         if chosen not in self._generators:
@@ -143,7 +133,7 @@ class SynthesisPanel:
         state = (node_table.state_of(p.nodes, p.ct), node_table.state_of(original, p.ct), p.ct.GetID(), p.remake,
                  p.vary)
         if self._sizes[0] != state:
-            self._sizes = (state, shown.sizes_mm(p.nodes, original, p.ct, p.remake, p.vary))
+            self._sizes = (state, nodes_in_ct.sizes_mm(p.nodes, original, p.ct, p.remake, p.vary))
         return self._sizes[1]
 
     # The job
@@ -180,10 +170,10 @@ class SynthesisPanel:
             on_result=lambda result: self._finished(result, names), on_end=self._ended, names=names)
         self._ready()
 
-    def _export(self) -> tuple[commands.Exported, readable.Names]:
+    def _export(self) -> tuple[commands.Exported, display_names.Names]:
         """The files for the job, on the CT's grid, and what they are called. LNSynthError where a transform forbids it.
         """
-        p, folder, names = self.host.parameters, self.host.temporary_folder(), readable.Names()
+        p, folder, names = self.host.parameters, self.host.temporary_folder(), display_names.Names()
         files = commands.Exported(
             self.host.export_ct(), folder / "nodes.nii",
             folder / "present.nii" if p.nodesInCT and p.originalNodes is not None else None, self._export_anatomy())
@@ -196,7 +186,7 @@ class SynthesisPanel:
 
     def _export_anatomy(self) -> Path | None:
         """The organs as a file, written once for each of their states."""
-        from LNSynthLib.cases.volume import Volume, write
+        from LNSynthLib.images.volume import Volume, write
 
         p = self.host.parameters
         if p.anatomy is None:
@@ -247,7 +237,7 @@ class SynthesisPanel:
             self._shown.GetDisplayNode().SetVisibility(False)
         self._shown = mask
         p.synthetic = volume
-        if first or compare.is_open(scene):  # who has left the layout meanwhile is not taken back to it
+        if first or compare_layout.is_open(scene):  # who has left the layout meanwhile is not taken back to it
             self.host.compare.show(volume, mask, ct, self.host.compare.source_nodes())
         if self.host.jobs.runs(self._job):
             self._said = _("{name} is finished.").format(name=name)

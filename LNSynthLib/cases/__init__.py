@@ -1,1 +1,1 @@
-"""What a case is on disk: read, check, crop, resample, window; data sets, importers and the phantom."""
+"""Data sets of cases: import, fetch, split, keep patients apart, prepare."""

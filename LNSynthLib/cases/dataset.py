@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -11,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
+from ..images import synthetic
+from ..images.synthetic import marked
+from ..images.volume import Volume, canonical, read, stem, write
 from ..runtime.content import NONE, check
 from ..runtime.errors import LNSynthError
 from ..runtime.files import atomic_path, read_json, sha256, sha256_array, sha256_once, write_json
 from ..runtime.locks import turn
 from ..runtime.names import check_id, check_name, check_own_link, inside
-from . import synthetic
-from .volume import Volume, canonical, read, write
 
 SPLITS = ("train", "val", "test")
 KINDS = ("real", "phantom", "pseudo")
@@ -304,3 +306,16 @@ def _ct_type(array: np.ndarray) -> type:
     if array.dtype.kind == "f" and not np.array_equal(array, np.rint(array)):
         return np.float32
     return np.int16 if limits.min <= array.min() and array.max() <= limits.max else np.float32
+
+
+def origin(ct: Path, case: str | None = None, otherwise: str | None = None) -> tuple[str, str]:
+    """(id, kind) of a CT's case: of the data set that the file lies in; else by its name and its header's mark.
+
+    case: the id whatever else is known; otherwise: of a CT outside data sets, before its file's name. kind is one of
+    `cases.dataset.KINDS`, or "synthetic" for a CT that a generator made.
+    """
+    if home := home_of(ct):
+        dataset, entry = home
+        return case or entry["id"], entry.get("synthetic") or dataset.kind
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", case or otherwise or stem(ct)).strip("-.") or "ct"
+    return name, marked(ct) or "real"

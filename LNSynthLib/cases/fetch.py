@@ -11,14 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..masks.dicom_seg import find_seg
+from ..masks.read import EVERY, telling
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, Progress, ignore
 from ..runtime.temporary import scratch
-from .apart import add_apart, members, person
 from .dataset import Dataset
-from .dicom import find_seg
 from .importers import Item, check_refused, read_item
-from .masks import EVERY, telling
+from .sides import add_apart, members, person
 from .splits import PAPER, split_by_patient
 
 REACH_S = 5.0  # what answers at all answers within that

@@ -19,11 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ..images.boxes import bounding_box
+from ..images.volume import Volume, canonical, read
 from ..runtime.errors import LNSynthError
 from ..runtime.files import atomic_path
+from ..runtime.npz import read_npz
 from .dataset import Dataset, voxels_sha256
-from .npz import read_npz
-from .volume import Volume, bounding_box, canonical, read
 
 NAME = "fingerprint.npz"  # beside a case's CT
 CELL_MM = 8.0

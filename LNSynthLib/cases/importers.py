@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..images import synthetic
+from ..images.checks import check_ct, check_nodes
+from ..images.volume import canonical, is_volume_file, read, stem
+from ..masks.nodes import instances
+from ..masks.plausibility import check_plausible, doubts
+from ..masks.read import Tell, read_anatomy, read_nodes, telling
+from ..masks.segments import is_seg
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
 from ..runtime.names import below, check_id
 from ..runtime.pseudonyms import pseudonym
 from ..runtime.tables import read_table
-from . import synthetic
-from .apart import add_apart, members, person
-from .checks import check_ct, check_nodes
 from .dataset import SPLITS, Case, Dataset
-from .masks import Tell, read_anatomy, read_nodes, telling
-from .nodes import instances
-from .plausibility import check_plausible, doubts
-from .segments import is_seg
+from .sides import add_apart, members, person
 from .splits import PAPER, split_by_patient
-from .volume import canonical, is_volume_file, read, stem
 
 COLUMNS = ("image", "nodes", "id", "anatomy", "patient", "split", "source")  # of a table; the first two are needed
 
@@ -208,7 +208,7 @@ def read_item(item: Item, tell: Tell, version: int = 2, names: Sequence[str] = (
     """Read and check one case: canonical axes, nodes as instances, every mask exactly on the CT's grid.
 
     version: of the anatomy's ids; the entry's "anatomy_version" says what they are now. tell, names: as for
-    `masks.read_nodes`. anyway: take nodes that are doubted (`plausibility`).
+    `masks.read.read_nodes`. anyway: take nodes that are doubted (`plausibility`).
     """
     ct = read(item.image)
     check_ct(ct, str(item.image))

@@ -17,6 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
+from ..images.boxes import bounding_box, grow
+from ..images.checks import check_ct, check_labels, check_nodes, check_pair
+from ..images.pictures import PLANES, montage, view, write_png
+from ..images.volume import Volume, canonical, crop, isotropic_grid, resample_to
+from ..masks.body import LOWEST_HU, label_map, node_hu, organ_hu
+from ..masks.labels import LabelTable
+from ..masks.nodes import records
+from ..masks.shapes import on_grid
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, Progress, ignore
 from ..runtime.files import atomic_folder, sha256_once, write_json
@@ -24,16 +32,9 @@ from ..runtime.locks import turn
 from ..runtime.names import check_own_link, inside, problem, remove_ours
 from ..runtime.processes import WorkerDied, each
 from ..runtime.temporary import sweep
-from .apart import check_sides, members
-from .body import LOWEST_HU, label_map, node_hu, organ_hu
-from .checks import check_ct, check_labels, check_nodes, check_pair
 from .dataset import LINKED, ROLES, Case, Dataset
-from .labels import LabelTable
-from .nodes import records
-from .pictures import PLANES, montage, view, write_png
-from .shapes import on_grid
-from .store import FILES, PreparedCase, write_prepared
-from .volume import Volume, bounding_box, canonical, crop, grow, isotropic_grid, resample_to
+from .prepared import FILES, PreparedCase, write_prepared
+from .sides import check_sides, members
 
 VERSION = 3  # raise it when the same inputs and settings give other arrays: prepared cases are then made again
 AIR_FILL_HU = -1000.0
@@ -220,8 +221,8 @@ def compute(
 ) -> tuple[dict, dict, np.ndarray]:
     """(arrays to store, what to say about them, the CT in HU) of one canonical, checked case.
 
-    The arrays are those of `store.write_prepared`; "nodes_lost" tells the ids that are too small for the new grid, and
-    the others, in their order, have become 1..n.
+    The arrays are those of `prepared.write_prepared`; "nodes_lost" tells the ids that are too small for the new grid,
+    and the others, in their order, have become 1..n.
     """
     ct, nodes, anatomy = case.ct, case.nodes, case.anatomy
     slab = slice(0, ct.shape[2])

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from ..runtime.content import check
 from ..runtime.errors import LNSynthError
-from .apart import Member, person
 from .fingerprint import Fingerprint, load, near_duplicates, save
+from .sides import Member, person
 
 PRINTS = "trained_on.npz"
 RECORD = {"parts": [{"salt": str, "cases": [str], "patients": [str], "voxels": [str]}], "unknown": [str]}

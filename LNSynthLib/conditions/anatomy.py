@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..cases.checks import check_ct, check_pair
-from ..cases.labels import LabelTable
-from ..cases.masks import Tell, read_anatomy
-from ..cases.volume import Volume, read, write
+from ..images.checks import check_ct, check_pair
+from ..images.volume import Volume, read, write
+from ..masks.labels import LabelTable
+from ..masks.read import Tell, read_anatomy
 from ..runtime.cancel import end_with_application, run_child
 from ..runtime.devices import pick
 from ..runtime.errors import LNSynthError
@@ -102,7 +102,7 @@ def load(path: Path, ct: Volume | None = None, version: int = 2, table: LabelTab
          tell: Tell = lambda _: None, source: Path | None = None) -> Volume:
     """Labels from a file in TotalSegmentator ids of `version` (1 or 2), or that names its labels, as v2 ids (uint8).
 
-    ct, tell, source: as for `masks.read_anatomy`. Ids of version 1 become those of version 2 for the structures of
+    ct, tell, source: as for `masks.read.read_anatomy`. Ids of version 1 become those of version 2 for the structures of
     `table` (default abdomen14); the others are dropped. Raises LNSynthError for what cannot be such labels.
     """
     labels, version = read_anatomy(path, ct, version, tell, source=source)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ..cases.labels import LabelTable
+from ..masks.labels import LabelTable
 
 NODE_HU = 88.0      # typical mean of a lymph node in the portal venous phase
 VESSELS = ("inferior_vena_cava", "portal_vein_and_splenic_vein")
@@ -28,7 +28,7 @@ def expected_hu(table: LabelTable, organ_hu: Sequence[float | None], node_hu: fl
                 window: tuple[float, float]) -> np.ndarray:
     """(channels + 1,) mean HU of each label, then of nodes, scaled to [-1, 1]: what `encode` takes as `expected`.
 
-    organ_hu  of the CT to be matched, by label id (`cases.body.organ_hu`); None where it has no such label, which then
+    organ_hu  of the CT to be matched, by label id (`masks.body.organ_hu`); None where it has no such label, which then
               gets the table's typical value
     node_hu   of its nodes; None where they are unknown: then the veins say how far a node is enhanced
     """

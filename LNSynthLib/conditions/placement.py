@@ -19,10 +19,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..cases.labels import AIR, LabelTable
+from ..masks.labels import AIR, LabelTable
+from ..masks.nodes import TOUCHING, axes_mm
 from ..runtime.errors import LNSynthError
-from .nodes import TOUCHING, axes_mm
-from .prior import ShapePrior
+from .shape_prior import ShapePrior
 
 COARSE_MM = 3.0        # grid on which places are weighed
 SKIN_MM = 20.0

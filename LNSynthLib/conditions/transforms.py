@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from ..cases.labels import LabelTable
-from ..cases.shapes import MARGIN, fullest, signed_distance, whole_voxels
+from ..masks.labels import LabelTable
+from ..masks.nodes import boxes
+from ..masks.shapes import MARGIN, fullest, signed_distance, whole_voxels
 from ..runtime.errors import LNSynthError
-from .nodes import boxes
 from .placement import clear_of_others, nearest_room
 
 VERSION = 3     # raise it when the same nodes, settings and seed give other changes: samples are then made again

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from ..cases.alignment import ordered_as
-from ..cases.masks import read_two, telling
-from ..cases.nodes import numbered
-from ..cases.npz import read_npz
-from ..cases.plausibility import check_plausible, doubts
-from ..cases.segments import is_seg
-from ..cases.volume import Volume, canonical, is_volume_file, read, same_grid, stem
+from ..images.volume import Volume, canonical, is_volume_file, read, same_grid, stem
+from ..masks.alignment import ordered_as
+from ..masks.nodes import numbered
+from ..masks.plausibility import check_plausible, doubts
+from ..masks.read import read_two, telling
+from ..masks.segments import is_seg
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
 from ..runtime.files import atomic_path, write_json, write_text
+from ..runtime.npz import read_npz
 from ..runtime.tables import csv_text
 from .froc import RATES, Froc, froc
 from .segmentation import METRICS, CaseScore, ScoreSettings, intervals, pool, score_case

@@ -18,12 +18,16 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from ..cases.apart import Member, check_sides, members
-from ..cases.labels import AIR, LabelTable, table_named
-from ..cases.store import PreparedCase, list_prepared
+from ..cases.prepared import PreparedCase, list_prepared
+from ..cases.sides import Member, check_sides, members
 from ..cases.trained_on import TrainedOn, held_out
-from ..cases.volume import Box, read
 from ..conditions.encode import scale_hu, unscale_hu
+from ..images.boxes import Box
+from ..images.volume import read
+from ..masks.labels import AIR, LabelTable, table_named
+from ..review.provenance import ANONYMOUS_KEY
+from ..review.samples import read_record
+from ..review.samples import samples as whole_samples
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, Progress, ignore
 from ..runtime.files import write_json, write_text
@@ -31,9 +35,6 @@ from ..runtime.names import check_name, inside
 from ..runtime.pseudonyms import pseudonym
 from ..runtime.seeds import rng
 from ..runtime.tables import csv_text
-from ..synthesis.catalog import read_record
-from ..synthesis.catalog import samples as whole_samples
-from ..synthesis.provenance import ANONYMOUS_KEY
 from ..training.data import random_start
 from .copies import FLIPS, Match, Searched, Sought, flipped
 from .distribution import caveat, fid, mmd
@@ -77,7 +78,7 @@ class Sample:
 
 def evaluate_samples(samples: Path, data: list[Path], settings: ImageSettings | None = None, *,
                      features: FeatureNet | None = None, callback: Callback = ignore) -> dict:
-    """Measures every sample of a folder (`synthesis.samples.write_sample`); JSON-ready.
+    """Measures every sample of a folder (`synthesis.write_sample.write_sample`); JSON-ready.
 
     data      the data sets whose prepared cases the samples were made from; their training cases are what copies are
               looked for in

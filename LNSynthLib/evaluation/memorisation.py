@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from ..cases.volume import grow
-from ..conditions.nodes import boxes
+from ..images.boxes import grow
+from ..masks.nodes import boxes
 from .tissue import core
 
 BLOCK = 256  # rows of a matrix of correlations held at once

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..cases.nodes import axes_mm
+from ..masks.nodes import axes_mm
 
 NEIGHBOURS = {6: 1, 18: 2, 26: 3}  # as scipy counts: voxels that share a face, an edge, a corner
 

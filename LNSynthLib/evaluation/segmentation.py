@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..cases.volume import bounding_box
+from ..images.boxes import bounding_box
 from ..runtime.errors import LNSynthError
 from ..runtime.settings import build
 from .nodewise import Candidate, NodeScore, match

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..cases.volume import bounding_box
+from ..images.boxes import bounding_box
 
 
 def assd(a: np.ndarray, b: np.ndarray, spacing: Sequence[float]) -> float | None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from ..cases.labels import LabelTable
-from ..cases.volume import bounding_box, grow
-from ..conditions.nodes import boxes, shell
+from ..images.boxes import bounding_box, grow
+from ..masks.labels import LabelTable
+from ..masks.nodes import boxes, shell
 
 
 @dataclass(frozen=True)

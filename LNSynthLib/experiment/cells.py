@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 
-from ..cases.labels import LabelTable
+from ..masks.labels import LabelTable
 from ..runtime.seeds import derive
 from ..runtime.settings import build
 from ..segmentation.settings import FREE as TRAINER_FREE

@@ -7,13 +7,13 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from ..cases.apart import Member, check_sides, members
 from ..cases.dataset import SPLITS, Dataset
 from ..cases.fingerprint import fingerprint
-from ..cases.phantom import phantom_dataset
 from ..cases.prepare import PrepareSettings, prepare
-from ..cases.volume import read, stem
-from ..conditions.pseudo import pseudo_dataset
+from ..cases.sides import Member, check_sides, members
+from ..conditions.pseudo_pairs import pseudo_dataset
+from ..images.volume import read, stem
+from ..phantom.phantom import phantom_dataset
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, ignore
 from ..runtime.files import sha256

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from ..cases.dataset import SPLITS
-from ..cases.volume import stem
 from ..conditions.transforms import VarySettings
 from ..evaluation.generation import ImageSettings
 from ..evaluation.segmentation import ScoreSettings
+from ..images.volume import stem
 from ..runtime.errors import LNSynthError
 from ..runtime.names import check_name
 from ..runtime.settings import build, load_yaml, override, preset_path

@@ -13,21 +13,21 @@ from pathlib import Path
 
 import numpy as np
 
-from ..cases.npz import read_npz
-from ..cases.store import PreparedCase, list_prepared
-from ..cases.volume import Volume, read
+from ..cases.prepared import PreparedCase, list_prepared
 from ..conditions.encode import unscale_hu
 from ..evaluation.generation import ImageSettings, evaluate_samples, write_images
 from ..evaluation.segmentation import ScoreSettings, score_case
+from ..images.volume import Volume, read
+from ..review.samples import read_record, samples
 from ..runtime.content import NUMBER, check
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress
 from ..runtime.files import atomic_folder, atomic_path, read_json
 from ..runtime.names import inside
+from ..runtime.npz import read_npz
 from ..runtime.places import relative
 from ..runtime.seeds import derive
 from ..runtime.settings import build
-from ..synthesis.catalog import read_record, samples
 from ..synthesis.synthesize import SynthesizeSettings, synthesize
 from .cells import Cell, preset_of
 from .data import obtain, preparations

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ..runtime.events import Callback, Event
-from ..synthesis.workers import run_shares
+from ..runtime.shares import run_shares
 from .cells import layout
 from .plan import load_plan
 from .run import watching

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from ..conditions.form import DataForm
 from ..runtime.seeds import torch_rng
-from .protocol import Batch, DataForm, StepCallback, Streams, check_numbers, check_patch, draw, evaluating
+from .protocol import Batch, StepCallback, Streams, check_numbers, check_patch, draw, evaluating
 
 Uniform = Callable[[tuple[int, ...]], torch.Tensor]  # shape (B, ...) -> numbers in [0, 1) on the CPU
 

@@ -9,21 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..conditions.form import DataForm
 from ..diffusion.samplers import SAMPLERS
 from ..runtime.errors import LNSynthError
-from .autoencoder import Autoencoder, AutoencoderSettings, LatentScale, discriminator, divergence, gaussian, verdict
 from .denoising import Denoising, DiffusionSettings
-from .latent_denoiser import LatentDenoiser, LatentDenoiserSettings
-from .protocol import (
-    Batch,
-    DataForm,
-    StepCallback,
-    Streams,
-    check_form,
-    check_numbers,
-    check_patch,
-    evaluating,
+from .networks.autoencoder import (
+    Autoencoder,
+    AutoencoderSettings,
+    LatentScale,
+    discriminator,
+    divergence,
+    gaussian,
+    verdict,
 )
+from .networks.brainldm import LatentDenoiser, LatentDenoiserSettings
+from .protocol import Batch, StepCallback, Streams, check_form, check_numbers, check_patch, evaluating
 
 # Latents have unit standard deviation but, unlike voxels, no range. None is as far out as this, so that clipping here
 # changes no sensible estimate, yet keeps one at the noisiest times, where errors grow many times over, in bounds.

@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .denoiser import Denoiser, DenoiserSettings
+from ..conditions.form import DataForm
 from .denoising import DiffusionSettings
-from .protocol import DataForm, check_form
+from .networks.lnddpm import Denoiser, DenoiserSettings
+from .protocol import check_form
 from .voxel_diffusion import VoxelDiffusion
 
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 import torch
 from monai.networks.nets import DiffusionModelUNet
 
-from ..cases.labels import AIR
+from ..conditions.form import DataForm
+from ..masks.labels import AIR
 from ..runtime.errors import LNSynthError
 from .denoising import DiffusionSettings
-from .protocol import DataForm, check_form
+from .protocol import check_form
 from .voxel_diffusion import VoxelDiffusion
 
 

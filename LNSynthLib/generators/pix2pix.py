@@ -6,9 +6,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..conditions.form import DataForm
 from .adversarial import Adversarial, Uniform
-from .patchgan import Discriminator, PatchGANSettings, cross_entropy, over_scales
-from .protocol import DataForm, check_form
+from .networks.patchgan import Discriminator, PatchGANSettings, cross_entropy, over_scales
+from .protocol import check_form
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
+from ..conditions.form import DataForm
 from ..runtime.errors import LNSynthError
 
 StepCallback = Callable[[int, int], None]  # (done, total) after each sampling step
@@ -17,36 +17,11 @@ Batch = dict[str, torch.Tensor]
 Streams = Sequence[torch.Generator]
 
 
-@dataclass(frozen=True)
-class DataForm:
-    """The form of data a generator is trained on and must be given: part of its identity, kept in its checkpoint."""
-
-    labels: str = "abdomen14"                      # anatomy label table
-    anatomy_channels: int = 14                     # its number of labels, one channel each
-    expected_hu: bool = False                      # one more channel: each voxel's label's mean HU (not in the paper)
-    spacing_mm: float = 1.0                        # isotropic
-    window: tuple[float, float] = (-120.0, 240.0)  # HU mapped to [-1, 1]
-    patch: tuple[int, int, int] = (128, 128, 128)  # voxels
-
-    @property
-    def condition_channels(self) -> int:
-        """Anatomy one-hot, then the node mask, then the expected HU where it is used."""
-        return self.anatomy_channels + 1 + self.expected_hu
-
-    def anatomy(self, condition: torch.Tensor) -> torch.Tensor:
-        """The one-hot anatomy of a condition (B, condition_channels, ...): (B, anatomy_channels, ...)."""
-        return condition[:, :self.anatomy_channels]
-
-    def nodes(self, condition: torch.Tensor) -> torch.Tensor:
-        """The node mask of a condition (B, condition_channels, ...): (B, 1, ...) in {0, 1}."""
-        return condition[:, self.anatomy_channels:self.anatomy_channels + 1]
-
-
 @runtime_checkable
 class Generator(Protocol):
     """A torch module with its settings, its training loss and its sampler.
 
-    kind     its name in `checkpoint.KINDS`
+    kind     its name in `model_folder.KINDS`
     form     the data it takes
     stride   sides of a sampled patch must be multiples of it
     samplers names in `diffusion.samplers.SAMPLERS` that it can be sampled with; none where one pass makes a volume

@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..conditions.form import DataForm
 from .denoising import Denoising
 from .learned_variance import LearnedVariance, LearnedVarianceSettings, hu_levels
-from .protocol import Batch, DataForm, Streams, check_form, draw
-from .sdm_network import SDMNetwork, SDMNetworkSettings
+from .networks.sdm import SDMNetwork, SDMNetworkSettings
+from .protocol import Batch, Streams, check_form, draw
 from .voxel_diffusion import VoxelDiffusion
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..conditions.form import DataForm
 from .adversarial import Adversarial, Uniform
-from .patchgan import Discriminator, PatchGANSettings, feature_distance, hinge, over_scales
-from .protocol import DataForm, check_form
-from .spade_network import SpadeNetwork, SpadeNetworkSettings, initialise
+from .networks.patchgan import Discriminator, PatchGANSettings, feature_distance, hinge, over_scales
+from .networks.spade import SpadeNetwork, SpadeNetworkSettings, initialise
+from .protocol import check_form
 
 
 @dataclass(frozen=True)

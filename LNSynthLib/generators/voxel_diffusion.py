@@ -3,9 +3,10 @@
 import torch
 from torch import nn
 
+from ..conditions.form import DataForm
 from ..diffusion.samplers import SAMPLERS
 from .denoising import Denoising, DiffusionSettings
-from .protocol import Batch, DataForm, StepCallback, Streams, check_patch, evaluating
+from .protocol import Batch, StepCallback, Streams, check_patch, evaluating
 
 
 class VoxelDiffusion(nn.Module):

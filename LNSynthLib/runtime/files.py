@@ -329,3 +329,19 @@ def sha256_array(array) -> str:
     digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
     digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+def check_apart(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Raises LNSynthError where a file or folder to be written is an input, lies in one, or holds one."""
+    given = [(path, Path(path).resolve()) for path in inputs]
+    for target in targets:
+        place = Path(target).resolve()
+        for path, at in given:
+            if place.is_relative_to(at) or at.is_relative_to(place):
+                raise LNSynthError(f"{target}: writing it would change the input {path}; choose another --out.")
+
+
+def digest(path: Path) -> str | dict:
+    """SHA-256 of a file, or of each file of a DICOM folder."""
+    path = Path(path)
+    return sha256(path) if path.is_file() else {p.name: sha256(p) for p in sorted(path.iterdir()) if p.is_file()}

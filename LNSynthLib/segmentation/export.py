@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from ..cases.dataset import Case, Dataset
-from ..cases.labels import LabelTable
 from ..cases.prepare import PrepareSettings, checked, compute, prepare_case
-from ..cases.store import PreparedCase
-from ..cases.synthetic import mark, mark_of
-from ..cases.volume import Volume, canonical, read, write
+from ..cases.prepared import PreparedCase
 from ..conditions.encode import unscale_hu
+from ..images.synthetic import mark, mark_of
+from ..images.volume import Volume, canonical, read, write
+from ..masks.labels import LabelTable
+from ..review.samples import read_record
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
 from ..runtime.files import sha256, write_json
-from ..synthesis.catalog import read_record
 from .model import DATASET
 from .settings import SegmentSettings
 from .splits import SAME_SPACING, Division, Item, in_place

@@ -14,14 +14,14 @@ from typing import Literal, Protocol
 import numpy as np
 
 from .. import __version__
-from ..cases.volume import Volume, read, same_grid
+from ..images.volume import Volume, read, same_grid
+from ..review.samples import pair_id, samples
+from ..review.standings import FILTER_COLUMNS, Verdict, filter_table, read_filter
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
 from ..runtime.files import write_json, write_text
 from ..runtime.locks import turn
 from ..runtime.tables import csv_text
-from ..synthesis.catalog import pair_id, samples
-from ..synthesis.pairs import FILTER_COLUMNS, Verdict, filter_table, read_filter
 
 Rule = Literal["every", "any", "mean"]
 DIGITS = 6       # of a stored coverage, so that one read back decides as the one measured did

@@ -10,21 +10,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..cases.apart import member_of
-from ..cases.body import LOWEST_HU
-from ..cases.checks import check_ct, check_finite
 from ..cases.fingerprint import fingerprint
-from ..cases.nodes import numbered, records
 from ..cases.prepare import AIR_FILL_HU
-from ..cases.synthetic import kind, mark
+from ..cases.sides import member_of
 from ..cases.trained_on import TrainedOn
-from ..cases.volume import Volume, canonical, check_target, isotropic_grid, read, resample_to, write
+from ..images.checks import check_ct, check_finite
+from ..images.synthetic import kind, mark
+from ..images.volume import Volume, canonical, check_target, isotropic_grid, read, resample_to, write
+from ..masks.body import LOWEST_HU
+from ..masks.nodes import numbered, records
 from ..runtime.content import check
 from ..runtime.devices import pick
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, Progress, ignore
-from ..runtime.files import check_hash, check_hashes, read_json
-from ..synthesis.outputs import check_apart
+from ..runtime.files import check_apart, check_hash, check_hashes, read_json
 from . import model
 
 model.check_installed()
@@ -192,7 +191,7 @@ def predict_file(path: Path, ct: Path, out: Path, *, probability: Path | None = 
     """Segments the CT file (or DICOM folder) `ct` with the segmenter of `path`, into a file of instances on its grid.
 
     probability  also write the probability, float32, here
-    Returns {"mask", "nodes", "seen"}: the file, for each node what `cases.nodes.records` tells, and how it is known
+    Returns {"mask", "nodes", "seen"}: the file, for each node what `masks.nodes.records` tells, and how it is known
     that the segmenter was trained on this CT ("": it is not known to be). Raises LNSynthError for what is no CT in HU,
     and for a result that would be written onto an input.
     """

@@ -12,16 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..cases.apart import Member, check_sides, members
 from ..cases.dataset import Dataset
 from ..cases.fingerprint import of_case
-from ..cases.synthetic import WORD
+from ..cases.sides import Member, check_sides, members
 from ..cases.trained_on import TrainedOn, held_out
+from ..images.synthetic import WORD
+from ..review.samples import natural, read_record
+from ..review.standings import pairs
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, ignore
 from ..runtime.pseudonyms import pseudonym
-from ..synthesis.catalog import natural, read_record
-from ..synthesis.pairs import pairs
 from .settings import SegmentSettings
 
 SAME_SPACING = 0.01  # relative: what differs more, nnU-Net would resample without a word
@@ -128,7 +128,7 @@ def _check_strategy(synthetic: Sequence[Path], strategy: str) -> None:
 
 
 def check(division: Division) -> None:
-    """The rules for what is trained on and validated on, whoever made the division; `cases.apart.check_sides` keeps
+    """The rules for what is trained on and validated on, whoever made the division; `cases.sides.check_sides` keeps
     patients and CTs apart. Raises LNSynthError that names the image which breaks one."""
     if not division.train:
         raise LNSynthError("There is no image to train on; give data sets with cases of split train, or samples made "

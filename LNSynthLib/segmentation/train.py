@@ -20,18 +20,17 @@ from pathlib import Path
 import torch
 
 from .. import __version__
-from ..cases.apart import person
+from ..cases.sides import person
 from ..runtime.cancel import run_child
 from ..runtime.content import check
 from ..runtime.devices import pick
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, ignore
-from ..runtime.files import read_json, write_hashes, write_json
+from ..runtime.files import check_apart, read_json, write_hashes, write_json
 from ..runtime.locks import alone_in
 from ..runtime.names import remove_ours
 from ..runtime.places import unplaced
 from ..runtime.pseudonyms import pseudonym
-from ..synthesis.outputs import check_apart
 from . import model
 from .export import export
 from .settings import FREE, SegmentSettings

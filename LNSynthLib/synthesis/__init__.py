@@ -1,1 +1,1 @@
-"""From a case and a generator to synthetic pairs: patches with changed nodes, nodes in place, provenance, the demo."""
+"""From a case and a generator to synthetic pairs: nodes in place in a CT, patches with changed nodes."""

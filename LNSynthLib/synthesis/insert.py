@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import ndimage
 
-from ..cases.volume import Volume, canonical_view, grow, resample_to
 from ..conditions.encode import unscale_hu
 from ..generators.protocol import Generator
+from ..images.boxes import grow, size_mm, union
+from ..images.canvas import Canvas
+from ..images.volume import Volume, canonical_view, resample_to
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
 from ..runtime.seeds import derive, rng
-from .canvas import Canvas
 from .composite import Composite, blend, grain, replace
-from .patches import LEAST_CONTEXT_MM, Grid, covered, groups, patch_grid, patch_shape, size_mm, union
+from .patches import LEAST_CONTEXT_MM, Grid, covered, groups, patch_grid, patch_shape
 from .scene import Nodes, Patch, Scene, Seen
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..cases.volume import Box
-from ..generators.protocol import DataForm
+from ..conditions.form import DataForm
+from ..images.boxes import Box, size_mm, union
 
 LEAST_CONTEXT_MM = 12.0  # seen around a node even where the patch must grow beyond what a generator was trained on
 
@@ -64,14 +64,6 @@ def groups(boxes: dict[int, Box], spacing, form: DataForm, stride: int, context_
             if other != i:
                 weigh(min(i, other), max(i, other))
     return [sorted(group) for group in found.values()]
-
-
-def union(boxes: list[Box]) -> Box:
-    return tuple(slice(min(b.start for b in axis), max(b.stop for b in axis)) for axis in zip(*boxes, strict=True))
-
-
-def size_mm(box: Box, spacing) -> list[float]:
-    return [(b.stop - b.start) * mm for b, mm in zip(box, spacing, strict=True)]
 
 
 def covered(box: Box, affine: np.ndarray, grid: Grid) -> Box:

@@ -8,18 +8,18 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from ..cases.body import LOWEST_HU, node_hu
-from ..cases.labels import LabelTable
-from ..cases.nodes import told_apart
-from ..cases.shapes import on_grid
-from ..cases.volume import Box, Volume, bounding_box, crop, grow, resample_to
 from ..conditions.encode import encode, expected_hu, scale_hu
-from ..conditions.nodes import boxes
-from ..generators.protocol import DataForm
+from ..conditions.form import DataForm
+from ..images.boxes import Box, bounding_box, grow, meet, padded
+from ..images.canvas import Canvas
+from ..images.volume import Volume, crop, resample_to
+from ..masks.body import LOWEST_HU, node_hu
+from ..masks.labels import LabelTable
+from ..masks.nodes import boxes, told_apart
+from ..masks.shapes import on_grid
 from ..runtime.errors import LNSynthError
-from .canvas import Canvas, padded
+from .body_survey import Survey, patch_labels, survey
 from .patches import Grid, source_box
-from .survey import Survey, patch_labels, survey
 
 FATTY_HU = -40.0  # no node is so dark as a whole
 AIR_HU = -1000.0  # beyond the CT, as in prepared cases
@@ -63,7 +63,7 @@ class Nodes:
         return at @ self.instances.affine[:3, :3].T + self.instances.affine[:3, 3]
 
     def on_grid(self, ids, grid: Grid) -> np.ndarray:
-        """Some nodes on a patch's grid, as in training (`cases.shapes.on_grid`) but that the smallest has a voxel too:
+        """Some nodes on a patch's grid, as in training (`masks.shapes.on_grid`) but that the smallest has a voxel too:
         instances, 0 elsewhere."""
         chosen = Volume(np.where(np.isin(self.instances.array, list(ids)), self.instances.array, 0),
                         self.instances.affine)
@@ -84,7 +84,7 @@ class Seen:
     """What one look at a CT tells, before anything in it is changed."""
 
     survey: Survey
-    node_hu: float | None  # `cases.body.node_hu` of the nodes that are in the CT, as in training
+    node_hu: float | None  # `masks.body.node_hu` of the nodes that are in the CT, as in training
 
 
 def look(ct: Canvas, organs: Volume | None, version: int, nodes: Nodes, there: set[int], table: LabelTable,
@@ -133,7 +133,7 @@ class Scene:
         organs = None
         if self.organs is not None:
             organs = resample_to(crop(self.organs, box), grid.affine, grid.shape, order=0).array
-        every = self.nodes.on_grid([i for i, at in self.nodes.boxes.items() if _meet(at, box)], grid)
+        every = self.nodes.on_grid([i for i, at in self.nodes.boxes.items() if meet(at, box)], grid)
         # The anatomy never shows where nodes are or were, as in training.
         labels = patch_labels(hu, organs, every, grid, self.seen.survey, self.table, self.version)
         expected = None
@@ -148,5 +148,3 @@ class Scene:
                      torch.from_numpy(keep.astype(np.float32))[None, None])
 
 
-def _meet(a: Box, b: Box) -> bool:
-    return all(x.start < y.stop and y.start < x.stop for x, y in zip(a, b, strict=True))

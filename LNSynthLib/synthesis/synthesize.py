@@ -13,24 +13,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..cases.apart import check_sides, members
-from ..cases.store import PreparedCase
+from ..cases.prepared import PreparedCase
+from ..cases.sides import check_sides, members
+from ..conditions.form import DataForm
 from ..conditions.transforms import VarySettings
-from ..generators import checkpoint
-from ..generators.protocol import DataForm
+from ..generators import model_folder
+from ..review.provenance import ANONYMOUS_KEY, prepared_source, provenance
+from ..review.verdicts import judged
 from ..runtime.devices import pick
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, Progress, ignore
+from ..runtime.files import check_apart
 from ..runtime.machine import Need
 from ..runtime.pseudonyms import pseudonym
+from ..runtime.reproducible import exact
 from ..runtime.seeds import derive
 from ..training.cost import sampling_need
-from .draft import Draft, draft, prepared_cases
-from .exact import exact
-from .outputs import check_apart
-from .provenance import ANONYMOUS_KEY, prepared_source, provenance
-from .review import judged
-from .samples import is_whole, standing, to_hu, write_sample
+from .patch_draft import Draft, draft, prepared_cases
+from .write_sample import is_whole, standing, to_hu, write_sample
 
 SMALL_PATCH = 48**3  # voxels
 FORMAT = 2  # raise it when the same settings give other samples: those on disk are then made again
@@ -81,7 +81,7 @@ def plan(cases: list[PreparedCase], facts: dict, settings: SynthesizeSettings) -
 
 def need(generator: Path, data: list[Path], out: Path, settings: SynthesizeSettings, workers: int = 1) -> Need:
     """What the samples take that are not under `out` yet, made by so many processes at once."""
-    form = checkpoint.form(generator)
+    form = model_folder.form(generator)
     cases = _cases(data, form, settings)
     names = (name(case, number) for case in cases for number in range(settings.per_case))
     left = sum(not (out / one).exists() for one in names)
@@ -119,14 +119,14 @@ def synthesize(generator: Path, data: list[Path], out: Path, settings: Synthesiz
         device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
     device = pick(device)
     callback(Event("loading the generator"))
-    model, facts = checkpoint.load(generator, device)
+    model, facts = model_folder.load(generator, device)
     if not model.samplers:
         settings = replace(settings, sampler="none", steps=1)
     jobs = plan(_cases(data, model.form, settings), facts, settings)
-    check_apart([out / job.name for job in jobs], [*data, checkpoint.find(generator)])
+    check_apart([out / job.name for job in jobs], [*data, model_folder.find(generator)])
     everyone = members(data)
     check_sides(everyone, callback)
-    checkpoint.check_unseen(generator, everyone,
+    model_folder.check_unseen(generator, everyone,
                             lambda sentence: callback(Event("loading the generator", message=sentence)))
     share = jobs[rank::world]
     unchanged = [job.name for job in share if is_whole(out / job.name, job.key)]

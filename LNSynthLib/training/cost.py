@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..generators.checkpoint import create, facts
+from ..generators.model_folder import create, facts
 from ..runtime.machine import Need
 from ..runtime.seeds import torch_rng
 from .settings import Preset, TrainSettings, make_generator

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..cases.labels import LabelTable
-from ..cases.store import PreparedCase, list_prepared
+from ..cases.prepared import PreparedCase, list_prepared
 from ..conditions.encode import encode, expected_hu
-from ..generators.protocol import DataForm
+from ..conditions.form import DataForm
+from ..masks.labels import LabelTable
 from ..runtime.errors import LNSynthError
 from ..runtime.machine import cores
 from ..runtime.names import check_name

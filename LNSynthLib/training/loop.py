@@ -19,9 +19,9 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch.nn.utils.parametrize import ParametrizationList
 
 from .. import __version__
-from ..cases.apart import check_sides, members
+from ..cases.sides import check_sides, members
 from ..cases.trained_on import TrainedOn
-from ..generators import checkpoint as generators
+from ..generators import model_folder as generators
 from ..runtime.content import check
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Event, Progress, duration, ignore

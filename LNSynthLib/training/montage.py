@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..cases.pictures import montage, view, write_png
-from ..cases.store import PreparedCase
+from ..cases.prepared import PreparedCase
 from ..conditions.encode import unscale_hu
+from ..images.pictures import montage, view, write_png
 from ..runtime.seeds import derive, rng
 from .data import patch, random_start
 from .settings import Preset, make_generator

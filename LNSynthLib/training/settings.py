@@ -121,7 +121,7 @@ def make_preset(values: dict, where: str) -> Preset:
 
 def make_generator(preset: Preset):
     """The preset's generator with fresh weights."""
-    from ..generators.checkpoint import create
+    from ..generators.model_folder import create
 
     settings = dict(preset.generator)
     return create(settings.pop("kind"), settings)

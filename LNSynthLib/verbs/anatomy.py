@@ -25,7 +25,7 @@ def add_arguments(parser):
 
 
 def run(args, callback):
-    from ..cases.labels import LabelTable
+    from ..masks.labels import LabelTable
     from ..runtime.errors import LNSynthError
 
     if bool(args.ct) != bool(args.out) or (args.data and args.labels):
@@ -39,11 +39,11 @@ def _one(args, table, callback) -> dict:
 
     import numpy as np
 
-    from ..cases.checks import check_ct
-    from ..cases.volume import read, write
     from ..conditions.anatomy import check_weights, load, segment
+    from ..images.checks import check_ct
+    from ..images.volume import read, write
     from ..runtime.errors import LNSynthError
-    from ..synthesis.outputs import check_apart
+    from ..runtime.files import check_apart
 
     check_apart([Path(args.out)], [Path(path) for path in (args.ct, args.labels) if path])
     if args.labels:
@@ -70,8 +70,8 @@ def _data_set(args, table, callback) -> dict:
     from pathlib import Path
 
     from ..cases.dataset import Dataset
-    from ..cases.volume import read
     from ..conditions.anatomy import check_weights, segment
+    from ..images.volume import read
     from ..runtime.events import Event, Progress
 
     dataset = Dataset.open(Path(args.data))

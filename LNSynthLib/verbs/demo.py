@@ -22,11 +22,11 @@ def run(args, callback) -> dict:
     from ..runtime.events import Event
 
     callback(Event("loading torch"))
-    from ..synthesis.weights import generator_path
+    from ..generators.model_folder import generator_path
 
     generator = generator_path(args.generator)  # before the heavy imports: missing weights are told at once
 
-    from ..synthesis.demo import demo
+    from ..demo.demo import demo
 
     result = demo(Path(args.out), generator, ct=Path(args.ct) if args.ct else None,
                   anatomy=Path(args.anatomy) if args.anatomy else None, seed=args.seed, steps=args.steps,

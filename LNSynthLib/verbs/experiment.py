@@ -87,7 +87,7 @@ def _shard(text: str) -> tuple[int, int]:
 def _report(args, out: str, callback) -> dict:
     from pathlib import Path
 
-    from ..experiment.report import write_report
+    from ..experiment.report.write import write_report
 
     result = write_report(Path(out), callback=callback)
     print(f"{result['page']}: {result['done']} of {result['cells']} cells done")

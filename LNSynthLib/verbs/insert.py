@@ -45,9 +45,9 @@ def run(args, callback) -> dict:
     from ..runtime.events import Event
 
     callback(Event("loading torch"))
-    from ..synthesis.inplace import insert_file
+    from ..generators.model_folder import generator_path
     from ..synthesis.insert import InsertSettings
-    from ..synthesis.weights import generator_path
+    from ..synthesis.insert_file import insert_file
 
     settings = InsertSettings(seed=args.seed, sampler=args.sampler, steps=args.steps, composite=args.composite,
                               margin_mm=args.margin)

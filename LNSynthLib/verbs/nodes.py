@@ -35,14 +35,13 @@ def add_arguments(parser):
 def run(args, callback):
     from pathlib import Path
 
-    from ..cases.labels import LabelTable
-    from ..cases.masks import telling
-    from ..cases.nodes import numbered
-    from ..cases.synthetic import kind
-    from ..cases.volume import Volume, stem
+    from ..images.synthetic import kind
+    from ..images.volume import Volume, stem
+    from ..masks.labels import LabelTable
+    from ..masks.nodes import numbered
+    from ..masks.read import telling
     from ..runtime.events import Progress
-    from ..runtime.files import write_json
-    from ..synthesis.outputs import check_apart
+    from ..runtime.files import check_apart, write_json
 
     _check(args)
     if args.out:
@@ -84,7 +83,7 @@ def run(args, callback):
 
 def _check(args) -> None:
     """Arguments that make no sense together."""
-    from ..cases.volume import WRITTEN
+    from ..images.volume import WRITTEN
     from ..runtime.errors import LNSynthError
 
     changing = args.remove or args.add or args.vary
@@ -107,7 +106,7 @@ def _outputs(args) -> list:
     """The files that --out stands for: one a variant."""
     from pathlib import Path
 
-    from ..cases.volume import stem
+    from ..images.volume import stem
 
     out = Path(args.out) if args.out else None
     if args.vary < 2 or out is None:
@@ -119,12 +118,12 @@ def _seg(args, callback) -> dict:
     """Writes the mask as DICOM SEG, one segment a node."""
     from pathlib import Path
 
-    from ..cases.checks import check_nodes
-    from ..cases.dicom import write_seg
-    from ..cases.masks import read_nodes, telling
-    from ..cases.nodes import numbered
-    from ..cases.plausibility import check_plausible, doubts
-    from ..cases.synthetic import check_real
+    from ..images.checks import check_nodes
+    from ..images.synthetic import check_real
+    from ..masks.dicom_seg import write_seg
+    from ..masks.nodes import numbered
+    from ..masks.plausibility import check_plausible, doubts
+    from ..masks.read import read_nodes, telling
     from ..runtime.errors import LNSynthError
 
     if not args.ct or not args.nodes or not Path(args.ct).is_dir():
@@ -147,12 +146,12 @@ def _read(args, table, tell):
     """CT, raw anatomy and nodes as given (volumes or None), checked and on one grid: the CT's, as it is stored."""
     from pathlib import Path
 
-    from ..cases.checks import check_ct, check_nodes
-    from ..cases.masks import read_nodes
-    from ..cases.nodes import numbered
-    from ..cases.plausibility import check_plausible, doubts
-    from ..cases.volume import read
     from ..conditions.anatomy import load
+    from ..images.checks import check_ct, check_nodes
+    from ..images.volume import read
+    from ..masks.nodes import numbered
+    from ..masks.plausibility import check_plausible, doubts
+    from ..masks.read import read_nodes
 
     ct = read(Path(args.ct)) if args.ct else None
     if ct is not None:
@@ -180,13 +179,12 @@ def _variants(args, table, ct, anatomy, nodes):
     """(mask, records) of each variant to write, on the grid of the files."""
     import numpy as np
 
-    from ..cases.body import label_map
-    from ..cases.nodes import numbered
-    from ..cases.volume import Volume, canonical
-    from ..conditions.nodes import remove
     from ..conditions.placement import add, kept_clear
-    from ..conditions.prior import ShapePrior
+    from ..conditions.shape_prior import ShapePrior
     from ..conditions.transforms import VarySettings, vary
+    from ..images.volume import Volume, canonical
+    from ..masks.body import label_map
+    from ..masks.nodes import numbered, remove
     from ..runtime.seeds import rng
 
     mask, records = np.zeros(ct.shape, np.uint16) if nodes is None else numbered(nodes).array, []
@@ -221,7 +219,7 @@ def _back(array, original):
 
 
 def _measure(mask, grid, anatomy, table) -> list[dict]:
-    from ..conditions.nodes import measure
+    from ..masks.nodes import measure
 
     labels = None if anatomy is None else table.from_totalsegmentator(anatomy.array)
     return [node.as_dict() for node in measure(mask, grid.affine, labels, table)]
@@ -231,8 +229,8 @@ def _write_mask(out, mask, grid, before, made: bool) -> None:
     """before: the mask that it was changed from, or None; made: whether it holds what is not in the patient."""
     import numpy as np
 
-    from ..cases.synthetic import mark, remember_mask
-    from ..cases.volume import Volume, write
+    from ..images.synthetic import mark, remember_mask
+    from ..images.volume import Volume, write
 
     nodes = Volume(mask, grid.affine)
     if made:

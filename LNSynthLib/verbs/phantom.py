@@ -21,8 +21,8 @@ def add_arguments(parser) -> None:
 
 
 def run(args, callback) -> dict:
-    from ..cases.phantom import phantom_dataset
     from ..cases.splits import parse_shares
+    from ..phantom.phantom import phantom_dataset
 
     dataset = phantom_dataset(args.out, args.cases, args.seed, args.spacing, args.nodes, args.workers, callback,
                               parse_shares(args.split))

@@ -26,7 +26,7 @@ def add_arguments(parser) -> None:
 
 
 def run(args, callback) -> dict:
-    from ..conditions.pseudo import pseudo_dataset
+    from ..conditions.pseudo_pairs import pseudo_dataset
     from ..runtime.errors import LNSynthError
 
     if args.nodes[0] > args.nodes[1]:

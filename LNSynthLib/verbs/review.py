@@ -56,7 +56,7 @@ def run(args, callback) -> dict:
 
 
 def _list(args, folder, callback) -> dict:
-    from ..synthesis.pairs import filter_table, reason, standings
+    from ..review.standings import filter_table, reason, standings
 
     found = standings(folder, rule=args.rule)
     width = max(6, *(len(standing.sample.name) for standing in found))
@@ -83,7 +83,7 @@ def _decide(args, folder, callback) -> dict:
     import getpass
     from dataclasses import asdict
 
-    from ..synthesis.review import record
+    from ..review.verdicts import record
 
     reviewer = args.reviewer or getpass.getuser()
     made = [record(folder, sample, args.verdict, args.note, reviewer) for sample in args.samples]
@@ -104,9 +104,9 @@ def _filter(args, folder, callback) -> dict:
 
 
 def _page(args, folder, callback) -> dict:
+    from ..review.contact_sheet import contact_sheet
+    from ..review.standings import standings
     from ..runtime.files import write_text
-    from ..synthesis.contact_sheet import contact_sheet
-    from ..synthesis.pairs import standings
 
     page = folder / "review.html"
     write_text(page, contact_sheet(folder.resolve().name, standings(folder, rule=args.rule)))
@@ -117,7 +117,7 @@ def _page(args, folder, callback) -> dict:
 def _export(args, folder, callback) -> dict:
     from pathlib import Path
 
-    from ..synthesis.accepted import export
+    from ..review.export import export
 
     result = export(folder, Path(args.out), args.layout, rule=args.rule, anonymous=args.anonymous,
                     callback=callback)

@@ -72,9 +72,9 @@ def _check(args, callback) -> None:
     from ..runtime.events import Event
 
     callback(Event("loading torch"))
+    from ..generators.model_folder import generator_path
     from ..runtime.machine import check, this_machine
     from ..synthesis.synthesize import need
-    from ..synthesis.weights import generator_path
 
     wanted = need(generator_path(args.generator), [Path(d) for d in args.data], Path(args.out), _settings(args),
                   args.workers)
@@ -84,7 +84,7 @@ def _check(args, callback) -> None:
 def _judge(args):
     from pathlib import Path
 
-    from ..cases.apart import members
+    from ..cases.sides import members
     from ..cases.trained_on import held_out
     from ..segmentation.filter import check
     from ..segmentation.predict import Segmenter
@@ -109,15 +109,15 @@ def _settings(args):
 def _here(args, callback) -> dict:
     from pathlib import Path
 
+    from ..generators.model_folder import generator_path
     from ..synthesis.synthesize import synthesize
-    from ..synthesis.weights import generator_path
 
     return synthesize(generator_path(args.generator), [Path(d) for d in args.data], Path(args.out), _settings(args),
                       args.device, callback)
 
 
 def _shared(args, callback) -> dict:
-    from ..synthesis.workers import run_shares
+    from ..runtime.shares import run_shares
 
     arguments = ["synthesize", "--data", *args.data, "--out", args.out, "--anyway"]  # the whole has been checked
     for name in ("per_case", "split", "sampler", "steps", "seed", "threads", "device"):

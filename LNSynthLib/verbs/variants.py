@@ -51,11 +51,12 @@ def run(args, callback) -> dict:
 
     callback(Event("loading torch"))
     from ..conditions.transforms import VarySettings
+    from ..generators.model_folder import generator_path
     from ..runtime.errors import LNSynthError
     from ..runtime.settings import build, override
-    from ..synthesis.given import Files
-    from ..synthesis.variants import VariantSettings, variants
-    from ..synthesis.weights import generator_path
+    from ..synthesis.variants.inputs import Files
+    from ..synthesis.variants.make import variants
+    from ..synthesis.variants.run import VariantSettings
 
     if args.assignments and not args.vary:
         raise LNSynthError("--set says how nodes vary, and needs --vary.")

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from LNSynthLib.cases.body import label_map
-from LNSynthLib.cases.labels import LabelTable
-from LNSynthLib.cases.phantom import phantom
-from LNSynthLib.cases.store import PreparedCase, write_prepared
+from LNSynthLib.cases.prepared import PreparedCase, write_prepared
+from LNSynthLib.masks.body import label_map
+from LNSynthLib.masks.labels import LabelTable
+from LNSynthLib.phantom.phantom import phantom
 
 SIDE = 128
 LIMIT = 0.05

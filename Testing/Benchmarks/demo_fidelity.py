@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from LNSynthLib.cases.labels import LabelTable
-from LNSynthLib.cases.store import list_prepared
+from LNSynthLib.cases.prepared import list_prepared
 from LNSynthLib.conditions.encode import encode, expected_hu, unscale_hu
-from LNSynthLib.generators import checkpoint
+from LNSynthLib.generators import model_folder
+from LNSynthLib.masks.labels import LabelTable
 from LNSynthLib.runtime.devices import pick
 from LNSynthLib.runtime.events import Progress, console
 from LNSynthLib.runtime.files import write_json
@@ -91,7 +91,7 @@ def main() -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    generator, _ = checkpoint.load(args.generator, pick())
+    generator, _ = model_folder.load(args.generator, pick())
     form = generator.form
     table = LabelTable.load(form.labels)
     fat = table.index("fat")

@@ -13,7 +13,7 @@ import torch
 from monai.networks.nets import DiffusionModelUNet
 from torch.utils.flop_counter import FlopCounterMode
 
-from LNSynthLib.generators.denoiser import Denoiser, DenoiserSettings
+from LNSynthLib.generators.networks.lnddpm import Denoiser, DenoiserSettings
 
 
 def measure(step, device) -> float:

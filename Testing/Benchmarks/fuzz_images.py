@@ -13,10 +13,9 @@ import SimpleITK as sitk
 from fuzz_damages import NUMBERS, Kind, any_file, files, on_bytes, on_lines
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from LNSynthLib.cases.dicom import write_seg
-from LNSynthLib.cases.masks import read_anatomy
-from LNSynthLib.cases.segments import read_segmentation
-from LNSynthLib.cases.volume import LPS, Volume, read, write
+from LNSynthLib.images.volume import LPS, Volume, read, write
+from LNSynthLib.masks.dicom_seg import write_seg
+from LNSynthLib.masks.read import read_anatomy, read_segmentation
 
 AFFINE = np.array([[-0.7, 0, 0, 40], [0, -0.9, 0, 30], [0, 0, 2.5, -100], [0, 0, 0, 1.0]])
 SHAPE = (16, 12, 9)
@@ -247,7 +246,7 @@ def write_dicom_seg(folder: Path) -> None:
 
 def seg_segments(folder: Path):
     path, rows = the_file(folder, ".dcm"), []
-    found = read_segmentation(path) or read(path)  # as `masks.read_nodes`
+    found = read_segmentation(path) or read(path)  # as `masks.read.read_nodes`
 
     for s in found.segments:
         at = np.argwhere(s.mask) + [b.start for b in s.box]

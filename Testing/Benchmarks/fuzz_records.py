@@ -17,27 +17,27 @@ from fuzz_images import SHAPE, ct, mask
 from LNSynthLib.cases import fingerprint
 from LNSynthLib.cases.dataset import Case, Dataset
 from LNSynthLib.cases.importers import pair_by_table
-from LNSynthLib.cases.labels import LabelTable
-from LNSynthLib.cases.npz import read_npz
 from LNSynthLib.cases.prepare import PrepareSettings, prepare
-from LNSynthLib.cases.store import PreparedCase
+from LNSynthLib.cases.prepared import PreparedCase
 from LNSynthLib.cases.trained_on import TrainedOn
-from LNSynthLib.cases.volume import Volume, write
-from LNSynthLib.conditions.prior import ShapePrior
+from LNSynthLib.conditions.form import DataForm
+from LNSynthLib.conditions.shape_prior import ShapePrior
 from LNSynthLib.experiment.plan import load_plan
 from LNSynthLib.experiment.work import dataset_of, read_cell
-from LNSynthLib.generators import checkpoint
-from LNSynthLib.generators.protocol import DataForm
+from LNSynthLib.generators import model_folder
+from LNSynthLib.images.volume import Volume, write
+from LNSynthLib.masks.labels import LabelTable
+from LNSynthLib.review.samples import pair_id, read_record
+from LNSynthLib.review.standings import read_filter
+from LNSynthLib.review.verdicts import history
 from LNSynthLib.runtime.content import check
 from LNSynthLib.runtime.files import read_json, sha256, write_json
+from LNSynthLib.runtime.npz import read_npz
 from LNSynthLib.runtime.settings import resources
 from LNSynthLib.segmentation import model as segmenter
 from LNSynthLib.segmentation.settings import load_settings
-from LNSynthLib.synthesis.catalog import pair_id, read_record
-from LNSynthLib.synthesis.draft import prepared_cases
-from LNSynthLib.synthesis.pairs import read_filter
-from LNSynthLib.synthesis.review import history
-from LNSynthLib.synthesis.samples import standing
+from LNSynthLib.synthesis.patch_draft import prepared_cases
+from LNSynthLib.synthesis.write_sample import standing
 from LNSynthLib.training import checkpoints
 from LNSynthLib.training.ema import MovingAverage
 from LNSynthLib.training.settings import load_preset
@@ -205,12 +205,12 @@ TINY = {"form": {"patch": [16] * 3}, "denoiser": {"channels": [4, 8], "blocks": 
 
 def make_generator(folder: Path) -> None:
     part = {"salt": "s", "cases": ["c"], "patients": ["p"], "voxels": ["0" * 64]}
-    checkpoint.save(folder / "g", checkpoint.create("lnddpm", TINY), {"training": {"step": 3}},
+    model_folder.save(folder / "g", model_folder.create("lnddpm", TINY), {"training": {"step": 3}},
                     trained_on=TrainedOn((part,)))
 
 
 def generator(folder: Path):
-    made, about = checkpoint.load(folder / "g")
+    made, about = model_folder.load(folder / "g")
     TrainedOn.read(about.get("trained_on"), folder / "g", f"the generator {folder / 'g'}")
     return about, sum(float(tensor.double().sum()) for tensor in made.state_dict().values())
 

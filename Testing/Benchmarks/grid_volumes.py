@@ -3,7 +3,7 @@
     python Testing/Benchmarks/grid_volumes.py [--nodes 200]
 
 Ellipsoids (as in transform_volumes.py), of sizes up to SPREAD around those named, so that not all are rounded to the
-same number of voxels, go from five spacings to 1 mm and 2.5 mm as `prepare` does it (`cases.shapes.on_grid`), to the
+same number of voxels, go from five spacings to 1 mm and 2.5 mm as `prepare` does it (`masks.shapes.on_grid`), to the
 1 mm patch of in-place synthesis, and from there back: geometric mean of the volume after over the volume before, with
 its standard error, and how many nodes were lost. Exit status 1 where a ratio is more than 2 % from 1, or by more than
 the half voxel that rounding may leave, beyond three standard errors; or where a node of half a voxel or more is lost.
@@ -15,8 +15,8 @@ import sys
 import numpy as np
 from transform_volumes import SPACINGS, ellipsoid
 
-from LNSynthLib.cases.shapes import on_grid
-from LNSynthLib.cases.volume import Volume
+from LNSynthLib.images.volume import Volume
+from LNSynthLib.masks.shapes import on_grid
 
 SIZES_MM, SPREAD = (4, 6, 8, 12), 0.2
 ROUTES = {"prepare, 1 mm": ((1.0, 0.5),), "prepare, 2.5 mm": ((2.5, 0.5),), "patch, 1 mm": ((1.0, 0.0),),

@@ -12,9 +12,10 @@ import time
 import numpy as np
 import torch
 
-from LNSynthLib.cases.labels import LabelTable
-from LNSynthLib.cases.volume import Volume, bounding_box
-from LNSynthLib.generators.protocol import DataForm
+from LNSynthLib.conditions.form import DataForm
+from LNSynthLib.images.boxes import bounding_box
+from LNSynthLib.images.volume import Volume
+from LNSynthLib.masks.labels import LabelTable
 from LNSynthLib.synthesis.insert import InsertSettings, insert
 
 SPACING = (0.8, 0.8, 1.0)

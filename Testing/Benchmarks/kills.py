@@ -28,13 +28,13 @@ import numpy as np
 import psutil
 
 from LNSynthLib.cases.dataset import Dataset
-from LNSynthLib.cases.phantom import phantom_dataset
 from LNSynthLib.cases.prepare import PrepareSettings, prepare
-from LNSynthLib.cases.store import PreparedCase
-from LNSynthLib.cases.volume import read, write
+from LNSynthLib.cases.prepared import PreparedCase
+from LNSynthLib.images.volume import read, write
+from LNSynthLib.phantom.phantom import phantom_dataset
+from LNSynthLib.review.provenance import read_provenance
+from LNSynthLib.review.verdicts import history
 from LNSynthLib.runtime.files import check_hashes, read_json, write_text
-from LNSynthLib.synthesis.provenance import read_provenance
-from LNSynthLib.synthesis.review import history
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60.0  # for orphans to end, which takes seconds
@@ -64,7 +64,7 @@ def materials(home: Path) -> dict[str, Verb]:
     """What the verbs need, made under HOME/given, and the commands."""
     import torch
 
-    from LNSynthLib.generators import checkpoint
+    from LNSynthLib.generators import model_folder
 
     given, out = home / "given", home / "out"
     dataset = phantom_dataset(given / "data", 2, seed=1, spacing=6.0, nodes=3)
@@ -73,7 +73,7 @@ def materials(home: Path) -> dict[str, Verb]:
             entry["split"] = split
     prepare(dataset, PrepareSettings(spacing_mm=4.0, labels="abdomen17", name="coarse"))
     torch.manual_seed(0)
-    generator = checkpoint.save(given / "generator", checkpoint.create("lnddpm", TINY_GENERATOR))
+    generator = model_folder.save(given / "generator", model_folder.create("lnddpm", TINY_GENERATOR))
     write_text(given / "tiny.yaml", json.dumps(TINY_TRAINING))
     first = dataset.cases()[0]["id"]
     ct, nodes, anatomy = (dataset.path(first, role) for role in ("ct", "nodes", "anatomy"))

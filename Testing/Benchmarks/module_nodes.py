@@ -18,7 +18,7 @@ import mrml  # noqa: E402
 from LNSynthLogic import anatomy, grids, inputs, segments  # noqa: E402
 from mrml import slicer  # noqa: E402
 
-from LNSynthLib.cases.volume import Volume  # noqa: E402
+from LNSynthLib.images.volume import Volume  # noqa: E402
 
 SHAPE, SPACING, NODES, REPEATS = (512, 512, 400), (0.8, 0.8, 1.0), 20, 5
 LOGIC = slicer.vtkSlicerSegmentationsModuleLogic

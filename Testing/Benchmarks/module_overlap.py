@@ -15,11 +15,11 @@ import time
 
 import mrml
 import numpy as np
-from LNSynthLogic import grids, interactive, node_edits, node_table, segments
+from LNSynthLogic import grids, node_edits, node_move, node_table, segments
 from mrml import slicer
 from scipy import ndimage
 
-from LNSynthLib.cases.phantom import phantom
+from LNSynthLib.phantom.phantom import phantom
 from LNSynthLib.runtime.errors import LNSynthError
 
 STEP, EDIT = 0.040, 0.300
@@ -80,7 +80,7 @@ def main() -> int:
         sessions, begin, first, steps, write = [], [], [], [], []
         for _ in range(5):
             begin.append(timed(lambda n=nodes, i=node, s=sessions: s.append(
-                interactive.begin(n, i, ct, scene, anatomy))))
+                node_move.begin(n, i, ct, scene, anatomy))))
             first.append(timed(sessions[-1].overlap))
             steps += drag(sessions[-1], 20)
             write.append(timed(lambda s=sessions[-1]: s.apply(lambda: None)))

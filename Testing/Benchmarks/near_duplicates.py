@@ -21,9 +21,9 @@ import numpy as np
 
 from LNSynthLib.cases.dataset import Dataset
 from LNSynthLib.cases.fingerprint import ALIKE, Fingerprint, fingerprint, likeness, near_duplicates
-from LNSynthLib.cases.phantom import phantom
-from LNSynthLib.cases.volume import Volume, canonical, read, resample_to
-from LNSynthLib.conditions.pseudo import pseudo_dataset
+from LNSynthLib.conditions.pseudo_pairs import pseudo_dataset
+from LNSynthLib.images.volume import Volume, canonical, read, resample_to
+from LNSynthLib.phantom.phantom import phantom
 
 CTS = {"acrinflt001_abdpel_ct.nii.gz": "acrinflt001_abdpel_pseudo_organs.nii.gz",
        "c3l00189_ct.nii.gz": "c3l00189_pseudo_organs.nii.gz",

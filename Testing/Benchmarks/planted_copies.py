@@ -20,15 +20,15 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from LNSynthLib.cases.body import label_map, organ_hu
-from LNSynthLib.cases.labels import LabelTable
-from LNSynthLib.cases.phantom import phantom
-from LNSynthLib.cases.volume import Volume, canonical, isotropic_grid, read, resample_to
 from LNSynthLib.conditions.encode import encode, expected_hu
 from LNSynthLib.evaluation.copies import FLIPS, Searched, Sought, flipped
 from LNSynthLib.evaluation.memorisation import MemorisationSettings
-from LNSynthLib.generators import checkpoint
-from LNSynthLib.synthesis.canvas import padded
+from LNSynthLib.generators import model_folder
+from LNSynthLib.images.boxes import padded
+from LNSynthLib.images.volume import Volume, canonical, isotropic_grid, read, resample_to
+from LNSynthLib.masks.body import label_map, organ_hu
+from LNSynthLib.masks.labels import LabelTable
+from LNSynthLib.phantom.phantom import phantom
 
 TABLE = LabelTable.load("abdomen17")
 REAL = (("ts_example_ct", "ts_example_labels"), ("crlm1004_ct", "crlm1004_coarse_anatomy"),
@@ -102,7 +102,7 @@ def main() -> int:
     parser.add_argument("--generator", type=Path, help="folder of a generator whose samples are honest ones too")
     parser.add_argument("--steps", type=int, default=25, help="of its sampling")
     args = parser.parse_args()
-    model = checkpoint.load(args.generator)[0] if args.generator else None
+    model = model_folder.load(args.generator)[0] if args.generator else None
     settings, cases, found = MemorisationSettings(cells=args.cells), bodies(args.data, args.spacing), {}
     began = time.process_time()
     searched = [Searched(lambda box, ct=ct: padded(ct, box), ct.shape, (args.side,) * 3, settings) for ct, _ in cases]

@@ -18,8 +18,8 @@ import sys
 import numpy as np
 from scipy import ndimage
 
-from LNSynthLib.cases.labels import LabelTable
 from LNSynthLib.conditions.transforms import VarySettings, _affine, vary_one
+from LNSynthLib.masks.labels import LabelTable
 
 SPACINGS = ((1, 1, 1), (2.5, 2.5, 2.5), (0.7, 0.7, 5), (0.98, 0.98, 2), (3, 3, 3))
 SIZES_MM = (6, 8, 14, 27)

@@ -3,8 +3,8 @@
 import numpy as np
 import SimpleITK as sitk
 
-from LNSynthLib.cases.itk_files import affine_of
-from LNSynthLib.cases.volume import Volume
+from LNSynthLib.images.itk_files import affine_of
+from LNSynthLib.images.volume import Volume
 
 
 def from_sitk(image) -> Volume:

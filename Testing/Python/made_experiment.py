@@ -9,11 +9,9 @@ import yaml
 from made_prepared import enlist
 from scipy import ndimage
 
-from LNSynthLib.cases.labels import BODY, LabelTable
-from LNSynthLib.cases.nodes import records
-from LNSynthLib.cases.store import PreparedCase, write_prepared
-from LNSynthLib.cases.volume import read
+from LNSynthLib.cases.prepared import PreparedCase, write_prepared
 from LNSynthLib.conditions.encode import scale_hu, unscale_hu
+from LNSynthLib.conditions.form import DataForm
 from LNSynthLib.evaluation.generation import evaluate_samples, write_images
 from LNSynthLib.evaluation.segmentation import score_case
 from LNSynthLib.experiment import run as runner
@@ -21,14 +19,16 @@ from LNSynthLib.experiment.cells import layout_of
 from LNSynthLib.experiment.data import preparations
 from LNSynthLib.experiment.plan import load_plan
 from LNSynthLib.experiment.work import Context
-from LNSynthLib.generators.protocol import DataForm
+from LNSynthLib.images.volume import read
+from LNSynthLib.masks.labels import BODY, LabelTable
+from LNSynthLib.masks.nodes import records
+from LNSynthLib.review.provenance import prepared_source, provenance
+from LNSynthLib.review.samples import samples
 from LNSynthLib.runtime.events import ignore
 from LNSynthLib.runtime.files import read_json, write_json, write_text
 from LNSynthLib.segmentation.filter import filter_samples
-from LNSynthLib.synthesis.catalog import samples
-from LNSynthLib.synthesis.draft import Draft
-from LNSynthLib.synthesis.provenance import prepared_source, provenance
-from LNSynthLib.synthesis.samples import to_hu, write_sample
+from LNSynthLib.synthesis.patch_draft import Draft
+from LNSynthLib.synthesis.write_sample import to_hu, write_sample
 
 WINDOW, SPACING, SIDE = (-120.0, 240.0), 4.0, 16
 TABLE = LabelTable.load("abdomen14")

@@ -1,7 +1,7 @@
 """Nodes for tests: ellipsoids of known size, alone in fat."""
 import numpy as np
 
-from LNSynthLib.cases.labels import LabelTable
+from LNSynthLib.masks.labels import LabelTable
 
 TABLE = LabelTable.load("abdomen17")
 

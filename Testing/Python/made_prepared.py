@@ -3,8 +3,8 @@
 import numpy as np
 
 from LNSynthLib.cases.dataset import Case, Dataset
-from LNSynthLib.cases.store import write_prepared
-from LNSynthLib.cases.volume import Volume
+from LNSynthLib.cases.prepared import write_prepared
+from LNSynthLib.images.volume import Volume
 
 LIVER = 6  # of abdomen14
 

@@ -30,15 +30,15 @@ def new_scene():
 
 @cache
 def phantom(seed: int = 5, spacing: tuple = (3.0, 3.0, 4.0), nodes: int = 5):
-    """A drawn abdomen (LNSynthLib.cases.phantom.Phantom: ct, anatomy, nodes on one grid); do not change its arrays."""
-    from LNSynthLib.cases.phantom import phantom as draw
+    """A drawn abdomen (`phantom.phantom.Phantom`: ct, anatomy, nodes on one grid); do not change its arrays."""
+    from LNSynthLib.phantom.phantom import phantom as draw
 
     return draw(seed, spacing, nodes)
 
 
 def read_real(shared_data: Path, name: str = REAL[0]):
     """A real CT (or labels) of `shared_data` as a LNSynthLib Volume."""
-    from LNSynthLib.cases.volume import read
+    from LNSynthLib.images.volume import read
 
     return read(shared_data / name)
 
@@ -85,12 +85,12 @@ def add_nodes(scene, ct, array=None, in_ct: bool = False, name: str = "Nodes"):
 
 def add_anatomy(scene, ct, array=None, name: str = "Anatomy"):
     """An anatomy segmentation from TotalSegmentator v2 ids on the CT's grid (the phantom's by default)."""
-    from LNSynthLogic import anatomy, bridge
+    from LNSynthLogic import anatomy, volumes
 
-    from LNSynthLib.cases.volume import Volume
+    from LNSynthLib.images.volume import Volume
 
     array = phantom().anatomy.array if array is None else array
-    return anatomy.add_anatomy(scene, ct, Volume(array, bridge.volume_of(ct).affine), name)
+    return anatomy.add_anatomy(scene, ct, Volume(array, volumes.volume_of(ct).affine), name)
 
 
 def ball(shape, center, radius_mm: float, spacing=(1.0, 1.0, 1.0)) -> np.ndarray:

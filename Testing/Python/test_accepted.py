@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from LNSynthLib import cli
-from LNSynthLib.cases.volume import Volume, read, write
+from LNSynthLib.images.volume import Volume, read, write
 from LNSynthLib.inspection import inspect
+from LNSynthLib.review.export import export
+from LNSynthLib.review.samples import PAIR, pair_id
+from LNSynthLib.review.verdicts import record
 from LNSynthLib.runtime.errors import Cancelled, LNSynthError
 from LNSynthLib.runtime.files import read_json, sha256, write_json
 from LNSynthLib.runtime.home import home
 from LNSynthLib.runtime.pseudonyms import pseudonym
-from LNSynthLib.synthesis.accepted import export
-from LNSynthLib.synthesis.catalog import PAIR, pair_id
-from LNSynthLib.synthesis.review import record
 
 SAID = "SYNTHETIC: LNSynth test, not a patient's image"
 AFFINE = np.array([[-1.5, 0.3, 0, 40], [0.3, 1.5, 0, 30], [0, 0, 2.5, -100], [0, 0, 0, 1.0]])

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from streams import streams
 from torch.utils.flop_counter import FlopCounterMode
 
-from LNSynthLib.generators import checkpoint as generators
+from LNSynthLib.generators import model_folder as generators
 from LNSynthLib.generators.protocol import Generator
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.files import read_json, write_json
-from LNSynthLib.synthesis.inplace import insert_file
 from LNSynthLib.synthesis.insert import InsertSettings
+from LNSynthLib.synthesis.insert_file import insert_file
 from LNSynthLib.synthesis.synthesize import SynthesizeSettings, synthesize
 from LNSynthLib.training import checkpoints
 from LNSynthLib.training.cost import describe, training_bytes, turn_flops

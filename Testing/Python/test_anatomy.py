@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from LNSynthLib.cases.labels import LabelTable
-from LNSynthLib.cases.volume import Volume, read, write
 from LNSynthLib.conditions import anatomy
+from LNSynthLib.images.volume import Volume, read, write
+from LNSynthLib.masks.labels import LabelTable
 from LNSynthLib.runtime.errors import LNSynthError
 
 TABLE = LabelTable.load("abdomen14")

@@ -9,11 +9,12 @@ from pathlib import Path
 import mrml
 import numpy as np
 import pytest
-from LNSynthLogic import anatomy, bridge, commands, grids, jobs, segments, terminology
+from LNSynthLogic import anatomy, grids, segments, terminology, volumes
+from LNSynthLogic.jobs import commands, process
 from mrml import slicer
 
-from LNSynthLib.cases.labels import LabelTable
-from LNSynthLib.cases.volume import Volume, write
+from LNSynthLib.images.volume import Volume, write
+from LNSynthLib.masks.labels import LabelTable
 from LNSynthLib.runtime.errors import LNSynthError
 
 SHAPE = (30, 26, 20)
@@ -246,14 +247,14 @@ def test_without_totalsegmentator_the_rest_has_numbers_for_names(scene, monkeypa
 def test_missing_weights_come_back_as_the_jobs_sentence(scene, tmp_path):
     pytest.importorskip("totalsegmentator")
     ct = mrml.add_ct(scene)
-    bridge.write_volume(ct, tmp_path / "ct.nii")
+    volumes.write_volume(ct, tmp_path / "ct.nii")
     ended = []
-    job = jobs.Job(commands.anatomy(tmp_path / "ct.nii", tmp_path / "out.nii", True, "cpu"), on_end=ended.append,
+    job = process.Job(commands.anatomy(tmp_path / "ct.nii", tmp_path / "out.nii", True, "cpu"), on_end=ended.append,
                    environment={**os.environ, "TOTALSEG_WEIGHTS_PATH": str(tmp_path / "none")})
     job.start()
     while not ended:
         job.poll()
         time.sleep(0.02)
-    assert job.state is jobs.State.FAILED
+    assert job.state is process.State.FAILED
     assert "weights" in job.error and str(tmp_path / "none") in job.error
     assert not (tmp_path / "out.nii").exists()

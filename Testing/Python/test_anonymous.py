@@ -8,25 +8,26 @@ import pytest
 from test_synthesize import make_generator
 
 from LNSynthLib import cli
-from LNSynthLib.cases.apart import Member, check_sides, person
 from LNSynthLib.cases.dataset import Dataset
 from LNSynthLib.cases.fingerprint import Fingerprint
-from LNSynthLib.cases.phantom import phantom_dataset
 from LNSynthLib.cases.prepare import PrepareSettings, prepare
+from LNSynthLib.cases.sides import Member, check_sides, person
 from LNSynthLib.cases.trained_on import TrainedOn
-from LNSynthLib.cases.volume import read
 from LNSynthLib.evaluation.generation import ImageSettings, evaluate_samples
+from LNSynthLib.images.volume import read
 from LNSynthLib.inspection import inspect
+from LNSynthLib.phantom.phantom import phantom_dataset
+from LNSynthLib.review import provenance
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.files import read_json, write_json
 from LNSynthLib.runtime.pseudonyms import pseudonym
 from LNSynthLib.segmentation.settings import SegmentSettings
 from LNSynthLib.segmentation.splits import divide
 from LNSynthLib.segmentation.train import _data
-from LNSynthLib.synthesis import provenance
-from LNSynthLib.synthesis.given import Files
 from LNSynthLib.synthesis.synthesize import SynthesizeSettings, synthesize
-from LNSynthLib.synthesis.variants import VariantSettings, variants
+from LNSynthLib.synthesis.variants.inputs import Files
+from LNSynthLib.synthesis.variants.make import variants
+from LNSynthLib.synthesis.variants.run import VariantSettings
 
 SETTINGS = VariantSettings(count=1, seed=4, steps=2, remake=True)
 DOE = b"Doe^Jane"

@@ -6,23 +6,23 @@ import numpy as np
 import pytest
 from test_synthesize import make_generator
 
-from LNSynthLib.cases.apart import check_sides, members, person
 from LNSynthLib.cases.dataset import Case, Dataset
 from LNSynthLib.cases.fingerprint import fingerprint, near_duplicates
 from LNSynthLib.cases.importers import import_folder
-from LNSynthLib.cases.phantom import phantom
 from LNSynthLib.cases.prepare import PrepareSettings, prepare
+from LNSynthLib.cases.sides import check_sides, members, person
 from LNSynthLib.cases.trained_on import TrainedOn, held_out
-from LNSynthLib.cases.volume import Volume, read, write
 from LNSynthLib.experiment.data import check_apart as check_plan
 from LNSynthLib.experiment.plan import load_plan
-from LNSynthLib.generators import checkpoint
+from LNSynthLib.generators import model_folder
+from LNSynthLib.images.ct_file import open_ct
+from LNSynthLib.images.volume import Volume, read, write
+from LNSynthLib.phantom.phantom import phantom
 from LNSynthLib.runtime.errors import LNSynthError
-from LNSynthLib.synthesis.ctfile import open_ct
-from LNSynthLib.synthesis.given import seen
-from LNSynthLib.synthesis.inplace import insert_file
 from LNSynthLib.synthesis.insert import InsertSettings
+from LNSynthLib.synthesis.insert_file import insert_file
 from LNSynthLib.synthesis.synthesize import SynthesizeSettings, synthesize
+from LNSynthLib.synthesis.variants.inputs import seen
 
 
 @pytest.fixture(scope="module")
@@ -169,25 +169,25 @@ def test_an_experiment_s_painted_cts_are_apart_from_its_data_sets(drawn, tmp_pat
 def test_a_generator_tells_what_it_was_trained_on_without_telling_the_ids(drawn, tmp_path):
     folder = dataset(tmp_path / "a", {"one": ("Mrs Smith", "train", drawn[0], True)})
     weights = make_generator(tmp_path / "weights")
-    model, facts = checkpoint.load(weights)
-    checkpoint.save(weights, model, {k: v for k, v in facts.items() if k in ("training",)},
+    model, facts = model_folder.load(weights)
+    model_folder.save(weights, model, {k: v for k, v in facts.items() if k in ("training",)},
                     trained_on=TrainedOn.of(members([folder])))
-    text = json.dumps(checkpoint.facts(weights))
+    text = json.dumps(model_folder.facts(weights))
     assert "Smith" not in text and "one" not in json.loads(text)["trained_on"]["parts"][0]["cases"]
     held = {"spelling": ("mrs_smith", drawn[1]), "copy": ("Q", drawn[0]),
             "form": ("Q", Case("x", changed(drawn[0].ct)["noise of 5 HU"], drawn[0].nodes))}
     for name, (patient, case) in held.items():
         other = dataset(tmp_path / name, {"two": (patient, "test", case, True)})
         with pytest.raises(LNSynthError, match="The generator .* was trained on .*case two in .* split test"):
-            checkpoint.check_unseen(weights, members([other]), print)
+            model_folder.check_unseen(weights, members([other]), print)
     fresh = dataset(tmp_path / "fresh", {"two": ("Q", "test", drawn[1], True)})
-    checkpoint.check_unseen(weights, members([fresh]), print)
+    model_folder.check_unseen(weights, members([fresh]), print)
     assert [m.case for m in held_out(members([fresh, folder]))] == ["two"]
 
 
 def test_an_older_generator_is_taken_with_a_word(tmp_path):
     told = []
-    checkpoint.check_unseen(make_generator(tmp_path / "weights"), [], told.append)
+    model_folder.check_unseen(make_generator(tmp_path / "weights"), [], told.append)
     assert len(told) == 1 and "does not say what it was trained on" in told[0]
 
 
@@ -195,8 +195,8 @@ def test_an_older_generator_is_taken_with_a_word(tmp_path):
 def test_an_insertion_says_that_its_generator_was_trained_on_the_ct(drawn, tmp_path, place, side):
     trained = dataset(tmp_path / "a", {"one": ("P", "train", drawn[0], True)})
     weights = make_generator(tmp_path / "weights", spacing_mm=3.0)
-    model, _ = checkpoint.load(weights)
-    checkpoint.save(weights, model, trained_on=TrainedOn.of(members([trained])))
+    model, _ = model_folder.load(weights)
+    model_folder.save(weights, model, trained_on=TrainedOn.of(members([trained])))
     ct = tmp_path / "ct.nii.gz"
     if side:
         other = dataset(tmp_path / "b", {"two": ("p", side, drawn[0], True)})

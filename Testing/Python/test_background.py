@@ -3,7 +3,7 @@
 import threading
 import time
 
-from LNSynthLogic.background import YIELD_S, Background
+from LNSynthLogic.jobs.background import YIELD_S, Background
 
 
 def finish(background):

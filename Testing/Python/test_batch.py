@@ -6,9 +6,9 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from LNSynthLogic import batch
-from LNSynthLogic.batch import BatchItem, Run, Step
-from LNSynthLogic.jobs import State
+from LNSynthLogic.jobs import batch
+from LNSynthLogic.jobs.batch import BatchItem, Run, Step
+from LNSynthLogic.jobs.process import State
 
 PARAMETERS = {"anatomyFast": True, "device": "cpu", "generator": "", "mode": "in-place", "sampler": "dpmpp", "steps": 1,
               "seed": 3, "variants": 1, "vary": False, "remake": False, "samplesFolder": "elsewhere", "segmenter": ""}
@@ -77,8 +77,8 @@ def test_the_plan_of_each_work(tmp_path):
 @pytest.fixture(scope="module")
 def two_phantoms(tmp_path_factory):
     """A folder with two CTs, their organs beside them, and a broken file between them."""
-    from LNSynthLib.cases.phantom import phantom
-    from LNSynthLib.cases.volume import write
+    from LNSynthLib.images.volume import write
+    from LNSynthLib.phantom.phantom import phantom
     folder = tmp_path_factory.mktemp("cts")
     for name, seed in (("case_a", 5), ("case_c", 6)):
         drawn = phantom(seed, (3.0, 3.0, 4.0), 1)

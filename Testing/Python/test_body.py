@@ -3,8 +3,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from LNSynthLib.cases.body import body_mask, label_map, node_hu, organ_hu
-from LNSynthLib.cases.labels import LabelTable
+from LNSynthLib.masks.body import body_mask, label_map, node_hu, organ_hu
+from LNSynthLib.masks.labels import LabelTable
 from LNSynthLib.runtime.errors import LNSynthError
 
 SPACING = (2.0, 2.0, 2.5)

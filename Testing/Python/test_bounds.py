@@ -14,18 +14,19 @@ import torch
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 from test_dicom import AXIAL, SHAPE, tissue, write_series
 
-from LNSynthLib.cases import dicom_files, fingerprint
-from LNSynthLib.cases.dicom import write_seg
-from LNSynthLib.cases.masks import read_nodes
-from LNSynthLib.cases.npz import read_npz
-from LNSynthLib.cases.segments import is_seg, label_table, read_segmentation
-from LNSynthLib.cases.store import write_prepared
-from LNSynthLib.cases.volume import Volume, description, read, write
-from LNSynthLib.conditions.prior import ShapePrior
+from LNSynthLib.cases import fingerprint
+from LNSynthLib.cases.prepared import write_prepared
+from LNSynthLib.conditions.shape_prior import ShapePrior
 from LNSynthLib.evaluation.folders import _probability
-from LNSynthLib.generators import checkpoint
+from LNSynthLib.generators import model_folder
+from LNSynthLib.images import dicom_files
+from LNSynthLib.images.volume import Volume, description, read, write
+from LNSynthLib.masks.dicom_seg import write_seg
+from LNSynthLib.masks.read import read_nodes, read_segmentation
+from LNSynthLib.masks.segments import is_seg, label_table
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.files import read_json, sha256, write_json
+from LNSynthLib.runtime.npz import read_npz
 from LNSynthLib.runtime.weights import read_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -288,9 +289,9 @@ def test_a_stored_array_is_the_one_that_case_json_describes(tmp_path):
 
 @pytest.fixture(scope="module")
 def generator(tmp_path_factory):
-    made = checkpoint.create("lnddpm", {"form": {"patch": [16] * 3}, "denoiser": {
+    made = model_folder.create("lnddpm", {"form": {"patch": [16] * 3}, "denoiser": {
         "channels": [4, 8], "blocks": 1, "groups": 2, "heads": 1, "head_width": 4, "token_width": 4}})
-    return checkpoint.save(tmp_path_factory.mktemp("generator") / "g", made)
+    return model_folder.save(tmp_path_factory.mktemp("generator") / "g", made)
 
 
 @pytest.mark.parametrize("changes", [
@@ -307,7 +308,7 @@ def test_settings_of_a_network_that_is_not_in_the_weights(generator, tmp_path, c
                           for name, value in changes.items()}
     write_json(folder / "model.json", about)
     with pytest.raises(LNSynthError, match="does not fit the settings|model.json"):
-        checkpoint.load(folder)
+        model_folder.load(folder)
 
 
 @pytest.mark.parametrize("header", [
@@ -327,7 +328,7 @@ def test_safetensors_that_announce_what_they_do_not_hold(generator, tmp_path, he
         write_json(folder / "model.json", read_json(folder / "model.json") | {
             "weights_sha256": sha256(folder / "model.safetensors")})
         with pytest.raises(LNSynthError, match="model.safetensors does not fit"):
-            checkpoint.load(folder)
+            model_folder.load(folder)
 
 
 def test_packed_weights_of_torch_are_refused(tmp_path):

@@ -7,9 +7,15 @@ from torch.distributed.checkpoint.state_dict import set_model_state_dict
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
-from LNSynthLib.generators import checkpoint
-from LNSynthLib.generators.autoencoder import Autoencoder, AutoencoderSettings, LatentScale, divergence, verdict
+from LNSynthLib.generators import model_folder
 from LNSynthLib.generators.brainldm import BrainLDMSettings
+from LNSynthLib.generators.networks.autoencoder import (
+    Autoencoder,
+    AutoencoderSettings,
+    LatentScale,
+    divergence,
+    verdict,
+)
 from LNSynthLib.generators.protocol import Generator
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.seeds import torch_rng
@@ -31,7 +37,7 @@ SETTINGS = {
 def tiny(**changes):
     """With random weights throughout: as created, the last convolutions are zero and the network invisible."""
     torch.manual_seed(0)
-    generator = checkpoint.create("brainldm", {**SETTINGS, **changes})
+    generator = model_folder.create("brainldm", {**SETTINGS, **changes})
     for name, weight in generator.denoiser.named_parameters():
         if weight.dim() > 1 and not weight.any():
             torch.nn.init.normal_(weight, std=0.2)
@@ -127,14 +133,14 @@ def test_the_scale_is_measured_before_the_denoisers_stage_and_survives_a_checkpo
     generator.begin(("denoiser",), singles(4))
     code = torch.cat([generator.autoencoder.code(one["image"], stream) for one, stream in singles(4)])
     assert (code / generator.scale.deviation).std().item() == pytest.approx(1, abs=1e-3)
-    loaded, _ = checkpoint.load(checkpoint.save(tmp_path / "g", generator))
+    loaded, _ = model_folder.load(model_folder.save(tmp_path / "g", generator))
     assert loaded.scale.deviation == generator.scale.deviation and loaded.settings == generator.settings
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in generator.state_dict().items())
 
 
 def test_an_untrained_denoiser_loses_the_variance_of_the_noise():
     # Its last convolution starts at zero and theirs is the squared error: E N(0, 1)^2 = 1.
-    generator = checkpoint.create("brainldm", SETTINGS)
+    generator = model_folder.create("brainldm", SETTINGS)
     assert generator.loss(batch(8), streams(8))["loss"].item() == pytest.approx(1, abs=0.03)
 
 
@@ -283,7 +289,7 @@ def test_weights_of_a_version_whose_adversary_had_batch_norms_are_read(tmp_path)
         width = old[f"{norm}.weight"].shape
         old |= {f"{norm}.running_mean": torch.zeros(width), f"{norm}.running_var": torch.ones(width),
                 f"{norm}.num_batches_tracked": torch.tensor(7)}
-    loaded, _ = checkpoint.load(checkpoint.save(tmp_path / "g", generator, weights=old))
+    loaded, _ = model_folder.load(model_folder.save(tmp_path / "g", generator, weights=old))
     for fresh in (loaded, tiny()):
         set_model_state_dict(fresh, old, options=WHOLE)  # as a resumed run
         assert all(torch.equal(value, old[name]) for name, value in fresh.state_dict().items())

@@ -11,7 +11,7 @@ import yaml
 from made_prepared import write_case
 from safetensors.torch import load_file
 
-from LNSynthLib.generators import checkpoint as generators
+from LNSynthLib.generators import model_folder as generators
 from LNSynthLib.training import checkpoints
 from LNSynthLib.training.log import read as read_log
 from LNSynthLib.training.loop import train

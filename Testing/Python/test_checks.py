@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from LNSynthLib.cases import checks, volume
-from LNSynthLib.cases.phantom import phantom
-from LNSynthLib.cases.volume import Volume
+from LNSynthLib.images import checks, volume
+from LNSynthLib.images.volume import Volume
+from LNSynthLib.phantom.phantom import phantom
 from LNSynthLib.runtime.errors import LNSynthError
 
 GRID = np.diag([0.8, 0.8, 2.0, 1.0])

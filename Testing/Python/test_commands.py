@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import mrml
 import numpy as np
 import pytest
-from LNSynthLogic import commands
-from LNSynthLogic.commands import Exported, what_is_missing
-from LNSynthLogic.environment import Environment, Package
+from LNSynthLogic.jobs import commands
+from LNSynthLogic.jobs.commands import Exported, what_is_missing
+from LNSynthLogic.jobs.environment import Environment, Package
 
 from LNSynthLib import cli
 
@@ -150,12 +150,12 @@ def test_more_steps_than_a_generator_has_are_refused(ready, tmp_path):
     ("brainldm", 1000), ("echo", 1000), ("lnddpm", 300), ("medddpm", 250), ("nasdm", 1000), ("pix2pix", None),
     ("spade", None)])
 def test_every_kind_of_generator_says_how_many_steps_it_has(ready, tmp_path, kind, most):
-    from LNSynthLib.generators import checkpoint
+    from LNSynthLib.generators import model_folder
     from LNSynthLib.training.settings import load_preset
 
     settings = load_preset("mini", [], kind).generator
-    generator = checkpoint.create(settings["kind"], {k: v for k, v in settings.items() if k != "kind"})
-    folder = str(checkpoint.save(tmp_path / kind, generator))
+    generator = model_folder.create(settings["kind"], {k: v for k, v in settings.items() if k != "kind"})
+    folder = str(model_folder.save(tmp_path / kind, generator))
     assert bool(generator.samplers) == (most is not None)
     refused = what_is_missing("synthesis", replace(ready, generator=folder, steps=(most or 999) + 1), READY)
     assert f"1 to {most}" in refused if most else refused == ""
@@ -163,7 +163,7 @@ def test_every_kind_of_generator_says_how_many_steps_it_has(ready, tmp_path, kin
 
 
 def test_a_generator_is_a_folder_of_one_or_a_run(ready, tmp_path):
-    from LNSynthLib.synthesis.weights import generator_path
+    from LNSynthLib.generators.model_folder import generator_path
     demo = generator_path()
     run = tmp_path / "run"
     (run / "generator").mkdir(parents=True)

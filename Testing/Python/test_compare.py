@@ -6,7 +6,7 @@ import mrml
 import numpy as np
 import pytest
 import slicer
-from LNSynthLogic import bridge, compare, node_table, segments
+from LNSynthLogic import compare_layout, node_table, segments, volumes
 from slices import SliceViews
 
 from LNSynthLib.runtime.errors import LNSynthError
@@ -24,54 +24,54 @@ def show(scene):
     changed = mrml.phantom().ct.array.copy()
     changed[mrml.phantom().nodes.array > 0] = -100
     synthetic = mrml.add_ct(scene, changed, mrml.phantom().ct.affine, "sample-001")
-    bridge.mark_synthetic(synthetic, {})
+    volumes.mark_synthetic(synthetic, {})
     nodes = mrml.add_nodes(scene, ct)
     mask = np.zeros(changed.shape, np.uint16)
     mask[40:46, 30:36, 20:24] = 1
     synthetic_nodes = mrml.add_nodes(scene, synthetic, mask, name="New nodes")
-    compare.open_layout(scene)
-    compare.show(scene, ct, synthetic, nodes, synthetic_nodes)
+    compare_layout.open_layout(scene)
+    compare_layout.show(scene, ct, synthetic, nodes, synthetic_nodes)
     return views, ct, synthetic, nodes, synthetic_nodes
 
 
 def composites(scene, names):
-    return [compare.composite_node(scene, name) for name in names]
+    return [compare_layout.composite_node(scene, name) for name in names]
 
 
 def test_the_layout_is_slicers_language_and_makes_four_linked_views(scene):
-    root = ElementTree.fromstring(compare.layout_xml())
+    root = ElementTree.fromstring(compare_layout.layout_xml())
     assert [view.get("singletontag") for view in root.iter("view")] == [
-        compare.REAL[0], compare.SYNTHETIC[0], compare.REAL[1], compare.SYNTHETIC[1]]
+        compare_layout.REAL[0], compare_layout.SYNTHETIC[0], compare_layout.REAL[1], compare_layout.SYNTHETIC[1]]
     views = SliceViews(scene)
-    assert compare.slice_node(scene, compare.REAL[0]) is None and not compare.is_open(scene)
-    compare.open_layout(scene)
-    assert compare.is_open(scene)
-    for name in compare.VIEWS:
-        node = compare.slice_node(scene, name)
-        assert node.GetLayoutName() == name and node.GetViewGroup() == compare.GROUP
+    assert compare_layout.slice_node(scene, compare_layout.REAL[0]) is None and not compare_layout.is_open(scene)
+    compare_layout.open_layout(scene)
+    assert compare_layout.is_open(scene)
+    for name in compare_layout.VIEWS:
+        node = compare_layout.slice_node(scene, name)
+        assert node.GetLayoutName() == name and node.GetViewGroup() == compare_layout.GROUP
         assert node.GetOrientation() == ("Axial" if name.endswith("Axial") else "Coronal")
     seen = views.layout.GetViewNodes()
     assert [seen.GetItemAsObject(i).GetLayoutName() for i in range(seen.GetNumberOfItems())] == [
         view.get("singletontag") for view in root.iter("view")]
     red = scene.GetNodeByID("vtkMRMLSliceNodeRed")
-    assert red.GetViewGroup() != compare.GROUP
-    compare.register(views.layout_node)  # again, as a reloaded module does
-    assert compare.is_open(scene)
+    assert red.GetViewGroup() != compare_layout.GROUP
+    compare_layout.register(views.layout_node)  # again, as a reloaded module does
+    assert compare_layout.is_open(scene)
 
 
 def test_each_side_shows_its_ct_and_its_nodes_and_nothing_else(shown, scene):
     views, ct, synthetic, nodes, synthetic_nodes = shown
-    for composite in composites(scene, compare.REAL):
+    for composite in composites(scene, compare_layout.REAL):
         assert composite.GetBackgroundVolumeID() == ct.GetID() and composite.GetForegroundVolumeID() is None
-    for composite in composites(scene, compare.SYNTHETIC):
+    for composite in composites(scene, compare_layout.SYNTHETIC):
         assert composite.GetBackgroundVolumeID() == ct.GetID()
         assert composite.GetForegroundVolumeID() == synthetic.GetID() and composite.GetForegroundOpacity() == 1
-    for composite in composites(scene, compare.VIEWS):
+    for composite in composites(scene, compare_layout.VIEWS):
         assert composite.GetLinkedControl() and composite.GetLabelVolumeID() is None
         assert views.view(composite.GetLayoutName()).composite is composite  # the view's own logic takes the same one
-    for segmentation, names in ((nodes, compare.REAL), (synthetic_nodes, compare.SYNTHETIC)):
+    for segmentation, names in ((nodes, compare_layout.REAL), (synthetic_nodes, compare_layout.SYNTHETIC)):
         display = segmentation.GetDisplayNode()
-        for name in (*compare.VIEWS, "Red"):
+        for name in (*compare_layout.VIEWS, "Red"):
             assert display.IsDisplayableInView(f"vtkMRMLSliceNode{name}") == (name in names)
         assert display.GetVisibility2DOutline() and not display.GetVisibility2DFill()
 
@@ -84,17 +84,17 @@ def test_other_segmentations_stay_out_until_the_layout_is_closed(scene):
     other.GetDisplayNode().SetVisibility2DOutline(False)
     picky.GetDisplayNode().SetViewNodeIDs(["vtkMRMLSliceNodeRed"])
     before = [looks(node) for node in (hidden, other, picky)]
-    compare.open_layout(scene)
+    compare_layout.open_layout(scene)
     for _ in range(2):  # shown twice, still the first state comes back
-        compare.show(scene, ct, synthetic, hidden, None)
+        compare_layout.show(scene, ct, synthetic, hidden, None)
     assert hidden.GetDisplayNode().GetVisibility()
     for node in (other, picky):
         assert not any(node.GetDisplayNode().IsDisplayableInView(views.view(name).node.GetID())
-                       for name in compare.VIEWS)
+                       for name in compare_layout.VIEWS)
         assert node.GetDisplayNode().IsDisplayableInView("vtkMRMLSliceNodeRed")
-    compare.show(scene, ct, synthetic, other, None)
+    compare_layout.show(scene, ct, synthetic, other, None)
     assert looks(hidden)["visible"] == 0 and looks(other)["outline"] == 1
-    compare.close_layout(scene)
+    compare_layout.close_layout(scene)
     assert [looks(node) for node in (hidden, other, picky)] == before
 
 
@@ -108,94 +108,94 @@ def test_the_layout_that_was_there_comes_back(scene):
     views = SliceViews(scene)
     views.layout_node.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpGreenSliceView)
     for _ in range(2):  # opened twice, the compare layout is not taken for what was before
-        compare.open_layout(scene)
-    compare.close_layout(scene)
+        compare_layout.open_layout(scene)
+    compare_layout.close_layout(scene)
     assert views.layout_node.GetViewArrangement() == slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpGreenSliceView
     views.layout_node.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
-    compare.close_layout(scene)  # not open: nothing to do
+    compare_layout.close_layout(scene)  # not open: nothing to do
     assert views.layout_node.GetViewArrangement() == slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
 
 
 def test_a_layout_chosen_by_hand_stays_and_outlines_are_put_back(shown, scene):
     views, ct, synthetic, nodes, _ = shown
-    assert compare.compared(scene) == (ct, synthetic) and not compare.was_left(scene)
+    assert compare_layout.compared(scene) == (ct, synthetic) and not compare_layout.was_left(scene)
     views.layout_node.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
-    assert compare.was_left(scene) and not nodes.GetDisplayNode().IsDisplayableInView("vtkMRMLSliceNodeRed")
-    compare.close_layout(scene)
-    assert not compare.was_left(scene) and nodes.GetDisplayNode().IsDisplayableInView("vtkMRMLSliceNodeRed")
+    assert compare_layout.was_left(scene) and not nodes.GetDisplayNode().IsDisplayableInView("vtkMRMLSliceNodeRed")
+    compare_layout.close_layout(scene)
+    assert not compare_layout.was_left(scene) and nodes.GetDisplayNode().IsDisplayableInView("vtkMRMLSliceNodeRed")
     assert views.layout_node.GetViewArrangement() == slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
     assert looks(nodes)["fill"] == 1
 
 
 def test_a_view_that_was_maximised_hides_no_layout(shown, scene):
     views, *_ = shown
-    views.layout_node.AddMaximizedViewNode(compare.slice_node(scene, compare.REAL[0]))
-    compare.close_layout(scene)
+    views.layout_node.AddMaximizedViewNode(compare_layout.slice_node(scene, compare_layout.REAL[0]))
+    compare_layout.close_layout(scene)
     assert views.layout_node.GetNumberOfMaximizedViewNodes() == 0
     views.layout_node.AddMaximizedViewNode(scene.GetNodeByID("vtkMRMLSliceNodeRed"))
-    compare.open_layout(scene)
+    compare_layout.open_layout(scene)
     assert views.layout_node.GetNumberOfMaximizedViewNodes() == 0
 
 
 def test_a_saved_scene_opens_in_the_layout_and_still_finds_the_way_back(tmp_path, scene):
     show(scene)
-    compare.set_blend(scene, 30)
+    compare_layout.set_blend(scene, 30)
     path = tmp_path / "scene.mrml"
     scene.SetURL(str(path))
     assert scene.Commit()
     restored = mrml.new_scene()
     views = SliceViews(restored)
-    compare.register(views.layout_node)
+    compare_layout.register(views.layout_node)
     restored.SetURL(str(path))
     restored.Import()
-    assert compare.is_open(restored)
-    assert compare.blend(restored) == pytest.approx(30)
-    node = compare.slice_node(restored, compare.SYNTHETIC[1])
-    assert node.GetOrientation() == "Coronal" and node.GetViewGroup() == compare.GROUP
+    assert compare_layout.is_open(restored)
+    assert compare_layout.blend(restored) == pytest.approx(30)
+    node = compare_layout.slice_node(restored, compare_layout.SYNTHETIC[1])
+    assert node.GetOrientation() == "Coronal" and node.GetViewGroup() == compare_layout.GROUP
     nodes = restored.GetFirstNodeByName("Nodes")
-    assert nodes.GetDisplayNode().IsDisplayableInView(f"vtkMRMLSliceNode{compare.REAL[0]}")
-    compare.close_layout(restored)
+    assert nodes.GetDisplayNode().IsDisplayableInView(f"vtkMRMLSliceNode{compare_layout.REAL[0]}")
+    compare_layout.close_layout(restored)
     assert views.layout_node.GetViewArrangement() == 0  # as it was: none had been chosen
     assert nodes.GetDisplayNode().GetViewNodeIDs() == () and nodes.GetDisplayNode().GetVisibility2DFill()
 
 
 def test_blending_is_the_opacity_of_the_synthetic_ct_on_the_right(shown, scene):
     for percent in (0, 25, 100, 250, -3):
-        compare.set_blend(scene, percent)
-        assert compare.blend(scene) == pytest.approx(min(max(percent, 0), 100))
-        assert [c.GetForegroundOpacity() for c in composites(scene, compare.SYNTHETIC)] == [
-            pytest.approx(compare.blend(scene) / 100)] * 2
-        assert all(c.GetForegroundVolumeID() is None for c in composites(scene, compare.REAL))
-    assert [compare.flicker(p) for p in (100, 60, 50, 0)] == [0, 0, 100, 100]
+        compare_layout.set_blend(scene, percent)
+        assert compare_layout.blend(scene) == pytest.approx(min(max(percent, 0), 100))
+        assert [c.GetForegroundOpacity() for c in composites(scene, compare_layout.SYNTHETIC)] == [
+            pytest.approx(compare_layout.blend(scene) / 100)] * 2
+        assert all(c.GetForegroundVolumeID() is None for c in composites(scene, compare_layout.REAL))
+    assert [compare_layout.flicker(p) for p in (100, 60, 50, 0)] == [0, 0, 100, 100]
 
 
 def test_without_a_source_ct_the_synthetic_one_is_on_both_sides(shown, scene):
     _, _, synthetic, nodes, synthetic_nodes = shown
-    compare.show(scene, None, synthetic, nodes, synthetic_nodes, blend=40)
+    compare_layout.show(scene, None, synthetic, nodes, synthetic_nodes, blend=40)
     assert all(c.GetBackgroundVolumeID() == synthetic.GetID() and c.GetForegroundVolumeID() is None
-               for c in composites(scene, compare.VIEWS))
-    left = [f"vtkMRMLSliceNode{name}" for name in compare.REAL]
+               for c in composites(scene, compare_layout.VIEWS))
+    left = [f"vtkMRMLSliceNode{name}" for name in compare_layout.REAL]
     assert not any(node.GetDisplayNode().IsDisplayableInView(view) for node in (nodes, synthetic_nodes)
                    for view in left)
-    compare.set_blend(scene, 0)  # nothing to blend with
-    assert compare.blend(scene) == 100
-    assert compare.compared(scene) == (None, synthetic)
-    assert [compare.banner_text(scene, name) for name in compare.VIEWS] == [("SYNTHETIC", True)] * 4
+    compare_layout.set_blend(scene, 0)  # nothing to blend with
+    assert compare_layout.blend(scene) == 100
+    assert compare_layout.compared(scene) == (None, synthetic)
+    assert [compare_layout.banner_text(scene, name) for name in compare_layout.VIEWS] == [("SYNTHETIC", True)] * 4
 
 
 def test_what_a_user_does_in_one_view_is_done_in_its_twin(shown, scene):
     """Through Slicer's own link logic, as the slider of a slice view does it."""
     views, ct, *_ = shown
-    logics = [views.view(name, (240, 180)).logic for name in compare.VIEWS]
-    compare.frame(logics, ct)
+    logics = [views.view(name, (240, 180)).logic for name in compare_layout.VIEWS]
+    compare_layout.frame(logics, ct)
     scales = {logic.GetSliceNode().GetFieldOfView()[0] / 240 for logic in logics}
     assert len(scales) == 1
-    compare.frame(logics, ct, most_mm=60)
+    compare_layout.frame(logics, ct, most_mm=60)
     assert {logic.GetSliceNode().GetFieldOfView()[:2] for logic in logics} == {(60, 45)}
-    compare.frame(logics, ct, most_mm=1e6)
+    compare_layout.frame(logics, ct, most_mm=1e6)
     assert {logic.GetSliceNode().GetFieldOfView()[0] / 240 for logic in logics} == scales
-    a, b = (views.view(side[0]).logic for side in (compare.REAL, compare.SYNTHETIC))
-    c, d = (views.view(side[1]).logic for side in (compare.REAL, compare.SYNTHETIC))
+    a, b = (views.view(side[0]).logic for side in (compare_layout.REAL, compare_layout.SYNTHETIC))
+    c, d = (views.view(side[1]).logic for side in (compare_layout.REAL, compare_layout.SYNTHETIC))
     red = scene.GetNodeByID("vtkMRMLSliceNodeRed")
     before = red.GetSliceOffset(), c.GetSliceOffset()
     b.StartSliceOffsetInteraction()
@@ -211,14 +211,14 @@ def test_what_a_user_does_in_one_view_is_done_in_its_twin(shown, scene):
 
 def test_a_jump_brings_a_node_into_the_middle_of_every_view(shown, scene):
     views, ct, synthetic, nodes, _ = shown
-    compare.frame([views.view(name, (240, 180)).logic for name in compare.VIEWS], ct)
+    compare_layout.frame([views.view(name, (240, 180)).logic for name in compare_layout.VIEWS], ct)
     for segment_id in segments.node_ids(nodes):
-        point = compare.center_of(nodes, segment_id, ct)
+        point = compare_layout.center_of(nodes, segment_id, ct)
         index = np.rint(np.linalg.inv(mrml.phantom().ct.affine) @ [*point, 1])[:3].astype(int)
         start, mask = segments.node_crop(nodes, segment_id, ct)
         assert mask[tuple(index - start)]  # in the node itself, however it is bent
         node_table.jump(scene, point)
-        for name in compare.VIEWS:
+        for name in compare_layout.VIEWS:
             view = views.view(name)
             row, column = view.pixel(point)
             assert abs(row - 90) <= 1 and abs(column - 120) <= 1
@@ -231,14 +231,14 @@ def test_a_node_under_a_transform_is_found_where_it_is_seen(scene):
     mrml.move(ct, mrml.add_transform(scene, mrml.rigid()))
     nodes = mrml.add_nodes(scene, ct)
     first = segments.node_ids(nodes)[0]
-    there = compare.center_of(nodes, first, ct)
+    there = compare_layout.center_of(nodes, first, ct)
     mrml.move(ct, None)
     mrml.move(nodes, None)
-    here = compare.center_of(nodes, first, ct)
+    here = compare_layout.center_of(nodes, first, ct)
     assert np.allclose((mrml.rigid() @ [*here, 1])[:3], there)
     segments.remove_node(nodes, first)
     with pytest.raises(LNSynthError, match="no segment"):
-        compare.center_of(nodes, first, ct)
+        compare_layout.center_of(nodes, first, ct)
 
 
 def window(volume):
@@ -254,7 +254,7 @@ def test_window_and_level_are_kept_equal_both_ways_until_closed(scene):
     for volume in (ct, synthetic):
         volume.AddObserver(slicer.vtkMRMLDisplayableNode.DisplayModifiedEvent,
                            lambda caller, event: changes.append(caller))
-    equal = compare.EqualWindows(ct, synthetic)
+    equal = compare_layout.EqualWindows(ct, synthetic)
     assert window(synthetic) == (360, 60)
     changes.clear()
     for volume, wanted in ((synthetic, (1500, -600)), (ct, (80, 40)), (synthetic, (81, 40))):
@@ -272,7 +272,7 @@ def test_window_and_level_are_kept_equal_both_ways_until_closed(scene):
 
 def test_equal_windows_follow_a_new_display_node(scene):
     ct, synthetic = mrml.add_ct(scene), mrml.add_ct(scene, name="synthetic")
-    compare.EqualWindows(ct, synthetic)
+    compare_layout.EqualWindows(ct, synthetic)
     display = scene.AddNewNodeByClass("vtkMRMLScalarVolumeDisplayNode")
     display.SetAutoWindowLevel(False)
     display.SetWindowLevel(123, 45)
@@ -284,7 +284,7 @@ def test_equal_windows_follow_a_new_display_node(scene):
 def test_what_cannot_be_compared_is_said(scene):
     ct, synthetic = mrml.add_ct(scene), mrml.add_ct(scene, name="synthetic")
     empty = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty")
-    assert compare.what_is_missing(ct, synthetic) == "" == compare.what_is_missing(None, synthetic)
-    assert "Choose a synthetic" in compare.what_is_missing(ct, None)
-    assert "same volume" in compare.what_is_missing(ct, ct)
-    assert "no voxels" in compare.what_is_missing(ct, empty)
+    assert compare_layout.what_is_missing(ct, synthetic) == "" == compare_layout.what_is_missing(None, synthetic)
+    assert "Choose a synthetic" in compare_layout.what_is_missing(ct, None)
+    assert "same volume" in compare_layout.what_is_missing(ct, ct)
+    assert "no voxels" in compare_layout.what_is_missing(ct, empty)

@@ -5,11 +5,11 @@ import time
 import mrml
 import numpy as np
 import pytest
-from LNSynthLogic import bridge, comparison, segments
+from LNSynthLogic import node_scores, segments, volumes
 from scipy import ndimage
 
-from LNSynthLib.cases.volume import Volume, canonical
 from LNSynthLib.evaluation.segmentation import score_case
+from LNSynthLib.images.volume import Volume, canonical
 from LNSynthLib.runtime.errors import LNSynthError
 
 SHAPE = (60, 50, 40)
@@ -40,7 +40,7 @@ def put(scene, ct, array, name):
 
 def compared(scene, affine, predicted=PREDICTED, truth=TRUTH):
     ct = mrml.add_ct(scene, np.zeros(truth.shape, np.int16), affine)
-    return comparison.compare(put(scene, ct, predicted, "P"), put(scene, ct, truth, "R"), ct), ct
+    return node_scores.compare(put(scene, ct, predicted, "P"), put(scene, ct, truth, "R"), ct), ct
 
 
 @pytest.mark.parametrize("affine", [
@@ -91,18 +91,18 @@ def test_other_grids_and_transforms_are_brought_to_the_ct(scene):
     small = mrml.add_ct(scene, np.zeros(crop.shape, np.int16), shifted)
     prediction = put(scene, small, crop, "P on a crop")
     reference = scene.GetFirstNodeByName("R")
-    again = comparison.compare(prediction, reference, ct)
+    again = node_scores.compare(prediction, reference, ct)
     assert rounded(again) == rounded(plain)
     moved = mrml.rigid()
     transform = mrml.add_transform(scene, moved)
     for node in (prediction, reference, ct):
         mrml.move(node, transform)
-    shown = comparison.compare(prediction, reference, ct)
+    shown = node_scores.compare(prediction, reference, ct)
     assert [np.allclose((moved @ [*a.center_mm, 1])[:3], b.center_mm) for a, b in
             zip(plain.rows, shown.rows, strict=True)] == [True] * len(plain.rows)
     mrml.move(ct, mrml.add_transform(scene, np.diag([2.0, 1, 1, 1]), "stretch"))
     with pytest.raises(LNSynthError, match="stretch"):
-        comparison.compare(prediction, reference, ct)
+        node_scores.compare(prediction, reference, ct)
 
 
 def rounded(found):
@@ -134,12 +134,12 @@ def test_the_phantom_against_itself_and_against_moved_nodes(scene):
 def test_what_cannot_be_compared_is_said(scene):
     ct = mrml.add_ct(scene)
     a, b = mrml.add_nodes(scene, ct), mrml.add_nodes(scene, ct)
-    assert comparison.what_is_missing(ct, a, b) == ""
+    assert node_scores.what_is_missing(ct, a, b) == ""
     for ct_, p, r, word in ((None, a, b, "CT"), (ct, None, b, "prediction"), (ct, a, None, "reference"),
                             (ct, a, a, "two")):
-        assert word in comparison.what_is_missing(ct_, p, r)
+        assert word in node_scores.what_is_missing(ct_, p, r)
         with pytest.raises(LNSynthError):
-            comparison.compare(p, r, ct_)
+            node_scores.compare(p, r, ct_)
 
 
 def test_a_real_ct_with_nodes_far_apart_takes_less_than_a_second(scene, shared_data):
@@ -150,9 +150,9 @@ def test_a_real_ct_with_nodes_far_apart_takes_less_than_a_second(scene, shared_d
     reference = put(scene, ct, balls(*places, shape=shape), "R")
     prediction = put(scene, ct, balls(*[((x + 2, y, z), r) for (x, y, z), r in places], shape=shape), "P")
     start = time.process_time()
-    found = comparison.compare(prediction, reference, ct)
+    found = node_scores.compare(prediction, reference, ct)
     assert time.process_time() - start < 1 and found.count("found") == 4
-    assert bridge.volume_of(ct).shape == shape
+    assert volumes.volume_of(ct).shape == shape
 
 
 def test_many_random_nodes_are_compared_as_one_whole_volume_is(scene):

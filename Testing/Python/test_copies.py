@@ -3,13 +3,13 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from LNSynthLib.cases.body import label_map
-from LNSynthLib.cases.labels import LabelTable
-from LNSynthLib.cases.phantom import phantom
-from LNSynthLib.cases.volume import Volume, canonical, isotropic_grid, read, resample_to
 from LNSynthLib.evaluation.copies import FLIPS, Searched, Sought, flipped, shrunk
 from LNSynthLib.evaluation.memorisation import MemorisationSettings
-from LNSynthLib.synthesis.canvas import padded
+from LNSynthLib.images.boxes import padded
+from LNSynthLib.images.volume import Volume, canonical, isotropic_grid, read, resample_to
+from LNSynthLib.masks.body import label_map
+from LNSynthLib.masks.labels import LabelTable
+from LNSynthLib.phantom.phantom import phantom
 
 SETTINGS = MemorisationSettings(cells=12)
 TABLE = LabelTable.load("abdomen17")

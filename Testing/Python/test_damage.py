@@ -10,9 +10,9 @@ import pytest
 import SimpleITK as sitk
 from itk_volume import from_sitk
 
-from LNSynthLib.cases import volume as v
-from LNSynthLib.cases.affine import furthest_apart
-from LNSynthLib.cases.volume import Volume
+from LNSynthLib.images import volume as v
+from LNSynthLib.images.affine import furthest_apart
+from LNSynthLib.images.volume import Volume
 from LNSynthLib.runtime.errors import LNSynthError
 
 AXIAL = np.array([[-0.8, 0, 0, 90], [0, -0.8, 0, 60], [0, 0, 5, -300], [0, 0, 0, 1.0]])

@@ -11,7 +11,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from test_dicom import AXIAL, SHAPE, edit, tissue, write_series
 
 from LNSynthLib import cli
-from LNSynthLib.cases.volume import Volume, read, write
+from LNSynthLib.images.volume import Volume, read, write
 from LNSynthLib.runtime.errors import LNSynthError
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from LNSynthLib.cases.dataset import Case, Dataset
-from LNSynthLib.cases.volume import Volume
+from LNSynthLib.images.volume import Volume
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.files import sha256
 
@@ -127,7 +127,7 @@ import sys
 import numpy as np
 from pathlib import Path
 from LNSynthLib.cases.dataset import Case, Dataset
-from LNSynthLib.cases.volume import Volume
+from LNSynthLib.images.volume import Volume
 dataset = Dataset.open_or_create(Path(sys.argv[1]))
 sys.stdin.readline()
 for n in range(int(sys.argv[3])):

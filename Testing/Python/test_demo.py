@@ -10,14 +10,13 @@ import torch
 from scipy import ndimage
 
 from LNSynthLib import cli
-from LNSynthLib.cases.phantom import phantom
-from LNSynthLib.cases.volume import read, write
-from LNSynthLib.generators import checkpoint
+from LNSynthLib.demo import demo as demo_module
+from LNSynthLib.demo.page import node_numbers
+from LNSynthLib.generators import model_folder
+from LNSynthLib.images.volume import read, write
+from LNSynthLib.phantom.phantom import phantom
 from LNSynthLib.runtime.files import sha256
 from LNSynthLib.runtime.locks import alone_in
-from LNSynthLib.synthesis import demo as demo_module
-from LNSynthLib.synthesis import weights
-from LNSynthLib.synthesis.page import node_numbers
 
 VARIANTS = {"as-they-are", "affine", "elastic", "one-gone-two-new"}
 
@@ -25,12 +24,12 @@ VARIANTS = {"as-they-are", "affine", "elastic", "one-gone-two-new"}
 @pytest.fixture(scope="module")
 def generator(tmp_path_factory):
     torch.manual_seed(0)
-    model = checkpoint.create("lnddpm", {
+    model = model_folder.create("lnddpm", {
         "form": {"labels": "abdomen17", "anatomy_channels": 17, "expected_hu": True, "spacing_mm": 3.0,
                  "patch": [32, 32, 32]},
         "denoiser": {"channels": [8, 16], "blocks": 1, "groups": 4, "heads": 2, "head_width": 8, "token_width": 8},
         "timesteps": 20})
-    return checkpoint.save(tmp_path_factory.mktemp("weights") / "tiny", model)
+    return model_folder.save(tmp_path_factory.mktemp("weights") / "tiny", model)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +105,7 @@ def test_refusals(generator, tmp_path, monkeypatch, capsys):
     mine = tmp_path / "o" / "in-place" / "ct.nii.gz"  # of an earlier demo, say
     assert cli.main(["demo", "--out", str(tmp_path / "o"), "--generator", str(generator), "--ct", str(mine)]) == 2
     assert "choose another --out" in capsys.readouterr().err
-    monkeypatch.setattr(weights, "resources", lambda: tmp_path)
+    monkeypatch.setattr(model_folder, "resources", lambda: tmp_path)
     assert cli.main(["demo", "--out", str(tmp_path / "o")]) == 2
     said = capsys.readouterr().err
     assert "demo weights are missing" in said and "--generator" in said

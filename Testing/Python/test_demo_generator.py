@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from LNSynthLib.cases.body import label_map, node_hu, organ_hu
-from LNSynthLib.cases.labels import LabelTable
-from LNSynthLib.cases.phantom import phantom
 from LNSynthLib.conditions.encode import encode, expected_hu, unscale_hu
-from LNSynthLib.generators import checkpoint
+from LNSynthLib.generators import model_folder
+from LNSynthLib.masks.body import label_map, node_hu, organ_hu
+from LNSynthLib.masks.labels import LabelTable
+from LNSynthLib.phantom.phantom import phantom
 from LNSynthLib.runtime.settings import resources
 
 FOLDER = resources() / "generators" / "demo"
@@ -17,7 +17,7 @@ SIDE, STEPS = 48, 15
 
 def test_it_ships_small_with_its_card_and_its_labels():
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 15e6
-    generator, facts = checkpoint.load(FOLDER)
+    generator, facts = model_folder.load(FOLDER)
     assert (FOLDER / "labels.yaml").read_bytes() == (resources() / "labels" / "abdomen17.yaml").read_bytes()
     assert facts["training"]["cases"] == {"phantom": 16, "pseudo": 16} and generator.form.spacing_mm == 2
     assert "painted" in (FOLDER / "README.md").read_text() and "{" not in (FOLDER / "README.md").read_text()
@@ -50,7 +50,7 @@ def scene():
 @pytest.mark.slow
 def test_nodes_stand_out_and_follow_the_mask_and_organs_have_their_hu(scene):
     real, labels, masks, expected, table = scene
-    generator, _ = checkpoint.load(FOLDER)
+    generator, _ = model_folder.load(FOLDER)
     fat = table.index("fat")
     for mask in masks:
         condition = encode(labels, mask, table.channels, expected)[None]

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from LNSynthLib.generators.denoiser import Denoiser, DenoiserSettings
-from LNSynthLib.generators.local_detail import MaskEncoder, SpatialTransformer, at_node_positions
+from LNSynthLib.generators.networks.lnddpm import Denoiser, DenoiserSettings
+from LNSynthLib.generators.networks.local_detail import MaskEncoder, SpatialTransformer, at_node_positions
 from LNSynthLib.runtime.errors import LNSynthError
 
 

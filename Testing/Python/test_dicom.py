@@ -9,10 +9,10 @@ import SimpleITK as sitk
 from itk_volume import from_sitk
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from LNSynthLib.cases.dicom import find_seg, is_seg, write_seg
-from LNSynthLib.cases.masks import EVERY, read_nodes
-from LNSynthLib.cases.series import ct_grid
-from LNSynthLib.cases.volume import LPS, Volume, canonical, read, same_grid
+from LNSynthLib.images.dicom_series import ct_grid
+from LNSynthLib.images.volume import LPS, Volume, canonical, read, same_grid
+from LNSynthLib.masks.dicom_seg import find_seg, is_seg, write_seg
+from LNSynthLib.masks.read import EVERY, read_nodes
 from LNSynthLib.runtime.errors import Cancelled, LNSynthError
 
 SHAPE = (16, 12, 9)

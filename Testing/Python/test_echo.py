@@ -4,14 +4,14 @@ import pytest
 import torch
 from streams import streams
 
-from LNSynthLib.generators import checkpoint
+from LNSynthLib.generators import model_folder
 from LNSynthLib.runtime.seeds import torch_rng
 from LNSynthLib.training.settings import load_preset, make_generator
 
 
 def tiny(**changes):
     torch.manual_seed(0)
-    return checkpoint.create("echo", {
+    return model_folder.create("echo", {
         "form": {"anatomy_channels": 3, "patch": [8, 8, 8]}, "timesteps": 50, **changes,
         "denoiser": {"channels": [8, 16], "blocks": 1, "groups": 4, "hidden": 4, "attention": [], "head_width": 8}})
 

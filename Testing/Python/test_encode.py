@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from LNSynthLib.cases.labels import LabelTable
 from LNSynthLib.conditions.encode import NODE_HU, expected_hu, scale_hu, unscale_hu
+from LNSynthLib.masks.labels import LabelTable
 
 WINDOW = (-120.0, 240.0)
 TABLE = LabelTable.load("abdomen17")

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from LNSynthLogic import environment
+from LNSynthLogic.jobs import environment
 from packaging.requirements import Requirement
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
-from LNSynthLogic import estimates, jobs
-from LNSynthLogic.estimates import Speeds, Stopwatch
+from LNSynthLogic.jobs import estimates, process
+from LNSynthLogic.jobs.estimates import Speeds, Stopwatch
 
+from LNSynthLib.generators.model_folder import generator_path
 from LNSynthLib.runtime.events import Event
-from LNSynthLib.synthesis.weights import generator_path
 
 DEMO = estimates.read_generator(generator_path())
 NODE = (14.0, 18.0, 15.0)  # mm
@@ -43,11 +43,11 @@ def test_what_a_generator_tells():
 
 @pytest.mark.parametrize("kind", ["brainldm", "echo", "lnddpm", "medddpm", "nasdm", "pix2pix", "spade"])
 def test_every_kind_of_generator_is_read(kind, tmp_path):
-    from LNSynthLib.generators import checkpoint
+    from LNSynthLib.generators import model_folder
     from LNSynthLib.training.settings import load_preset
     settings = load_preset("mini", [], kind).generator
-    generator = checkpoint.create(settings["kind"], {k: v for k, v in settings.items() if k != "kind"})
-    read = estimates.read_generator(checkpoint.save(tmp_path / kind, generator))
+    generator = model_folder.create(settings["kind"], {k: v for k, v in settings.items() if k != "kind"})
+    read = estimates.read_generator(model_folder.save(tmp_path / kind, generator))
     assert read.patch == tuple(generator.form.patch) and read.one_pass == (not generator.samplers)
     assert all(side % read.stride == 0 for side in read.patch)
     assert estimates.estimate(read, "in-place", [NODE], 25, 1, "cpu", Speeds()).memory_gb > 1
@@ -63,11 +63,11 @@ def test_no_generator_is_told(tmp_path):
 
 @pytest.mark.parametrize("size", [(3.0, 3.0, 3.0), NODE, (40.0, 30.0, 90.0), (200.0, 10.0, 10.0)])
 def test_patches_are_those_of_the_library(size):
-    from LNSynthLib.generators import checkpoint
+    from LNSynthLib.generators import model_folder
     from LNSynthLib.synthesis.insert import InsertSettings
     from LNSynthLib.synthesis.patches import LEAST_CONTEXT_MM, patch_shape
     assert (InsertSettings().context_mm, LEAST_CONTEXT_MM) == (estimates.CONTEXT_MM, estimates.LEAST_CONTEXT_MM)
-    generator, _ = checkpoint.load(generator_path())
+    generator, _ = model_folder.load(generator_path())
     assert estimates.node_voxels(size, DEMO) == math.prod(
         patch_shape(size, generator.form, generator.stride, InsertSettings().context_mm))
 
@@ -152,29 +152,29 @@ def test_what_is_made_and_what_is_removed(scene):
     """Of three nodes that the CT shows one stays, one is moved, one is deleted; another is new."""
     import mrml
     import numpy as np
-    from LNSynthLogic import segments, shown
+    from LNSynthLogic import nodes_in_ct, segments
     ct = mrml.add_ct(scene, np.zeros((40, 40, 40), np.int16), np.diag([1.0, 1.0, 2.0, 1.0]))
     array = np.zeros((40, 40, 40), np.uint16)
     array[2:5, 2:5, 2:5], array[10:14, 10:14, 10:14], array[20:25, 20:25, 20:25] = 1, 2, 3
     nodes = mrml.add_nodes(scene, ct, array, in_ct=True)
     stays, moved, deleted = segments.node_ids(nodes)
     three, four, five, six = ((float(n), float(n), 2.0 * n) for n in (3, 4, 5, 6))
-    assert shown.sizes_mm(nodes, None, ct) == ([three, four, five], [])
+    assert nodes_in_ct.sizes_mm(nodes, None, ct) == ([three, four, five], [])
     original = segments.say_in_ct(nodes, ct)
-    assert shown.sizes_mm(nodes, original, ct) == ([], [])
+    assert nodes_in_ct.sizes_mm(nodes, original, ct) == ([], [])
     segments.set_node(nodes, moved, ct, (11, 10, 10), np.ones((4, 4, 4), bool))
     segments.remove_node(nodes, deleted)
     segments.add_node(nodes, ct, (30, 30, 30), np.ones((6, 6, 6), bool))
-    assert shown.sizes_mm(nodes, original, ct) == ([four, six], [four, five])
-    assert shown.sizes_mm(nodes, original, ct, remake=True) == ([three, four, six], [four, five])
-    assert shown.sizes_mm(nodes, original, ct, vary=True) == ([three, four, six], [three, four, five])
+    assert nodes_in_ct.sizes_mm(nodes, original, ct) == ([four, six], [four, five])
+    assert nodes_in_ct.sizes_mm(nodes, original, ct, remake=True) == ([three, four, six], [four, five])
+    assert nodes_in_ct.sizes_mm(nodes, original, ct, vary=True) == ([three, four, six], [three, four, five])
 
 
 @pytest.mark.parametrize("mode", ["in-place", "patch"])
 def test_a_real_run_is_measured(tmp_path, mode):
     """A phantom with one node; the second estimate is that of the run."""
-    from LNSynthLib.cases.phantom import phantom
-    from LNSynthLib.cases.volume import write
+    from LNSynthLib.images.volume import write
+    from LNSynthLib.phantom.phantom import phantom
     drawn = phantom(5, (3.0, 3.0, 4.0), 1)
     for name in ("ct", "nodes", "anatomy"):
         write(tmp_path / f"{name}.nii", getattr(drawn, name))
@@ -184,7 +184,7 @@ def test_a_real_run_is_measured(tmp_path, mode):
         took = watch.event(told, time.monotonic())
         if took is not None:
             timed.append((took, Path(told.result["sample"])))
-    job = jobs.Job(jobs.library_command(
+    job = process.Job(process.library_command(
         "variants", "--ct", tmp_path / "ct.nii", "--nodes", tmp_path / "nodes.nii", "--anatomy",
         tmp_path / "anatomy.nii", "--out", tmp_path / "out", "--mode", mode, "--steps", "5", "--device", "cpu"),
         on_event=event)
@@ -192,7 +192,7 @@ def test_a_real_run_is_measured(tmp_path, mode):
     while not job.ended:
         job.poll()
         time.sleep(0.05)
-    assert job.state is jobs.State.DONE, job.error
+    assert job.state is process.State.DONE, job.error
     (took, folder), = timed
     done = estimates.work_done(json.loads((folder / "provenance.json").read_text()))
     sizes = [tuple((b.stop - b.start) * mm for b, mm in zip(box, drawn.ct.spacing, strict=True))
@@ -207,5 +207,5 @@ def test_a_real_run_is_measured(tmp_path, mode):
 
 
 def boxes(array):
-    from LNSynthLib.conditions.nodes import boxes as found
+    from LNSynthLib.masks.nodes import boxes as found
     return found(array).values()

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from LNSynthLib.cases.volume import Volume, write
 from LNSynthLib.cli import main
 from LNSynthLib.evaluation.segmentation import METRICS, CaseScore, pool, score_case
+from LNSynthLib.images.volume import Volume, write
 
 SHAPE = (24, 20, 14)
 LPS = np.array([[-0.8, 0, 0, 30], [0, -0.8, 0, 20], [0, 0, 2.0, -10], [0, 0, 0, 1]])  # as most CTs are stored

@@ -12,13 +12,13 @@ from dataclasses import replace
 
 import pytest
 
-from LNSynthLib.cases.phantom import phantom_dataset
 from LNSynthLib.experiment import run as runner
 from LNSynthLib.experiment.cells import layout, layout_of
 from LNSynthLib.experiment.data import known, obtain, preparations
 from LNSynthLib.experiment.plan import DataSource, Preparation, load_plan
 from LNSynthLib.experiment.run import is_done, result, run, shard_of_environment
 from LNSynthLib.experiment.work import WORK, Context
+from LNSynthLib.phantom.phantom import phantom_dataset
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.events import Event
 

@@ -13,7 +13,7 @@ import pytest
 from LNSynthLib.experiment.cells import layout
 from LNSynthLib.experiment.plan import load_plan
 from LNSynthLib.experiment.run import is_done, result
-from LNSynthLib.generators import checkpoint
+from LNSynthLib.generators import model_folder
 from LNSynthLib.runtime.files import sha256
 
 pytestmark = pytest.mark.slow
@@ -49,7 +49,7 @@ def test_the_smoke_plan_runs_whole(whole):
     cells = layout(load_plan("smoke"), whole).cells
     assert all(is_done(cell, whole) for cell in cells)
     kinds = {cell.settings["generator"]["kind"] for cell in cells if cell.kind == "generator"}
-    assert kinds == set(checkpoint.KINDS)
+    assert kinds == set(model_folder.KINDS)
     strategies = {cell.settings["strategy"] for cell in cells if cell.kind == "segmenter"}
     assert strategies == {"real", "synthetic", "both"}
     for cell in cells:

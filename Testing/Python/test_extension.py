@@ -263,7 +263,7 @@ def test_an_installed_tree_works(installed, tmp_path):
     ct, anatomy = (str(next((tmp_path / "data").rglob(f"*{name}*.nii.gz"))) for name in ("ct", "anatomy"))
     code = ("import sys\n"
             "from LNSynthLib.cli import main\n"
-            "from LNSynthLib.synthesis.weights import generator_path\n"
+            "from LNSynthLib.generators.model_folder import generator_path\n"
             "assert main(['doctor']) == 0\n"
             "assert main(['nodes', *sys.argv[1:], '--add', '1', '--out', 'nodes.nii.gz']) == 0\n"
             "assert main(['train', '--preset', 'demo', '--dry-run']) == 0\n"

@@ -10,15 +10,15 @@ import torch
 
 from LNSynthLib import cli
 from LNSynthLib.cases.dataset import Case, Dataset
-from LNSynthLib.cases.nodes import instances
 from LNSynthLib.cases.prepare import PrepareSettings, prepare
-from LNSynthLib.cases.volume import Volume, read, write
-from LNSynthLib.generators import checkpoint
+from LNSynthLib.generators import model_folder
+from LNSynthLib.images.volume import Volume, read, write
+from LNSynthLib.masks.nodes import instances
+from LNSynthLib.review.samples import PAIR
+from LNSynthLib.review.standings import pairs, read_filter
 from LNSynthLib.runtime.errors import Cancelled, LNSynthError
 from LNSynthLib.runtime.files import sha256, write_json
 from LNSynthLib.segmentation.filter import coverage, filter_samples, report
-from LNSynthLib.synthesis.catalog import PAIR
-from LNSynthLib.synthesis.pairs import pairs, read_filter
 
 AFFINE = np.array([[-2.0, 0, 0, 30], [0, 0, 3, -5], [0, 1.5, 0, 7], [0, 0, 0, 1]])
 
@@ -236,7 +236,7 @@ def test_nnunet_drops_the_sample_whose_ct_does_not_show_a_node(trained, tmp_path
 @pytest.mark.slow
 def test_synthesize_filters_what_it_made(trained, tmp_path, capsys):
     torch.manual_seed(0)
-    generator = checkpoint.save(tmp_path / "generator", checkpoint.create("lnddpm", {
+    generator = model_folder.save(tmp_path / "generator", model_folder.create("lnddpm", {
         "form": {"labels": "abdomen17", "anatomy_channels": 17, "spacing_mm": 4.0, "patch": [16, 16, 16]},
         "denoiser": {"channels": [8, 16], "blocks": 1, "groups": 4, "heads": 2, "head_width": 8, "token_width": 8},
         "timesteps": 20}))

@@ -11,25 +11,25 @@ from made_prepared import enlist
 from scipy import ndimage
 
 from LNSynthLib import cli
-from LNSynthLib.cases.apart import members
 from LNSynthLib.cases.dataset import Dataset
-from LNSynthLib.cases.labels import LabelTable
-from LNSynthLib.cases.nodes import records
-from LNSynthLib.cases.store import PreparedCase, write_prepared
+from LNSynthLib.cases.prepared import PreparedCase, write_prepared
+from LNSynthLib.cases.sides import members
 from LNSynthLib.cases.trained_on import TrainedOn
 from LNSynthLib.conditions.encode import scale_hu, unscale_hu
+from LNSynthLib.conditions.form import DataForm
 from LNSynthLib.evaluation import distribution, images
 from LNSynthLib.evaluation.features import VARIABLE, FeatureNet, lpips, pooled
 from LNSynthLib.evaluation.generation import FACTS, METRICS, ImageSettings, evaluate_samples, table
 from LNSynthLib.evaluation.memorisation import MemorisationSettings
-from LNSynthLib.generators import checkpoint
-from LNSynthLib.generators.protocol import DataForm
+from LNSynthLib.generators import model_folder
+from LNSynthLib.masks.labels import LabelTable
+from LNSynthLib.masks.nodes import records
+from LNSynthLib.review.provenance import prepared_source, provenance
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.files import read_json, write_json
-from LNSynthLib.synthesis.draft import Draft
-from LNSynthLib.synthesis.provenance import prepared_source, provenance
-from LNSynthLib.synthesis.samples import to_hu, write_sample
+from LNSynthLib.synthesis.patch_draft import Draft
 from LNSynthLib.synthesis.synthesize import SynthesizeSettings, synthesize
+from LNSynthLib.synthesis.write_sample import to_hu, write_sample
 
 WINDOW, SIDE = (-120.0, 240.0), 32
 FORM = DataForm("abdomen17", 17, False, 2.0, WINDOW, (SIDE,) * 3)
@@ -131,7 +131,7 @@ def by_name(result):
 
 
 def test_each_row_is_what_its_functions_say(result, made, cases, weights):
-    from LNSynthLib.cases.volume import read
+    from LNSynthLib.images.volume import read
 
     net, rows = FeatureNet.load(weights, "cpu"), by_name(result)
     box = tuple(slice(s, s + SIDE) for s in (3, 2, 1))
@@ -256,11 +256,11 @@ def test_command_line(made, data, weights, tmp_path, capsys, monkeypatch):
 
 def test_samples_of_a_generator_with_nodes_unchanged(data, tmp_path):
     torch.manual_seed(0)
-    model = checkpoint.create("lnddpm", {
+    model = model_folder.create("lnddpm", {
         "form": {"labels": "abdomen17", "anatomy_channels": 17, "spacing_mm": 2.0, "patch": [SIDE] * 3},
         "denoiser": {"channels": [8, 16], "blocks": 1, "groups": 4, "heads": 2, "head_width": 8, "token_width": 8},
         "timesteps": 20})
-    weights = checkpoint.save(tmp_path / "tiny", model)
+    weights = model_folder.save(tmp_path / "tiny", model)
     synthesize(weights, [data], tmp_path / "out", SynthesizeSettings(steps=1, split="test", vary=None), "cpu")
     (row,) = evaluate_samples(tmp_path / "out", [data])["samples"]
     assert row["case"] == "case4" and row["split"] == "test" and not row["nodes_changed"]

@@ -9,13 +9,13 @@ from made_experiment import make_experiment
 from test_pairs import make_sample, write_filter
 
 from LNSynthLib import cli
-from LNSynthLib.cases.volume import Volume
-from LNSynthLib.experiment.report import write_report
+from LNSynthLib.demo import page as demo_page
+from LNSynthLib.experiment.report.write import write_report
+from LNSynthLib.images.volume import Volume
+from LNSynthLib.review.contact_sheet import contact_sheet
+from LNSynthLib.review.standings import standings
+from LNSynthLib.review.verdicts import record
 from LNSynthLib.runtime.files import read_json, write_json
-from LNSynthLib.synthesis import page as demo_page
-from LNSynthLib.synthesis.contact_sheet import contact_sheet
-from LNSynthLib.synthesis.pairs import standings
-from LNSynthLib.synthesis.review import record
 
 BAD = """</style></title><script>x()</script><b onload='x()'>" onload="x()" ' onload='x()' &lt;script&gt;"""
 

@@ -18,8 +18,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 LIBRARY = REPOSITORY / "LNSynthLib"
 
 # From the ground up; what stands directly in LNSynthLib (cli.py, train.py, ...) and the verbs are the roof.
-FLOORS = ("runtime", "cases", "conditions", "diffusion", "generators", "training", "synthesis", "segmentation",
-          "evaluation", "experiment")
+FLOORS = ("runtime", "images", "masks", "cases", "phantom", "conditions", "diffusion", "generators", "training",
+          "review", "synthesis", "segmentation", "evaluation", "experiment", "demo")
 MODULES = sorted(path for path in LIBRARY.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8"), str(path)) for path in MODULES}
 

@@ -14,13 +14,13 @@ import pytest
 from pydicom.uid import CTImageStorage, generate_uid
 
 from LNSynthLib import cli
-from LNSynthLib.cases import volume
 from LNSynthLib.cases.dataset import Dataset
-from LNSynthLib.cases.dicom import write_seg
 from LNSynthLib.cases.fetch import COLLECTIONS, Study, check_reachable, fetch_collection, idc_download, idc_studies
 from LNSynthLib.cases.importers import import_folder, pair_by_table
 from LNSynthLib.cases.splits import split_by_patient
-from LNSynthLib.cases.volume import Volume, canonical, same_grid
+from LNSynthLib.images import volume
+from LNSynthLib.images.volume import Volume, canonical, same_grid
+from LNSynthLib.masks.dicom_seg import write_seg
 from LNSynthLib.runtime.errors import Cancelled, LNSynthError
 
 SHAPE = (20, 18, 12)

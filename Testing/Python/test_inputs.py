@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import mrml
 import numpy as np
 import pytest
-from LNSynthLogic import anatomy, bridge, inputs, jobs, segments
+from LNSynthLogic import anatomy, inputs, segments, volumes
+from LNSynthLogic.jobs import process
 
-from LNSynthLib.cases import checks
+from LNSynthLib.images import checks
 from LNSynthLib.runtime.errors import LNSynthError
 
 
@@ -35,7 +36,7 @@ def test_a_phantom_passes_and_is_described(scene):
 
 @pytest.mark.parametrize("name", mrml.REAL)
 def test_real_cts_pass(scene, shared_data, name):
-    ct = bridge.add_volume(scene, mrml.read_real(shared_data, name), "CT")
+    ct = volumes.add_volume(scene, mrml.read_real(shared_data, name), "CT")
     assert bad(ct) == []
 
 
@@ -61,7 +62,7 @@ def test_thick_slices_and_transforms_are_said(scene):
     mrml.move(ct, mrml.add_transform(scene, np.diag([1.5, 1, 1, 1]), "Zoom"))
     assert "Zoom" in bad(ct)[0] and "arden" in bad(ct)[0]
     mrml.move(ct, None)
-    bridge.mark_synthetic(ct, {})
+    volumes.mark_synthetic(ct, {})
     assert "synthetic" in bad(ct)[0]
     assert "no voxels" in bad(scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty"))[0]
 
@@ -112,12 +113,12 @@ def test_the_sample_phantom_comes_from_its_job(scene, tmp_path):
     ended = []
     command = inputs.phantom_command(tmp_path / "phantom", seed=3)
     command[command.index("--spacing") + 1] = "4"  # the sample's own takes longer
-    job = jobs.Job(command, on_end=ended.append)
+    job = process.Job(command, on_end=ended.append)
     job.start()
     while not ended:
         job.poll()
         time.sleep(0.02)
-    assert job.state is jobs.State.DONE, job.error
+    assert job.state is process.State.DONE, job.error
     ct, nodes, organs = inputs.load_phantom(scene, tmp_path / "phantom")
     assert ct.GetName().startswith("PHANTOM")
     assert bad(ct) == []
@@ -126,8 +127,8 @@ def test_the_sample_phantom_comes_from_its_job(scene, tmp_path):
 
     dataset = Dataset.open(tmp_path / "phantom")
     case = dataset.load(dataset.cases()[0]["id"])
-    assert np.array_equal(bridge.volume_of(ct).array, case.ct.array)
-    assert ct.GetAttribute(bridge.HEADER).startswith("SYNTHETIC (phantom)")
+    assert np.array_equal(volumes.volume_of(ct).array, case.ct.array)
+    assert ct.GetAttribute(volumes.HEADER).startswith("SYNTHETIC (phantom)")
     assert np.array_equal(anatomy.labels(organs, ct), case.anatomy.array)
     array, ids = segments.instances(nodes, ct)
     assert np.array_equal(array, case.nodes.array) and len(ids) == case.nodes.array.max()
@@ -213,16 +214,16 @@ def test_what_the_ct_shows_is_saved_with_the_scene(scene, tmp_path):
 def test_the_first_ct_is_an_image_that_a_scanner_made(scene):
     assert inputs.first_ct(scene) is None
     volume = mrml.phantom().ct
-    bridge.add_volume(scene, volume, "labels", class_name="vtkMRMLLabelMapVolumeNode")
-    bridge.mark_synthetic(bridge.add_volume(scene, volume, "made"), {})
+    volumes.add_volume(scene, volume, "labels", class_name="vtkMRMLLabelMapVolumeNode")
+    volumes.mark_synthetic(volumes.add_volume(scene, volume, "made"), {})
     assert inputs.first_ct(scene) is None
-    first = bridge.add_volume(scene, volume, "CT")
-    bridge.add_volume(scene, volume, "another CT")
+    first = volumes.add_volume(scene, volume, "CT")
+    volumes.add_volume(scene, volume, "another CT")
     assert inputs.first_ct(scene) is first
 
 
 def test_soft_tissue_is_shown_unless_somebody_has_set_a_window(scene):
-    ct = bridge.add_volume(scene, mrml.phantom().ct, "CT")
+    ct = volumes.add_volume(scene, mrml.phantom().ct, "CT")
     display = ct.GetDisplayNode()
     assert display.GetAutoWindowLevel()
     inputs.show_soft_tissue(ct)

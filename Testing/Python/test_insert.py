@@ -9,15 +9,16 @@ import torch
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from LNSynthLib.cases.labels import LabelTable
-from LNSynthLib.cases.volume import Volume
 from LNSynthLib.conditions.encode import scale_hu
-from LNSynthLib.generators.protocol import DataForm
+from LNSynthLib.conditions.form import DataForm
+from LNSynthLib.images.boxes import size_mm, union
+from LNSynthLib.images.volume import Volume
+from LNSynthLib.masks.labels import LabelTable
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.synthesis import insert as insert_module
 from LNSynthLib.synthesis.composite import grain
 from LNSynthLib.synthesis.insert import InsertSettings, insert
-from LNSynthLib.synthesis.patches import groups, patch_grid, patch_shape, size_mm, union
+from LNSynthLib.synthesis.patches import groups, patch_grid, patch_shape
 
 NODE_HU, FAT_HU, WALL_HU = 70.0, -100.0, 40.0
 

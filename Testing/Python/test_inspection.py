@@ -16,10 +16,10 @@ from PIL import Image, PngImagePlugin
 from test_dicom import AXIAL, edit, tissue, write_series
 
 from LNSynthLib import cli
-from LNSynthLib.cases.volume import Volume, read, write
+from LNSynthLib.images.ct_file import open_ct
+from LNSynthLib.images.volume import Volume, read, write
 from LNSynthLib.inspection import inspect
 from LNSynthLib.runtime.errors import LNSynthError
-from LNSynthLib.synthesis.ctfile import open_ct
 
 WHO = "Doe^Jane"
 

@@ -5,8 +5,8 @@ import time
 import mrml
 import numpy as np
 import pytest
-from LNSynthLogic import anatomy, bridge, grids, interactive, segments
-from LNSynthLogic.interactive import Overlap
+from LNSynthLogic import anatomy, grids, node_move, segments, volumes
+from LNSynthLogic.node_move import Overlap
 from mrml import slicer
 from test_node_edits import Editor, centre, state
 
@@ -27,7 +27,7 @@ def make_case(scene, transform=None):
 
 
 def begin(case, index=1, organs=True):
-    return interactive.begin(case[1], segments.node_ids(case[1])[index], case[0], case[1].GetScene(),
+    return node_move.begin(case[1], segments.node_ids(case[1])[index], case[0], case[1].GetScene(),
                              case[2] if organs else None)
 
 
@@ -145,7 +145,7 @@ def test_turning_and_scaling_on_an_oblique_grid(scene, flip, transform):
         return ((local**2).sum(1) <= 1).reshape(shape)
 
     nodes = mrml.add_nodes(scene, ct, ellipsoid(np.eye(3), middle).astype(np.uint16))
-    session = interactive.begin(nodes, segments.node_ids(nodes)[0], ct, scene)
+    session = node_move.begin(nodes, segments.node_ids(nodes)[0], ct, scene)
     linear = mrml.rotation(20, -35, 10) @ np.diag([1.3, 0.9, 1.2])
     drag(session, about(middle, linear))
     drag(session, shift(5, -4, 3))
@@ -160,7 +160,7 @@ def test_turning_and_scaling_on_an_oblique_grid(scene, flip, transform):
 def test_what_is_written_is_the_librarys_affine_change(case):
     """On the phantom's grid, whose axes are the patient's: the same numbers as `deform` with the same matrix."""
     ct, nodes, _organs = case
-    volume = bridge.volume_of(ct)
+    volume = volumes.volume_of(ct)
     assert np.allclose(volume.affine[:3, :3], np.diag(volume.spacing))
     session = begin(case)
     start, mask = segments.node_crop(nodes, session.segment_id, ct)
@@ -176,7 +176,7 @@ def test_what_is_written_is_the_librarys_affine_change(case):
 
 def test_the_overlap_is_what_lies_under_the_node(case):
     ct, nodes, organs = case
-    labels, hu = anatomy.labels(organs, ct), bridge.volume_of(ct).array
+    labels, hu = anatomy.labels(organs, ct), volumes.volume_of(ct).array
     array, ids = segments.instances(nodes, ct)
     session = begin(case)
     value = next(v for v, i in ids.items() if i == session.segment_id)
@@ -288,7 +288,7 @@ def test_the_overlap_follows_the_hand(scene, shared_data):
     organs = mrml.add_anatomy(scene, ct, mrml.read_real(shared_data, "r01142_abd_coarse_anatomy.nii.gz").array)
     nodes = segments.new_segmentation(scene, ct, "Nodes")
     node = segments.add_node(nodes, ct, (100, 60, 80), mrml.ball((13, 13, 13), (6, 6, 6), 12.0, volume.spacing))
-    session = interactive.begin(nodes, node, ct, scene, organs)
+    session = node_move.begin(nodes, node, ct, scene, organs)
     session.overlap()
     times = []
     for _ in range(30):
@@ -313,12 +313,12 @@ def test_a_scene_that_was_saved_during_a_move_shows_the_node_again(scene, case):
     loaded.GetSegmentation().DeepCopy(case[1].GetSegmentation())  # its file
     assert not loaded.GetDisplayNode().GetSegmentVisibility(hidden)
     for again in (loaded, loaded):
-        interactive.show_again(again)
+        node_move.show_again(again)
         assert loaded.GetDisplayNode().GetSegmentVisibility(hidden)
-    assert loaded.GetDisplayNode().GetAttribute(interactive.MOVING) is None
+    assert loaded.GetDisplayNode().GetAttribute(node_move.MOVING) is None
     session.cancel()
     assert case[1].GetDisplayNode().GetSegmentVisibility(hidden)
-    assert case[1].GetDisplayNode().GetAttribute(interactive.MOVING) is None
+    assert case[1].GetDisplayNode().GetAttribute(node_move.MOVING) is None
 
 
 def test_a_node_that_was_hidden_before_the_move_stays_hidden(case):

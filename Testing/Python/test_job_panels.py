@@ -164,7 +164,7 @@ def test_the_main_window_asks_before_it_closes(stage, answer):
 @pytest.mark.slow
 def test_samples_arrive_while_the_window_stays_usable(stage, tmp_path):
     """Two variants: each comes into the scene marked, is compared, and the second hides the nodes of the first."""
-    from LNSynthLogic import bridge, compare
+    from LNSynthLogic import compare_layout, volumes
     stage.put("all")
     p, ui = stage.host.parameters, stage.ui
     p.samplesFolder, p.steps, p.variants, p.seed, p.vary = str(tmp_path / "samples"), 2, 2, 1, True
@@ -174,10 +174,10 @@ def test_samples_arrive_while_the_window_stays_usable(stage, tmp_path):
     assert ui.generateButton.text == "Cancel" and stage.host.jobs.busy
     stage.wait(lambda: p.synthetic is not None, 100)
     first = p.synthetic
-    assert bridge.is_synthetic(first) and first.GetName().startswith("SYNTHETIC ")
+    assert volumes.is_synthetic(first) and first.GetName().startswith("SYNTHETIC ")
     stage.wait(lambda: not stage.host.jobs.busy and p.synthetic is not first, 100)
     stage.settle()
-    assert compare.is_open(stage.scene)
+    assert compare_layout.is_open(stage.scene)
     assert ui.generateButton.text != "Cancel" and ui.synthesisStatus.text.startswith("Samples made: 2;")
     assert len([path for path in (tmp_path / "samples").iterdir() if path.is_dir()]) == 2
     assert "last run" in ui.estimateLabel.text  # the guess was replaced by what was measured
@@ -230,7 +230,7 @@ def test_generate_is_cancel_while_it_runs(stage, tmp_path):
 
 
 def test_the_generator_is_the_demo_or_a_folder(stage, tmp_path):
-    from LNSynthLib.synthesis.weights import generator_path
+    from LNSynthLib.generators.model_folder import generator_path
     stage.put("nodes")
     p, ui = stage.host.parameters, stage.ui
     assert ui.generatorSelector.currentIndex == 0 and not ui.generatorPath.enabled and ui.generateButton.enabled
@@ -249,7 +249,7 @@ def test_the_generator_is_the_demo_or_a_folder(stage, tmp_path):
 
 
 def test_a_batch_and_its_summary(stage, tmp_path):
-    from LNSynthLib.cases.volume import write
+    from LNSynthLib.images.volume import write
     drawn, cts, out = mrml.phantom(), tmp_path / "cts", tmp_path / "out"
     write(cts / "a.nii.gz", drawn.ct)
     write(cts / "a_anatomy.nii.gz", drawn.anatomy)
@@ -275,7 +275,7 @@ def test_what_is_installed_alone_never_brings_its_dependencies(stage, monkeypatc
     """Slicer's packaging (5.12) cannot leave them out: pip does, in a job, as for all packages in an older Slicer."""
     import types
 
-    from LNSynthLogic import environment
+    from LNSynthLogic.jobs import environment
     from LNSynthPanels import setup_panel
     asked, steps = [], []
     if packaging:
@@ -297,7 +297,7 @@ def test_what_is_installed_alone_never_brings_its_dependencies(stage, monkeypatc
 
 def test_setup_says_what_is_missing_and_asks_before_it_installs(stage, monkeypatch):
     """Without the PyTorch extension it says where to get it; declined, it installs nothing."""
-    from LNSynthLogic import environment
+    from LNSynthLogic.jobs import environment
     bare = environment.inspect(version_of=lambda name: "")
     monkeypatch.setattr(environment, "current", lambda: bare)
     stage.host.refresh()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from LNSynthLogic import jobs
-from LNSynthLogic.jobs import Job, State, library_command
+from LNSynthLogic.jobs import process
+from LNSynthLogic.jobs.process import Job, State, library_command
 
 from LNSynthLib.runtime.events import Event
 
@@ -142,7 +142,7 @@ def test_cancel_leaves_nothing_running_and_no_files(tmp_path):
     assert time.monotonic() - began < 0.1 and watch.job.state is State.CANCELLING
     watch.until(lambda: watch.job.ended)
     assert watch.job.state is State.CANCELLED and gone(pids) and not folder.exists()
-    assert time.monotonic() - began < jobs.PATIENCE_S
+    assert time.monotonic() - began < process.PATIENCE_S
 
 
 STUBBORN = """
@@ -157,7 +157,7 @@ STUBBORN = """
 
 
 def test_who_ignores_being_asked_is_killed(tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "PATIENCE_S", 0.6)
+    monkeypatch.setattr(process, "PATIENCE_S", 0.6)
     watch = Watch(script(tmp_path, STUBBORN))
     watch.job.start()
     watch.until(lambda: watch.events)
@@ -176,7 +176,7 @@ def test_a_second_cancel_kills_at_once(tmp_path):
     watch.job.cancel()
     watch.job.cancel()
     watch.until(lambda: watch.job.ended)
-    assert gone(pids) and time.monotonic() - began < jobs.PATIENCE_S
+    assert gone(pids) and time.monotonic() - began < process.PATIENCE_S
 
 
 def test_one_that_cleans_up_when_asked_is_given_the_time(tmp_path):
@@ -232,7 +232,7 @@ def test_a_crash_tells_its_last_lines(tmp_path):
     """)).run()
     assert watch.job.state is State.FAILED and watch.job.code == 1
     first, *last = watch.job.error.splitlines()
-    assert "exit code 1" in first and last[-1] == "OSError: no room on the disk" and len(last) <= jobs.LAST_LINES
+    assert "exit code 1" in first and last[-1] == "OSError: no room on the disk" and len(last) <= process.LAST_LINES
 
 
 def test_a_segmentation_fault_is_named(tmp_path):
@@ -332,15 +332,15 @@ def test_the_interpreter(tmp_path, monkeypatch):
     program = tmp_path / "PythonSlicer"
     program.touch(mode=0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "SlicerApp-real"))
-    assert jobs.interpreter() == str(program)  # beside Slicer's executable
+    assert process.interpreter() == str(program)  # beside Slicer's executable
     program.unlink()
-    with pytest.raises(jobs.LNSynthError, match="PythonSlicer"):
-        jobs.interpreter()
+    with pytest.raises(process.LNSynthError, match="PythonSlicer"):
+        process.interpreter()
     elsewhere = tmp_path / "bin"
     elsewhere.mkdir()
     (elsewhere / "PythonSlicer").touch(mode=0o755)
     monkeypatch.setenv("PATH", str(elsewhere), prepend=os.pathsep)
-    assert jobs.interpreter() == str(elsewhere / "PythonSlicer")
+    assert process.interpreter() == str(elsewhere / "PythonSlicer")
 
 
 def test_a_verb_as_a_job(tmp_path):

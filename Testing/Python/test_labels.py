@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from LNSynthLib.cases.labels import LabelTable
+from LNSynthLib.masks.labels import LabelTable
 from LNSynthLib.runtime.errors import LNSynthError
 
 

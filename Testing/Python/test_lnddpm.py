@@ -8,10 +8,10 @@ import pytest
 import torch
 from streams import streams
 
-from LNSynthLib.cases.labels import LabelTable
 from LNSynthLib.conditions.encode import encode, scale_hu, unscale_hu
-from LNSynthLib.generators import checkpoint
+from LNSynthLib.generators import model_folder
 from LNSynthLib.generators.protocol import Generator
+from LNSynthLib.masks.labels import LabelTable
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.settings import resources
 
@@ -25,7 +25,7 @@ SETTINGS = {
 def tiny(**changes):
     """With random weights throughout: as created, the last convolution is zero and the network invisible."""
     torch.manual_seed(0)
-    generator = checkpoint.create("lnddpm", {**SETTINGS, **changes})
+    generator = model_folder.create("lnddpm", {**SETTINGS, **changes})
     torch.nn.init.normal_(generator.denoiser.conv_out.weight, std=0.1)
     return generator
 
@@ -65,7 +65,7 @@ def test_loss_of_a_perfect_denoiser_is_zero(prediction):
 def test_loss_of_an_untrained_denoiser_is_the_mean_absolute_noise():
     # The last convolution starts at zero, so the loss is E|N(0, 1)| = sqrt(2 / pi).
     batch = {"image": torch.zeros(2, 1, 16, 16, 16), "condition": torch.zeros(2, 4, 16, 16, 16)}
-    loss = checkpoint.create("lnddpm", SETTINGS).loss(batch, streams(2))["loss"].item()
+    loss = model_folder.create("lnddpm", SETTINGS).loss(batch, streams(2))["loss"].item()
     assert loss == pytest.approx(math.sqrt(2 / math.pi), abs=0.02)
 
 
@@ -123,7 +123,7 @@ def test_the_node_only_ablation_ignores_the_anatomy():
 
 def test_untrained_preconditioned_samples_are_gaussian_about_the_expected_hu():
     # The denoiser starts at zero, so x_0 ~ N(e, s^2) is what it knows; many steps must return just that.
-    generator = checkpoint.create("lnddpm", {**SETTINGS, "prediction": "preconditioned", "data_std": 0.1,
+    generator = model_folder.create("lnddpm", {**SETTINGS, "prediction": "preconditioned", "data_std": 0.1,
                                              "timesteps": 300, "form": {**SETTINGS["form"], "expected_hu": True}})
     c = torch.zeros(1, 5, 16, 16, 16)
     c[:, -1] = 0.4
@@ -141,8 +141,8 @@ def test_wrong_patch_and_sampler_are_refused():
 
 def test_checkpoint_round_trip(tmp_path):
     generator = tiny()
-    checkpoint.save(tmp_path / "g", generator, {"note": "phantoms"})
-    loaded, facts = checkpoint.load(tmp_path / "g")
+    model_folder.save(tmp_path / "g", generator, {"note": "phantoms"})
+    loaded, facts = model_folder.load(tmp_path / "g")
     assert loaded.settings == generator.settings and facts["note"] == "phantoms" and not loaded.training
     for name, tensor in generator.state_dict().items():
         assert torch.equal(tensor, loaded.state_dict()[name])
@@ -150,9 +150,9 @@ def test_checkpoint_round_trip(tmp_path):
 
 def test_checkpoint_in_half_precision_and_from_a_run(tmp_path):
     generator = tiny()
-    _, facts = checkpoint.load(checkpoint.save(tmp_path / "full", generator))
-    checkpoint.save(tmp_path / "run" / "generator", generator, facts, dtype=torch.float16)  # facts of other weights
-    loaded, _ = checkpoint.load(tmp_path / "run")
+    _, facts = model_folder.load(model_folder.save(tmp_path / "full", generator))
+    model_folder.save(tmp_path / "run" / "generator", generator, facts, dtype=torch.float16)  # facts of other weights
+    loaded, _ = model_folder.load(tmp_path / "run")
     for name, tensor in generator.state_dict().items():
         assert loaded.state_dict()[name].dtype == torch.float32
         assert torch.allclose(tensor, loaded.state_dict()[name], atol=1e-3)
@@ -161,15 +161,15 @@ def test_checkpoint_in_half_precision_and_from_a_run(tmp_path):
 def test_the_label_table_travels_with_the_generator(tmp_path):
     table = tmp_path / "mine.yaml"
     table.write_text((resources() / "labels" / "abdomen14.yaml").read_text())
-    folder = checkpoint.save(tmp_path / "g", tiny(form={**SETTINGS["form"], "labels": str(table)}))
+    folder = model_folder.save(tmp_path / "g", tiny(form={**SETTINGS["form"], "labels": str(table)}))
     assert str(tmp_path) not in (folder / "model.json").read_text()  # a generator is given away
-    assert checkpoint.load(folder)[0].form.labels == checkpoint.form(folder).labels == str(folder / "labels.yaml")
+    assert model_folder.load(folder)[0].form.labels == model_folder.form(folder).labels == str(folder / "labels.yaml")
     table.write_text(table.read_text().replace("hu: 108", "hu: 60"))
-    generator, _ = checkpoint.load(folder)
+    generator, _ = model_folder.load(folder)
     liver = LabelTable.load(generator.form.labels).labels[6]
     assert generator.form.labels == str(folder / "labels.yaml") and (liver.name, liver.hu) == ("liver", 108)
     table.unlink()
-    assert checkpoint.load(folder)[0].form.labels == str(folder / "labels.yaml")
+    assert model_folder.load(folder)[0].form.labels == str(folder / "labels.yaml")
 
 
 def test_weights_that_are_no_numbers_make_no_image():
@@ -186,25 +186,25 @@ def test_a_patch_that_cannot_be_halved_is_refused():
 
 def test_damaged_and_foreign_checkpoints_are_refused(tmp_path):
     with pytest.raises(LNSynthError, match="holds no generator"):
-        checkpoint.load(tmp_path)
-    folder = checkpoint.save(tmp_path / "g", tiny())
+        model_folder.load(tmp_path)
+    folder = model_folder.save(tmp_path / "g", tiny())
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[:-100])
     with pytest.raises(LNSynthError, match="damaged"):
-        checkpoint.load(folder)
+        model_folder.load(folder)
     (folder / "model.safetensors").write_bytes(weights)
     facts = json.loads((folder / "model.json").read_text())
     facts["settings"]["denoiser"]["channels"] = [8, 32]
     (folder / "model.json").write_text(json.dumps(facts))
     with pytest.raises(LNSynthError, match="does not fit"):
-        checkpoint.load(folder)
+        model_folder.load(folder)
 
 
 def test_unknown_settings_are_refused():
     with pytest.raises(LNSynthError, match="unknown setting 'width'"):
-        checkpoint.create("lnddpm", {"denoiser": {"width": 3}})
+        model_folder.create("lnddpm", {"denoiser": {"width": 3}})
     with pytest.raises(LNSynthError, match="no generator 'vae'"):
-        checkpoint.create("vae", {})
+        model_folder.create("vae", {})
 
 
 def test_encode():

@@ -11,10 +11,10 @@ from test_insert import body, grid
 from test_provenance import generator  # noqa: F401
 
 from LNSynthLib.cases.dataset import Dataset
-from LNSynthLib.cases.masks import EVERY, read_anatomy, read_nodes
-from LNSynthLib.cases.segment_names import dicom_codes, is_lymph_node, structure_id
-from LNSynthLib.cases.volume import Volume, canonical, read, write
 from LNSynthLib.cli import main
+from LNSynthLib.images.volume import Volume, canonical, read, write
+from LNSynthLib.masks.read import EVERY, read_anatomy, read_nodes
+from LNSynthLib.masks.segment_names import dicom_codes, is_lymph_node, structure_id
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.files import read_json
 

@@ -3,8 +3,8 @@
 import torch
 from monai.networks.nets.diffusion_model_unet import DiffusionUNetResnetBlock
 
-from LNSynthLib.cases.labels import LabelTable
-from LNSynthLib.generators import checkpoint
+from LNSynthLib.generators import model_folder
+from LNSynthLib.masks.labels import LabelTable
 from LNSynthLib.training.cost import parameters
 from LNSynthLib.training.settings import load_preset, make_generator
 
@@ -12,7 +12,7 @@ FORM = {"anatomy_channels": 3, "patch": [8, 8, 8]}
 
 
 def test_the_network_sees_the_noised_volume_nodes_and_body_and_no_organ():
-    generator = checkpoint.create("medddpm", {"form": FORM, "denoiser": {"channels": [8, 16], "groups": 4,
+    generator = model_folder.create("medddpm", {"form": FORM, "denoiser": {"channels": [8, 16], "groups": 4,
                                                                          "attention": []}})
     seen = []
     generator.denoiser.forward = lambda h, t: (seen.append(h), h[:, :1])[1]

@@ -11,8 +11,8 @@ import torch
 from made_prepared import write_case
 from safetensors.torch import load_file
 
-from LNSynthLib.generators import checkpoint as generators
-from LNSynthLib.generators.checkpoint import create
+from LNSynthLib.generators import model_folder as generators
+from LNSynthLib.generators.model_folder import create
 from LNSynthLib.generators.pix2pix import Pix2pix
 from LNSynthLib.runtime.seeds import torch_rng
 from LNSynthLib.training import checkpoints

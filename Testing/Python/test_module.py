@@ -108,7 +108,7 @@ def test_a_setup_that_failed_is_cleaned_up_as_far_as_it_came(stage, monkeypatch)
 
     def fail(*_arguments):
         raise RuntimeError("half way")
-    for broken in ("LNSynthPanels.files.JobFiles", "LNSynthPanels.jobs_panel.JobsPanel",
+    for broken in ("LNSynthPanels.temporary_files.JobFiles", "LNSynthPanels.jobs_panel.JobsPanel",
                    "LNSynthPanels.nodes_panel.NodesPanel", "LNSynthPanels.batch_panel.BatchPanel"):
         with monkeypatch.context() as patch:
             patch.setattr(f"{broken}.__init__", fail)

@@ -8,8 +8,8 @@ import pytest
 
 from LNSynthLib.cases.dataset import Case, Dataset
 from LNSynthLib.cases.prepare import PrepareSettings, prepare
-from LNSynthLib.cases.store import PreparedCase, write_prepared
-from LNSynthLib.cases.volume import Volume
+from LNSynthLib.cases.prepared import PreparedCase, write_prepared
+from LNSynthLib.images.volume import Volume
 from LNSynthLib.runtime.content import check
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.files import atomic_folder, read_json

@@ -15,25 +15,25 @@ from LNSynthLib.cases.dataset import Dataset, home_of
 from LNSynthLib.cases.fingerprint import of_case
 from LNSynthLib.cases.importers import pair_by_table
 from LNSynthLib.cases.prepare import prepare
-from LNSynthLib.cases.volume import Volume, write
+from LNSynthLib.conditions.form import DataForm
 from LNSynthLib.evaluation.generation import evaluate_samples
 from LNSynthLib.experiment.data import known
 from LNSynthLib.experiment.plan import DataSource, load_plan
-from LNSynthLib.experiment.results import Results
-from LNSynthLib.generators import checkpoint
-from LNSynthLib.generators.protocol import DataForm
+from LNSynthLib.experiment.report.results import Results
+from LNSynthLib.generators import model_folder
+from LNSynthLib.images.volume import Volume, write
+from LNSynthLib.review.export import export
+from LNSynthLib.review.samples import pair_id, read_record
+from LNSynthLib.review.standings import standings
+from LNSynthLib.review.verdicts import record
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.files import read_json, sha256, write_json
 from LNSynthLib.runtime.settings import preset_path
 from LNSynthLib.segmentation import model as segmenter
 from LNSynthLib.segmentation.settings import SegmentSettings
 from LNSynthLib.segmentation.train import MADE, _claim
-from LNSynthLib.synthesis.accepted import export
-from LNSynthLib.synthesis.catalog import pair_id, read_record
-from LNSynthLib.synthesis.draft import prepared_cases
-from LNSynthLib.synthesis.pairs import standings
-from LNSynthLib.synthesis.review import record
-from LNSynthLib.synthesis.samples import standing
+from LNSynthLib.synthesis.patch_draft import prepared_cases
+from LNSynthLib.synthesis.write_sample import standing
 from LNSynthLib.training import checkpoints
 from LNSynthLib.training.settings import TrainSettings
 
@@ -222,9 +222,9 @@ def test_pairs_lie_in_their_folders(tmp_path, name):
 
 @pytest.fixture(scope="module")
 def generator(tmp_path_factory) -> Path:
-    made = checkpoint.create("lnddpm", {"form": {"patch": [16] * 3}, "denoiser": {
+    made = model_folder.create("lnddpm", {"form": {"patch": [16] * 3}, "denoiser": {
         "channels": [4, 8], "blocks": 1, "groups": 2, "heads": 1, "head_width": 4, "token_width": 4}})
-    return checkpoint.save(tmp_path_factory.mktemp("generator") / "g", made)
+    return model_folder.save(tmp_path_factory.mktemp("generator") / "g", made)
 
 
 def with_facts(generator: Path, folder: Path, change) -> Path:
@@ -248,7 +248,7 @@ def test_the_label_table_of_a_generator_is_its_own(generator, tmp_path, labels):
     about = read_json(folder / "model.json")
     del about["labels_sha256"]  # as earlier versions wrote it
     write_json(folder / "model.json", about)
-    for reader in (checkpoint.facts, checkpoint.load):
+    for reader in (model_folder.facts, model_folder.load):
         with pytest.raises(LNSynthError, match=r"model.json: .*label table|there is no label table|form.labels must"):
             reader(folder)
 
@@ -259,15 +259,15 @@ def test_a_generator_keeps_its_own_table_where_another_is_named(generator, tmp_p
 
     folder = with_facts(generator, tmp_path / "g", change)
     (tmp_path / "precious.yaml").write_text("name: other\nlabels: []\n")
-    model, about = checkpoint.load(folder)
-    assert model.form.labels == checkpoint.facts(folder)["settings"]["form"]["labels"] == str(folder / "labels.yaml")
+    model, about = model_folder.load(folder)
+    assert model.form.labels == model_folder.facts(folder)["settings"]["form"]["labels"] == str(folder / "labels.yaml")
 
 
 @pytest.mark.parametrize("change", [{"kind": 7}, {"kind": "other"}, {"settings": []}, {"settings": {"form": 3}},
                                     {"weights_sha256": None}, {"trained_on": 4}])
 def test_a_wrong_model_json_is_one_sentence(generator, tmp_path, change):
     with pytest.raises(LNSynthError, match="model.json: "):
-        checkpoint.load(with_facts(generator, tmp_path / "g", lambda about: about.update(change)))
+        model_folder.load(with_facts(generator, tmp_path / "g", lambda about: about.update(change)))
 
 
 @pytest.mark.parametrize("name", HOSTILE)

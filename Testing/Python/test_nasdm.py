@@ -7,7 +7,7 @@ import torch
 from scipy import ndimage
 from streams import streams
 
-from LNSynthLib.generators import checkpoint
+from LNSynthLib.generators import model_folder
 from LNSynthLib.generators.nasdm import edges
 from LNSynthLib.runtime.seeds import torch_rng
 from LNSynthLib.training.settings import load_preset, make_generator
@@ -15,7 +15,7 @@ from LNSynthLib.training.settings import load_preset, make_generator
 
 def tiny(**changes):
     torch.manual_seed(0)
-    generator = checkpoint.create("nasdm", {
+    generator = model_folder.create("nasdm", {
         "form": {"anatomy_channels": 3, "patch": [8, 8, 8]}, "timesteps": 50, **changes,
         "denoiser": {"channels": [8, 16], "blocks": 1, "groups": 4, "hidden": 4, "attention": [], "head_width": 8}})
     for parameter in generator.parameters():

@@ -4,8 +4,8 @@ import time
 
 import numpy as np
 import pytest
-from LNSynthLogic import bridge, grids, node_edits, segments
-from LNSynthLogic.jobs import Job, State, library_command
+from LNSynthLogic import grids, node_edits, segments, volumes
+from LNSynthLogic.jobs.process import Job, State, library_command
 from mrml import (
     add_anatomy,
     add_ct,
@@ -22,7 +22,7 @@ from mrml import (
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff
 from scipy import ndimage
 
-from LNSynthLib.conditions.nodes import TOUCHING, axes_mm
+from LNSynthLib.masks.nodes import TOUCHING, axes_mm
 from LNSynthLib.runtime.errors import LNSynthError
 
 
@@ -109,7 +109,7 @@ def free_point(case, number=0):
     """A world point of the phantom's fat with 14 mm of room around it."""
     ct = case[0]
     array, _ids = segments.instances(case[1], ct)
-    hu = bridge.volume_of(ct).array
+    hu = volumes.volume_of(ct).array
     fat = (hu > -160) & (hu < -40) & (array == 0) & (whole_anatomy(case) == 0)
     depth = ndimage.distance_transform_edt(fat, sampling=np.linalg.norm(grids.affine_of(ct)[:3, :3], axis=0))
     places = np.argwhere(depth > 0.95 * depth.max())
@@ -157,7 +157,7 @@ def test_several_edits_are_taken_back_in_turn(case):
 def test_a_random_change_keeps_clear_of_everything(case, kind):
     ct, nodes, organs = case
     array, ids = segments.instances(nodes, ct)
-    labels, hu = whole_anatomy(case), bridge.volume_of(ct).array
+    labels, hu = whole_anatomy(case), volumes.volume_of(ct).array
     changed = 0
     for seed in range(12):
         segment_id = list(ids.values())[seed % len(ids)]
@@ -269,7 +269,7 @@ def test_a_node_is_refused_where_it_cannot_lie_and_says_why(case):
     assert nodes.GetSegmentation().GetSegment(node).GetName() in said
     assert "outside the CT" in refused(case, (affine @ [-5, 10, 10, 1.0])[:3])
     assert "outside of the patient" in refused(case, (affine @ [1, 1, 10, 1.0])[:3])
-    hu = bridge.volume_of(ct).array
+    hu = volumes.volume_of(ct).array
     bone = ndimage.distance_transform_edt((hu > 250) & (labels == 0), sampling=(3, 3, 4))
     assert "bone" in refused(case, (affine @ [*np.unravel_index(bone.argmax(), bone.shape), 1.0])[:3], size=25.0)
     assert "room" in refused(case, free_point(case), size=55.0)
@@ -338,7 +338,7 @@ def run(arguments):
 
 def test_a_plausible_node_from_a_job_is_one_undo_step(case, tmp_path):
     ct, nodes, organs = case
-    bridge.write_volume(ct, tmp_path / "ct.nii")
+    volumes.write_volume(ct, tmp_path / "ct.nii")
     node_edits.write_organs(organs, ct, tmp_path / "anatomy.nii")
     ids = segments.write_mask(nodes, ct, tmp_path / "nodes.nii")
     result = run(node_edits.plausible_arguments(tmp_path / "ct.nii", tmp_path / "anatomy.nii", tmp_path / "nodes.nii",
@@ -374,7 +374,7 @@ def test_a_job_that_found_no_room_changes_nothing(case):
 def test_variants_are_segmentations_of_their_own(case, scene, tmp_path):
     ct, nodes, organs = case
     nodes.SetName("Nodes")
-    bridge.write_volume(ct, tmp_path / "ct.nii")
+    volumes.write_volume(ct, tmp_path / "ct.nii")
     node_edits.write_organs(organs, ct, tmp_path / "anatomy.nii")
     ids = segments.write_mask(nodes, ct, tmp_path / "nodes.nii")
     before = state(nodes, ct)

@@ -8,13 +8,13 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 from test_insert import Painter, body, grid
 
 from LNSynthLib.cases.importers import Item, read_item
-from LNSynthLib.cases.nodes import numbered
-from LNSynthLib.cases.volume import Volume, canonical, read, write
 from LNSynthLib.cli import main
 from LNSynthLib.evaluation.folders import score_folders
 from LNSynthLib.evaluation.segmentation import ScoreSettings
-from LNSynthLib.synthesis.difference import Wanted
+from LNSynthLib.images.volume import Volume, canonical, read, write
+from LNSynthLib.masks.nodes import numbered
 from LNSynthLib.synthesis.insert import InsertSettings, insert
+from LNSynthLib.synthesis.variants.difference import Wanted
 
 CENTRES = [(-30, 20, 25), (-10, -25, -20), (35, 10, 0)]  # mm, RAS: in order from left to right alone
 ORDERS = {"RAS": [[0, 1], [1, 1], [2, 1]], "LAS": [[0, -1], [1, 1], [2, 1]], "LPS": [[0, -1], [1, -1], [2, 1]],

@@ -5,12 +5,12 @@ import time
 import mrml
 import numpy as np
 import pytest
-from LNSynthLogic import anatomy, bridge, grids, node_table, segments
+from LNSynthLogic import anatomy, grids, node_table, segments, volumes
 from LNSynthLogic.node_table import NodeTable, Row
 from mrml import slicer
 from scipy import ndimage
 
-from LNSynthLib.conditions.nodes import measure
+from LNSynthLib.masks.nodes import measure
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def whole(table, case, organs=True):
 
 def test_measures_are_the_librarys(case):
     ct, nodes, organs = case
-    volume = bridge.volume_of(ct)
+    volume = volumes.volume_of(ct)
     array, ids = segments.instances(nodes, ct)
     labels = anatomy.labels(organs, ct)
     rows = {row.segment_id: row for row in whole(NodeTable(), case)}

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from LNSynthLib.cases.labels import LabelTable
-from LNSynthLib.cases.volume import Volume, read, write
 from LNSynthLib.cli import main
-from LNSynthLib.conditions.nodes import boxes, instances, measure, remove
+from LNSynthLib.images.volume import Volume, read, write
+from LNSynthLib.masks.labels import LabelTable
+from LNSynthLib.masks.nodes import boxes, instances, measure, remove
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.verbs.nodes import _write_csv
 

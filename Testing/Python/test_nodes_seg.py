@@ -6,7 +6,7 @@ import pytest
 from test_dicom import AXIAL, edit, nodes_on, read_seg, real_series, tissue, write_series  # noqa: F401
 
 from LNSynthLib import cli
-from LNSynthLib.cases.volume import Volume, canonical, read, write
+from LNSynthLib.images.volume import Volume, canonical, read, write
 
 
 def test_a_real_mask_becomes_one_segment_a_node(shared_data, real_series, tmp_path, capsys):  # noqa: F811

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from skimage.measure import label
 
-from LNSynthLib.conditions.nodes import measure
 from LNSynthLib.evaluation.nodewise import components, match, pairwise_dsc
+from LNSynthLib.masks.nodes import measure
 
 SPACING = (1.0, 1.0, 1.0)
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from LNSynthLib import cli
-from LNSynthLib.cases import pictures
+from LNSynthLib.images import pictures
+from LNSynthLib.review.samples import PAIR, pair_id
+from LNSynthLib.review.standings import pairs, read_filter, standings
+from LNSynthLib.review.verdicts import record
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.files import sha256, write_json
-from LNSynthLib.synthesis.catalog import PAIR, pair_id
-from LNSynthLib.synthesis.pairs import pairs, read_filter, standings
-from LNSynthLib.synthesis.review import record
 
 NAMES = ["a-1", "a-2", "a-10", "b-1"]
 

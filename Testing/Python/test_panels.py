@@ -198,19 +198,19 @@ def test_organs_that_are_drawn_or_removed_are_counted_again(stage):
 
 
 def test_a_synthetic_ct_is_compared_and_real_ones_are_not_offered_as_synthetic(stage):
-    from LNSynthLogic import bridge, compare
+    from LNSynthLogic import compare_layout, volumes
 
     views = SliceViews(stage.scene)
     stage.app.application_logic = views.application
-    compare.open_layout(stage.scene)  # makes the views, as the application's layout manager does
-    for name in compare.VIEWS:
+    compare_layout.open_layout(stage.scene)  # makes the views, as the application's layout manager does
+    for name in compare_layout.VIEWS:
         views.view(name)
-    compare.close_layout(stage.scene)
+    compare_layout.close_layout(stage.scene)
     stage.put("all")
     ct, ui = stage.host.parameters.ct, stage.ui
     assert ui.syntheticSelector.nodeCount() == 0 and not ui.compareButton.enabled
     made = mrml.add_ct(stage.scene, name="made")
-    bridge.mark_synthetic(made, {})
+    volumes.mark_synthetic(made, {})
     stage.settle()
     assert ui.syntheticSelector.nodeCount() == 1 and ui.ctSelector.nodeCount() == 2
     ui.syntheticSelector.setCurrentNode(made)
@@ -271,10 +271,10 @@ def test_segmentations_are_compared_node_by_node(stage):
 
 
 def test_segmentations_are_compared_only_where_somebody_sees_it(stage, monkeypatch):
-    from LNSynthLogic import comparison, segments
+    from LNSynthLogic import node_scores, segments
 
-    compared, compare = [], comparison.compare
-    monkeypatch.setattr(comparison, "compare", lambda *nodes: compared.append(nodes) or compare(*nodes))
+    compared, compare = [], node_scores.compare
+    monkeypatch.setattr(node_scores, "compare", lambda *nodes: compared.append(nodes) or compare(*nodes))
     stage.put("nodes")
     p, section = stage.host.parameters, stage.ui.segmentationSection
     p.reference, p.prediction = p.nodes, mrml.add_nodes(stage.scene, p.ct, name="found")
@@ -319,7 +319,7 @@ def test_an_edit_of_nodes_that_the_editor_does_not_show_is_no_step_of_its_histor
 
 
 def test_the_phantom_is_shown_alone_and_not_as_one_of_two_that_are_compared(stage, monkeypatch):
-    from LNSynthLogic import compare, inputs
+    from LNSynthLogic import compare_layout, inputs
 
     views = SliceViews(stage.scene)
     stage.app.application_logic = views.application
@@ -327,8 +327,8 @@ def test_the_phantom_is_shown_alone_and_not_as_one_of_two_that_are_compared(stag
     p, shown = stage.host.parameters, []
     monkeypatch.setattr(inputs, "load_phantom", lambda *_: (p.ct, p.nodes, p.anatomy))
     monkeypatch.setattr(slicer.util, "setSliceViewerLayers",
-                        lambda **layers: shown.append((layers["background"], compare.is_open(stage.scene))))
-    compare.open_layout(stage.scene)
+                        lambda **layers: shown.append((layers["background"], compare_layout.is_open(stage.scene))))
+    compare_layout.open_layout(stage.scene)
     stage.host.panels[2]._show_phantom(None)
     assert shown == [(p.ct, False)]
 

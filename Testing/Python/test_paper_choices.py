@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from LNSynthLib.experiment.plan import load_plan
-from LNSynthLib.generators.checkpoint import KINDS
+from LNSynthLib.generators.model_folder import KINDS
 from LNSynthLib.runtime.settings import build
 from LNSynthLib.training.settings import load_preset
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from LNSynthLib.generators.patchgan import (
+from LNSynthLib.conditions.form import DataForm
+from LNSynthLib.generators.networks.patchgan import (
     Discriminator,
     PatchGAN,
     PatchGANSettings,
@@ -16,7 +17,6 @@ from LNSynthLib.generators.patchgan import (
     over_scales,
     receptive_field,
 )
-from LNSynthLib.generators.protocol import DataForm
 from LNSynthLib.runtime.errors import LNSynthError
 
 

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from LNSynthLib.cases.body import body_mask
 from LNSynthLib.cases.dataset import Dataset
-from LNSynthLib.cases.phantom import HU, PARTS, PHASES, phantom, phantom_dataset
-from LNSynthLib.cases.phantom_nodes import node_short_axis
-from LNSynthLib.cases.phantom_scene import Scene, Solid, ellipsoid
 from LNSynthLib.cases.splits import split_in_turn
 from LNSynthLib.cli import EXIT_REFUSED, main
+from LNSynthLib.masks.body import body_mask
+from LNSynthLib.phantom.nodes import node_short_axis
+from LNSynthLib.phantom.phantom import HU, PARTS, PHASES, phantom, phantom_dataset
+from LNSynthLib.phantom.scene import Scene, Solid, ellipsoid
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.files import sha256
 

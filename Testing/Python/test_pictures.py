@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from LNSynthLib.cases import pictures
+from LNSynthLib.images import pictures
 
 
 def test_grey_maps_the_window_linearly_and_clips():

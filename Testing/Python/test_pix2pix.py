@@ -7,7 +7,7 @@ import torch
 from streams import streams
 from torch import nn
 
-from LNSynthLib.generators import checkpoint
+from LNSynthLib.generators import model_folder
 from LNSynthLib.generators.pix2pix import UNet, UNetSettings
 from LNSynthLib.generators.protocol import draw
 from LNSynthLib.runtime.errors import LNSynthError
@@ -18,7 +18,7 @@ SETTINGS = {"form": {"anatomy_channels": 3, "patch": [16, 16, 16]},
 
 def tiny(**changes):
     torch.manual_seed(0)
-    return checkpoint.create("pix2pix", {**SETTINGS, **changes})
+    return model_folder.create("pix2pix", {**SETTINGS, **changes})
 
 
 def condition(batch=1, seed=0):
@@ -106,7 +106,7 @@ def test_an_undecided_discriminator_loses_log_2():
 
 def test_weights_start_as_the_papers():
     torch.manual_seed(0)
-    generator = checkpoint.create("pix2pix", {"form": {"patch": [32, 32, 32]}, "unet": {"channels": [32, 64, 64]},
+    generator = model_folder.create("pix2pix", {"form": {"patch": [32, 32, 32]}, "unet": {"channels": [32, 64, 64]},
                                               "discriminator": {"receptive_field": 16, "width": 16}})
     unet, judge = generator.generator, generator.discriminator.scales[0]
     for conv in (*unet.down, *unet.up[1:], judge.layers[1][0]):

@@ -6,9 +6,6 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from LNSynthLib.cases.body import label_map
-from LNSynthLib.cases.labels import LabelTable
-from LNSynthLib.conditions.nodes import TOUCHING, axes_mm, boxes
 from LNSynthLib.conditions.placement import (
     _course,
     _Sites,
@@ -18,7 +15,10 @@ from LNSynthLib.conditions.placement import (
     nearest_room,
     place,
 )
-from LNSynthLib.conditions.prior import ShapePrior
+from LNSynthLib.conditions.shape_prior import ShapePrior
+from LNSynthLib.masks.body import label_map
+from LNSynthLib.masks.labels import LabelTable
+from LNSynthLib.masks.nodes import TOUCHING, axes_mm, boxes
 
 PRIOR = ShapePrior.load()
 SPACING = (2.0, 2.0, 2.5)

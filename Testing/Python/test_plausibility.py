@@ -7,14 +7,14 @@ import pytest
 from test_insert import body, grid
 from test_provenance import generator  # noqa: F401
 
-from LNSynthLib.cases.body import label_map
-from LNSynthLib.cases.labels import LabelTable
-from LNSynthLib.cases.nodes import numbered
-from LNSynthLib.cases.plausibility import NodeLimits, check_plausible, doubts
-from LNSynthLib.cases.volume import Volume, canonical, read, write
 from LNSynthLib.cli import main
-from LNSynthLib.conditions import pseudo
-from LNSynthLib.conditions.prior import ShapePrior
+from LNSynthLib.conditions import pseudo_pairs
+from LNSynthLib.conditions.shape_prior import ShapePrior
+from LNSynthLib.images.volume import Volume, canonical, read, write
+from LNSynthLib.masks.body import label_map
+from LNSynthLib.masks.labels import LabelTable
+from LNSynthLib.masks.nodes import numbered
+from LNSynthLib.masks.plausibility import NodeLimits, check_plausible, doubts
 from LNSynthLib.runtime.errors import LNSynthError
 
 CTS = {"ts_example": "ts_example_labels", "crlm1004": "crlm1004_coarse_anatomy",
@@ -134,11 +134,11 @@ def test_real_masks_raise_no_false_alarm_but_for_the_largest(shared_data):
 @pytest.mark.parametrize("name", CTS)
 def test_nodes_in_real_cts_pass_and_their_mirror_images_are_told(shared_data, name):
     ct, raw = (canonical(read(shared_data / f"{file}.nii.gz")) for file in (f"{name}_ct", CTS[name]))
-    table, rng = LabelTable.load(pseudo.TABLE), np.random.default_rng(0)
+    table, rng = LabelTable.load(pseudo_pairs.TABLE), np.random.default_rng(0)
     labels = label_map(ct.array, raw.array, ct.spacing, table)
-    nodes, _ = pseudo.place(labels, ct.spacing, table, 12, rng, ShapePrior.load())
-    look = pseudo.measure_look(ct.array, labels, ct.spacing, table)
-    shown = Volume(pseudo.paint(ct.array, nodes, ct.spacing, rng, look), ct.affine)
+    nodes, _ = pseudo_pairs.place(labels, ct.spacing, table, 12, rng, ShapePrior.load())
+    look = pseudo_pairs.measure_look(ct.array, labels, ct.spacing, table)
+    shown = Volume(pseudo_pairs.paint(ct.array, nodes, ct.spacing, rng, look), ct.affine)
     assert nodes.max() >= 6 and doubts(Volume(nodes, ct.affine), shown, organs=raw) == []
     for axis in range(3):
         assert doubts(Volume(np.flip(nodes, axis).copy(), ct.affine), shown, organs=raw), f"flipped along {axis}"

@@ -14,14 +14,14 @@ from scipy import ndimage
 
 from LNSynthLib import cli
 from LNSynthLib.cases import prepare as preparation
-from LNSynthLib.cases import volume
 from LNSynthLib.cases.dataset import Case, Dataset
-from LNSynthLib.cases.labels import LabelTable
-from LNSynthLib.cases.nodes import records
-from LNSynthLib.cases.phantom import phantom
 from LNSynthLib.cases.prepare import PrepareSettings, prepare
-from LNSynthLib.cases.store import PreparedCase, list_prepared
-from LNSynthLib.cases.volume import Volume
+from LNSynthLib.cases.prepared import PreparedCase, list_prepared
+from LNSynthLib.images import volume
+from LNSynthLib.images.volume import Volume
+from LNSynthLib.masks.labels import LabelTable
+from LNSynthLib.masks.nodes import records
+from LNSynthLib.phantom.phantom import phantom
 from LNSynthLib.runtime.errors import Cancelled, LNSynthError
 from LNSynthLib.runtime.files import read_json
 

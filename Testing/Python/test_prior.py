@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from LNSynthLib.conditions.nodes import TOUCHING, axes_mm
-from LNSynthLib.conditions.prior import PAIRS, ShapePrior, describe, rasterise, unit_volume
+from LNSynthLib.conditions.shape_prior import PAIRS, ShapePrior, describe, rasterise, unit_volume
+from LNSynthLib.masks.nodes import TOUCHING, axes_mm
 from LNSynthLib.runtime.errors import LNSynthError
 
 

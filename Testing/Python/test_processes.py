@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from LNSynthLib.cases.phantom import phantom_dataset
+from LNSynthLib.phantom.phantom import phantom_dataset
 from LNSynthLib.runtime.files import read_json
 from LNSynthLib.runtime.processes import WorkerDied, each
 

@@ -14,15 +14,15 @@ import torch
 from scipy import ndimage
 
 from LNSynthLib import cli
-from LNSynthLib.cases.labels import table_path
-from LNSynthLib.cases.synthetic import sidecar
-from LNSynthLib.cases.volume import Volume, read, write
-from LNSynthLib.generators import checkpoint
+from LNSynthLib.generators import model_folder
+from LNSynthLib.images.synthetic import sidecar
+from LNSynthLib.images.volume import Volume, read, write
+from LNSynthLib.masks.labels import table_path
+from LNSynthLib.review.provenance import description, read_provenance
 from LNSynthLib.runtime.errors import Cancelled, LNSynthError
 from LNSynthLib.runtime.files import sha256
-from LNSynthLib.synthesis.inplace import insert_file
 from LNSynthLib.synthesis.insert import InsertSettings
-from LNSynthLib.synthesis.provenance import description, read_provenance
+from LNSynthLib.synthesis.insert_file import insert_file
 
 SETTINGS = InsertSettings(steps=2, seed=5)
 
@@ -31,7 +31,7 @@ SETTINGS = InsertSettings(steps=2, seed=5)
 def generator(tmp_path_factory):
     """A small LN-DDPM in the demo's form, its weights random but not zero, so that the network shows."""
     torch.manual_seed(0)
-    model = checkpoint.create("lnddpm", {
+    model = model_folder.create("lnddpm", {
         "form": {"labels": "abdomen17", "anatomy_channels": 17, "expected_hu": True, "spacing_mm": 2.0,
                  "patch": [32, 32, 32]},
         "denoiser": {"channels": [8, 16], "blocks": 1, "groups": 4, "heads": 2, "head_width": 8, "token_width": 8},
@@ -39,7 +39,7 @@ def generator(tmp_path_factory):
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.05 * torch.randn_like(p))
-    return checkpoint.save(tmp_path_factory.mktemp("weights") / "tiny", model)
+    return model_folder.save(tmp_path_factory.mktemp("weights") / "tiny", model)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_the_sidecar_says_how_to_make_it_again(tmp_path, generator, scene):
     record = json.loads((tmp_path / "a.nii.gz.provenance.json").read_text())
     assert record == {k: v for k, v in first.items() if k != "file"}
     assert record["synthetic"] is True and record["what"] == "insertion"
-    facts = checkpoint.facts(generator)
+    facts = model_folder.facts(generator)
     assert record["generator"] == {k: facts[k] for k in ("kind", "weights_sha256", "settings")} | {
         "labels_sha256": sha256(table_path("abdomen17")), "trained_on": {
             "parts": [], "unknown": ["the generator does not say what it was trained on"]}}
@@ -166,11 +166,11 @@ def test_the_network_shows_in_the_result(tmp_path, generator, scene):
     ct, mask = tmp_path / "ct.nii.gz", tmp_path / "nodes.nii.gz"
     write(ct, Volume(hu.astype(np.int16), affine))
     write(mask, Volume(nodes, affine))
-    model, _ = checkpoint.load(generator)
+    model, _ = model_folder.load(generator)
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(-1)
-    other = checkpoint.save(tmp_path / "other", model)
+    other = model_folder.save(tmp_path / "other", model)
     made = [insert_file(folder, ct, mask, tmp_path / f"{name}.nii.gz", SETTINGS, device="cpu")
             for folder, name in ((generator, "a"), (other, "b"))]
     assert made[0]["condition"] != made[1]["condition"]

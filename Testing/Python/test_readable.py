@@ -3,7 +3,8 @@
 import mrml
 import numpy as np
 import pytest
-from LNSynthLogic import readable, segments
+from LNSynthLogic import segments
+from LNSynthLogic.jobs import display_names
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def case(scene):
 
 def test_files_and_numbers_become_names(case, tmp_path):
     ct, nodes = case
-    names, path = readable.Names(), tmp_path / "nodes.nii"
+    names, path = display_names.Names(), tmp_path / "nodes.nii"
     names.add(tmp_path / "ct.nii", ct)
     names.add(None, None)
     names.add(path, nodes, segments.write_mask(nodes, ct, path))
@@ -31,7 +32,7 @@ def test_files_and_numbers_become_names(case, tmp_path):
 
 def test_numbers_are_those_of_the_mask_that_the_error_is_about(case, tmp_path):
     ct, nodes = case
-    names, wanted, present = readable.Names(), tmp_path / "nodes.nii", tmp_path / "nodes.nii.present.nii"
+    names, wanted, present = display_names.Names(), tmp_path / "nodes.nii", tmp_path / "nodes.nii.present.nii"
     original = segments.say_in_ct(nodes, ct)
     segments.remove_node(nodes, segments.node_ids(nodes)[0])
     names.add(wanted, nodes, segments.write_mask(nodes, ct, wanted))

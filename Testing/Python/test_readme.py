@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from LNSynthLib import cli
-from LNSynthLib.cases.phantom import phantom
-from LNSynthLib.cases.volume import write
+from LNSynthLib.images.volume import write
+from LNSynthLib.phantom.phantom import phantom
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from made_experiment import CASES, TESTED, finish, forget, make_experiment
 
-from LNSynthLib.cases.pictures import PAPER, WARNING
 from LNSynthLib.evaluation.froc import froc
 from LNSynthLib.evaluation.segmentation import METRICS, CaseScore, intervals, pool, score_case
 from LNSynthLib.evaluation.statistics import compare, mean_interval
-from LNSynthLib.experiment import figures, findings, sheets, tables
-from LNSynthLib.experiment.report import write_report
-from LNSynthLib.experiment.results import Results
+from LNSynthLib.experiment.report import figures, findings, tables, tables_html
+from LNSynthLib.experiment.report.results import Results
+from LNSynthLib.experiment.report.write import write_report
+from LNSynthLib.images.pictures import PAPER, WARNING
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.files import read_json, write_json
 
@@ -103,7 +103,7 @@ def test_means_and_intervals_are_those_of_the_measures(made):
 def test_few_patients_are_shown_one_by_one_beside_their_intervals(made, monkeypatch):
     results = Results(made.out)
     lines = tables.lines(results, "main")
-    shown = sheets.segmentation(results, "main", lines)
+    shown = tables_html.segmentation(results, "main", lines)
     owners = sorted({CASES[case][2] for case in TESTED})
     assert f"Patient by patient: {', '.join(owners)}" in shown and "Resources/confidence_intervals.md" in shown
     found = scores(made, "Real")
@@ -112,7 +112,7 @@ def test_few_patients_are_shown_one_by_one_beside_their_intervals(made, monkeypa
     part = shown[shown.index("Patient by patient"):]
     assert " &nbsp; ".join(f"{mean:.3f}" for mean in means) in part
     monkeypatch.setattr(tables, "FEW", len(owners))
-    enough = sheets.segmentation(results, "main", lines)
+    enough = tables_html.segmentation(results, "main", lines)
     assert "Patient by patient" not in enough and "confidence_intervals" not in enough
 
 
@@ -147,7 +147,7 @@ def test_comparisons_are_with_the_reference_and_corrected_within_the_table(made)
             assert float(got[label]["reference_minus_row"]) == near(test.difference)
     shown = table_rows(body(made.out), "Table 2. Segmentation")
     assert shown["Both"][-2:] == ["reference"] * 2
-    assert shown["Real"][-2] == sheets.p_value(float(next(r["p_holm"] for r in rows if r["row"] == "Real"
+    assert shown["Real"][-2] == tables_html.p_value(float(next(r["p_holm"] for r in rows if r["row"] == "Real"
                                                           and r["measure"] == "dsc")))
 
 
@@ -305,7 +305,7 @@ def test_figure_4_has_the_condition_the_real_patch_and_a_column_a_method(made, h
 
 def test_figure_4_shows_the_same_slice_of_the_samples(made):
     """Without its mark, the LN-DDPM tile is the sample's own slice through the largest node."""
-    from LNSynthLib.cases.volume import read
+    from LNSynthLib.images.volume import read
 
     results = Results(made.out)
     tile = figures.figure4(results)[0].lines[0][3]

@@ -5,15 +5,16 @@ import pytest
 from scipy import stats
 
 from LNSynthLib.evaluation.statistics import Interval
-from LNSynthLib.experiment import figures, findings, sheets, tables
-from LNSynthLib.experiment.curves import smoothed
-from LNSynthLib.experiment.plates import _by_strategy
+from LNSynthLib.experiment.report import figures, findings, tables, tables_html
+from LNSynthLib.experiment.report.curves import smoothed
+from LNSynthLib.experiment.report.figures_html import _by_strategy
 
 
 def test_the_smallest_p_is_what_scipy_gives_when_all_patients_agree():
     for n in (3, 5, 7, 9):
-        assert stats.wilcoxon(np.arange(1, n + 1)).pvalue * 4 == pytest.approx(sheets.smallest_p(n, 4) if n > 4 else 1)
-    assert sheets.smallest_p(2, 10) == 1
+        smallest = tables_html.smallest_p(n, 4) if n > 4 else 1
+        assert stats.wilcoxon(np.arange(1, n + 1)).pvalue * 4 == pytest.approx(smallest)
+    assert tables_html.smallest_p(2, 10) == 1
 
 
 def test_the_best_of_a_column_is_none_where_all_are_the_same():

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from LNSynthLib.review import verdicts as module
+from LNSynthLib.review.samples import pair_id, samples
+from LNSynthLib.review.verdicts import history, record, review
 from LNSynthLib.runtime.errors import LNSynthError
-from LNSynthLib.synthesis import review as module
-from LNSynthLib.synthesis.catalog import pair_id, samples
-from LNSynthLib.synthesis.review import history, record, review
 
 
 def make_sample(folder, name, content="first"):
@@ -172,7 +172,7 @@ def test_any_note_comes_back_as_it_was_written(folder, notes, reviewer):
 
 WRITER = """
 import sys
-from LNSynthLib.synthesis.review import record
+from LNSynthLib.review.verdicts import record
 for n in range(int(sys.argv[3])):
     record(sys.argv[1], "a-2", "accept", f"{sys.argv[2]} {n}", sys.argv[2])
     print(n, flush=True)
@@ -212,7 +212,7 @@ def test_a_lock_that_never_comes_free_is_told(folder, monkeypatch):
 
 
 def test_the_standard_library_is_enough(folder):
-    code = ("import sys; from LNSynthLib.synthesis.review import record\n"
+    code = ("import sys; from LNSynthLib.review.verdicts import record\n"
             "record(sys.argv[1], 'a-2', 'accept', '', 'anna')\n"
             "print({m.split('.')[0] for m in sys.modules} - sys.stdlib_module_names)")
     done = subprocess.run([sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, sys.argv[2])\n{code}",

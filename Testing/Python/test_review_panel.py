@@ -12,13 +12,13 @@ import numpy as np
 import pythonqt
 import slicer
 import slicer_app
-from LNSynthLogic import compare, samples, segments
+from LNSynthLogic import compare_layout, samples, segments
 from slices import SliceViews
 from test_panels import Stage
 from test_scene_samples import make_sample
 
-from LNSynthLib.cases.volume import Volume, write
-from LNSynthLib.synthesis import review
+from LNSynthLib.images.volume import Volume, write
+from LNSynthLib.review import verdicts
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_samples_are_judged_one_after_the_other(stage):
     wait_for(stage, "s-1")
     ui.noteLineEdit.text = "clear margin"
     stage.press("acceptButton")
-    assert review.review(stage.folder).decisions["s-1"].note == "clear margin"
+    assert verdicts.review(stage.folder).decisions["s-1"].note == "clear margin"
     wait_for(stage, "s-2")
     assert ui.noteLineEdit.text == "" and rows(stage)[0] == ("s-1", "accepted", "clear margin", "anna")
     stage.press("rejectButton")
@@ -99,26 +99,26 @@ def test_samples_are_judged_one_after_the_other(stage):
     assert ui.noteLineEdit.text == "clear margin"
     ui.noteLineEdit.text = "margin clear"
     ui.noteLineEdit.returnPressed.emit()
-    found = review.review(stage.folder).decisions["s-1"]
+    found = verdicts.review(stage.folder).decisions["s-1"]
     assert (found.verdict, found.note) == ("accept", "margin clear")
 
 
 def test_a_sample_is_compared_with_the_ct_that_it_was_made_from(stage):
     stage.press("nextButton")
     wait_for(stage, "s-1")
-    assert compare.is_open(stage.scene)
-    real, synthetic = compare.compared(stage.scene)
+    assert compare_layout.is_open(stage.scene)
+    real, synthetic = compare_layout.compared(stage.scene)
     assert real is stage.host.parameters.ct and synthetic is stage.host.parameters.synthetic
     mask = samples.nodes_of(synthetic)
-    middle = compare.center_of(mask, segments.node_ids(mask)[0], synthetic)
-    assert compare.slice_node(stage.scene, compare.REAL[0]).GetSliceOffset() == pytest.approx(middle[2])
+    middle = compare_layout.center_of(mask, segments.node_ids(mask)[0], synthetic)
+    assert compare_layout.slice_node(stage.scene, compare_layout.REAL[0]).GetSliceOffset() == pytest.approx(middle[2])
     other = mrml.add_ct(stage.scene, mrml.phantom().ct.array[::-1].copy(), mrml.phantom().ct.affine, "other patient")
     stage.host.parameters.ct = other
     stage.settle()
-    assert compare.compared(stage.scene) == (None, synthetic)
+    assert compare_layout.compared(stage.scene) == (None, synthetic)
     stage.press("nextButton")
     wait_for(stage, "s-2")
-    assert compare.compared(stage.scene)[0] is None and "choose the CT" in stage.ui.reviewStatus.text
+    assert compare_layout.compared(stage.scene)[0] is None and "choose the CT" in stage.ui.reviewStatus.text
 
 
 def test_nodes_that_were_corrected_stay_in_the_scene(stage):
@@ -158,7 +158,7 @@ def test_a_verdict_that_cannot_be_saved_is_said_loudly(stage, monkeypatch):
     (stage.folder / "review.csv").rmdir()
     stage.settle(2.5)
     stage.press("acceptButton")
-    assert [d.sample for d in review.history(stage.folder)] == ["s-1"]
+    assert [d.sample for d in verdicts.history(stage.folder)] == ["s-1"]
 
 
 def test_another_folder_another_reviewer_another_scene(stage, tmp_path):
@@ -218,18 +218,18 @@ def test_the_layout_button_slider_and_flicker(stage):
     wait_for(stage, "s-1")
     assert ui.compareButton.checked and ui.flickerButton.enabled and ui.blendSlider.value == 100
     ui.blendSlider.value = 30
-    assert compare.blend(scene) == pytest.approx(30)
+    assert compare_layout.blend(scene) == pytest.approx(30)
     stage.press("flickerButton")
-    assert compare.blend(scene) == 100 and ui.blendSlider.value == 100 and not ui.flickerButton.checked
-    compare.composite_node(scene, compare.SYNTHETIC[0]).SetForegroundOpacity(0.2)  # Slicer's own slider
+    assert compare_layout.blend(scene) == 100 and ui.blendSlider.value == 100 and not ui.flickerButton.checked
+    compare_layout.composite_node(scene, compare_layout.SYNTHETIC[0]).SetForegroundOpacity(0.2)  # Slicer's own slider
     stage.settle()
     assert ui.blendSlider.value == pytest.approx(20)
-    ct, synthetic = compare.compared(scene)
+    ct, synthetic = compare_layout.compared(scene)
     ct.GetDisplayNode().SetAutoWindowLevel(False)  # as the mouse does it
     ct.GetDisplayNode().SetWindowLevel(123, 45)
     assert synthetic.GetDisplayNode().GetWindow() == 123
     stage.press("compareButton")
-    assert not compare.is_open(scene) and not ui.compareButton.checked and not ui.flickerButton.enabled
+    assert not compare_layout.is_open(scene) and not ui.compareButton.checked and not ui.flickerButton.enabled
     assert stage.views.layout_node.GetViewArrangement() == slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
     ct.GetDisplayNode().SetWindowLevel(99, 9)
     assert synthetic.GetDisplayNode().GetWindow() == 123  # they are two again
@@ -253,7 +253,7 @@ def test_a_segmentation_is_compared_and_followed(stage):
     stage.settle(0.6)
     assert table.item(0, 1).text() == "missed" and "4 of 5" in ui.comparisonLabel.text
     table.selectRow(2)
-    middle = compare.center_of(p.reference, segments.node_ids(p.reference)[2], p.ct)
+    middle = compare_layout.center_of(p.reference, segments.node_ids(p.reference)[2], p.ct)
     assert stage.scene.GetNodeByID("vtkMRMLSliceNodeRed").GetSliceOffset() == pytest.approx(middle[2])
     stage.scene.RemoveNode(p.prediction)
     stage.settle()

@@ -12,9 +12,9 @@ import pytest
 from LNSynthLogic import review_queue as module
 from LNSynthLogic.review_queue import Progress, ReviewQueue, what_is_missing
 
+from LNSynthLib.review import verdicts
+from LNSynthLib.review.samples import pair_id
 from LNSynthLib.runtime.errors import LNSynthError
-from LNSynthLib.synthesis import review
-from LNSynthLib.synthesis.catalog import pair_id
 
 
 def make_sample(folder, name, content="first"):
@@ -71,7 +71,7 @@ def test_a_verdict_is_on_the_disk_when_decide_returns(folder):
             "q.first(); q.look(); q.decide('reject', 'dark, too dark'); os.kill(os.getpid(), 9)")
     subprocess.run([sys.executable, "-c", code, str(folder)], check=False,
                    env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
-    decision = review.review(folder).decisions["a-2"]
+    decision = verdicts.review(folder).decisions["a-2"]
     assert (decision.verdict, decision.note, decision.reviewer, decision.pair) == (
         "reject", "dark, too dark", "anna", pair_id(folder / "a-2"))
     queue = ReviewQueue(folder, "anna")
@@ -88,31 +88,31 @@ def test_reviewers_have_their_own_queues_and_see_what_others_said(folder):
     decide(bob, "reject")
     anna.refresh()
     assert anna.current == "a-10" and anna.item.others[0].reviewer == "bob" and anna.item.waits
-    assert review.review(folder).decisions["a-2"].verdict == "reject"  # one rejection excludes
+    assert verdicts.review(folder).decisions["a-2"].verdict == "reject"  # one rejection excludes
     nobody = ReviewQueue(folder)
     assert [len(item.others) for item in nobody.items] == [2, 1, 0] and nobody.progress.decided == 0
 
 
 def test_the_queue_says_what_the_library_says(folder):
-    """The same decisions stand and the same are stale as in `review.review`, for every reviewer."""
-    for who, verdicts in {"anna": "ara", "bob": "rr", "cy": "a"}.items():
+    """The same decisions stand and the same are stale as in `verdicts.review`, for every reviewer."""
+    for who, keys in {"anna": "ara", "bob": "rr", "cy": "a"}.items():
         queue = ReviewQueue(folder, who)
         queue.first()
-        for verdict in verdicts:
-            decide(queue, {"a": "accept", "r": "reject"}[verdict])
+        for key in keys:
+            decide(queue, {"a": "accept", "r": "reject"}[key])
     make_sample(folder, "a-2", "second")
     make_sample(folder, "c-1")
     queue = ReviewQueue(folder, "bob")
     queue.go("a-2")
     decide(queue, "accept")
     for who in ("anna", "bob", "cy"):
-        queue, theirs = ReviewQueue(folder, who), review.review(folder, reviewer=who)
+        queue, theirs = ReviewQueue(folder, who), verdicts.review(folder, reviewer=who)
         assert {i.name: i.mine for i in queue.items if i.mine} == theirs.decisions
         assert [i.name for i in queue.items if i.waits] == theirs.undecided
         assert [i.stale for i in queue.items if i.stale] == theirs.stale
         assert {i.name: {d.reviewer: d for d in i.others} for i in queue.items} == {
             i.name: {other: found for other in ("anna", "bob", "cy") if other != who
-                     if (found := review.review(folder, reviewer=other).decisions.get(i.name))} for i in queue.items}
+                     if (found := verdicts.review(folder, reviewer=other).decisions.get(i.name))} for i in queue.items}
 
 
 def test_a_sample_that_was_made_anew_waits_again(folder):
@@ -127,7 +127,7 @@ def test_a_sample_that_was_made_anew_waits_again(folder):
     make_sample(folder, "a-2", "third")  # behind the reviewer's back
     with pytest.raises(LNSynthError, match="regenerated while you looked"):
         queue.decide("accept")
-    assert len(review.history(folder)) == 1 and queue.current == "a-2"
+    assert len(verdicts.history(folder)) == 1 and queue.current == "a-2"
     decide(queue, "accept")
     assert queue.items[0].mine.verdict == "accept" and queue.items[0].stale is None
 
@@ -149,7 +149,7 @@ def test_nothing_is_decided_unseen_or_by_nobody(folder):
     nobody.look()
     with pytest.raises(LNSynthError, match="your name"):
         nobody.decide("accept")
-    assert [d.sample for d in review.history(folder)] == ["a-2"]
+    assert [d.sample for d in verdicts.history(folder)] == ["a-2"]
     assert "folder" in what_is_missing("", "anna") and "name" in what_is_missing("x", " ")
     assert what_is_missing("x", "anna") == ""
 
@@ -201,7 +201,7 @@ def test_export_needs_a_sample_that_nobody_rejected(folder):
 
 def test_a_dicom_segmentation_is_for_nodes_on_a_real_ct(scene):
     import mrml
-    from LNSynthLogic import bridge, segments
+    from LNSynthLogic import segments, volumes
 
     ct = mrml.add_ct(scene)
     nodes = segments.new_segmentation(scene, ct, "Nodes")
@@ -209,9 +209,9 @@ def test_a_dicom_segmentation_is_for_nodes_on_a_real_ct(scene):
     assert "no nodes" in module.what_seg_misses(ct, nodes)
     segments.add_instances(nodes, ct, mrml.phantom().nodes.array)
     assert module.what_seg_misses(ct, nodes) == ""
-    nodes.SetAttribute(bridge.SYNTHETIC, "1")
+    nodes.SetAttribute(volumes.SYNTHETIC, "1")
     assert "belong to a synthetic CT" in module.what_seg_misses(ct, nodes)
-    bridge.mark_synthetic(ct, {})
+    volumes.mark_synthetic(ct, {})
     assert "synthetic" in module.what_seg_misses(ct, nodes)
 
 
@@ -245,7 +245,7 @@ def test_what_keeps_a_verdict_from_being_written_is_said_and_nothing_moves(folde
     queue.first()
     decide(queue, "accept")
     queue.look()
-    before = review.table(folder).read_bytes()
+    before = verdicts.table(folder).read_bytes()
     monkeypatch.setattr(module, "WAIT_S", 0.1)
     code = ("import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX); print('locked', "
             "flush=True); time.sleep(60)")
@@ -258,7 +258,7 @@ def test_what_keeps_a_verdict_from_being_written_is_said_and_nothing_moves(folde
         holder.kill()
         holder.wait()
         holder.stdout.close()
-    assert queue.current == "a-10" and queue.item.waits and review.table(folder).read_bytes() == before
+    assert queue.current == "a-10" and queue.item.waits and verdicts.table(folder).read_bytes() == before
     assert queue.decide("accept") == "b-1"  # the verdict is not lost: it can be given again
 
 

@@ -5,9 +5,9 @@ import json
 import mrml
 import numpy as np
 import pytest
-from LNSynthLogic import bridge, compare, samples, segments
+from LNSynthLogic import compare_layout, samples, segments, volumes
 
-from LNSynthLib.cases.volume import Volume, read, write
+from LNSynthLib.images.volume import Volume, read, write
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.files import sha256
 
@@ -42,10 +42,10 @@ def test_a_sample_is_loaded_exactly_marked_and_gone_again(scene, sample):
     before = count(scene)
     volume, segmentation = samples.load_sample(scene, sample, like=ct)
     assert volume.GetName() == "SYNTHETIC case-001"
-    assert bridge.is_synthetic(volume) and bridge.is_synthetic(segmentation)
-    assert bridge.provenance_of(volume)["source"]["case"] == "p"
-    assert np.array_equal(bridge.volume_of(volume).array, mrml.phantom().ct.array)
-    assert np.array_equal(bridge.volume_of(volume).affine, bridge.volume_of(ct).affine)
+    assert volumes.is_synthetic(volume) and volumes.is_synthetic(segmentation)
+    assert volumes.provenance_of(volume)["source"]["case"] == "p"
+    assert np.array_equal(volumes.volume_of(volume).array, mrml.phantom().ct.array)
+    assert np.array_equal(volumes.volume_of(volume).affine, volumes.volume_of(ct).affine)
     assert volume.GetParentTransformNode() is ct.GetParentTransformNode() is segmentation.GetParentTransformNode()
     assert volume.GetDisplayNode().GetWindow() == 360
     array, _ = segments.instances(segmentation, volume)
@@ -63,9 +63,9 @@ def test_looking_at_a_sample_does_not_count_as_changing_it(scene, sample):
 
     views = SliceViews(scene)
     volume, segmentation = samples.load_sample(scene, sample)
-    compare.open_layout(scene)
-    compare.show(scene, None, volume, None, segmentation)
-    views.view(compare.SYNTHETIC[0]).picture()
+    compare_layout.open_layout(scene)
+    compare_layout.show(scene, None, volume, None, segmentation)
+    views.view(compare_layout.SYNTHETIC[0]).picture()
     segmentation.CreateClosedSurfaceRepresentation()
     segmentation.GetSegmentation().CollapseBinaryLabelmaps()
     assert samples.unload_sample(volume, segmentation)
@@ -197,6 +197,6 @@ def test_a_real_ct_keeps_every_voxel(scene, tmp_path, shared_data):
     nodes[tuple(slice(n // 2, n // 2 + 4) for n in ct.shape)] = 7
     folder = make_sample(tmp_path / "s", ct, Volume(nodes, ct.affine))
     volume, segmentation = samples.load_sample(scene, folder)
-    assert np.array_equal(bridge.volume_of(volume).array, read(folder / "ct.nii.gz").array)
-    assert np.allclose(bridge.volume_of(volume).affine, ct.affine, atol=1e-5)
+    assert np.array_equal(volumes.volume_of(volume).array, read(folder / "ct.nii.gz").array)
+    assert np.allclose(volumes.volume_of(volume).affine, ct.affine, atol=1e-5)
     assert len(segments.node_ids(segmentation)) == 1

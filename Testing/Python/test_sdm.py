@@ -8,10 +8,10 @@ from monai.networks.blocks import SpatialAttentionBlock
 from torch.nn import functional as F
 
 from LNSynthLib.diffusion.schedules import clean_from_noise
-from LNSynthLib.generators import checkpoint
+from LNSynthLib.generators import model_folder
+from LNSynthLib.generators.networks.sdm import ResidualBlock, SDMNetwork, SDMNetworkSettings
+from LNSynthLib.generators.networks.spade_norm import SpadeNorm
 from LNSynthLib.generators.sdm import guided
-from LNSynthLib.generators.sdm_network import ResidualBlock, SDMNetwork, SDMNetworkSettings
-from LNSynthLib.generators.spade_norm import SpadeNorm
 from LNSynthLib.runtime.seeds import torch_rng
 
 SETTINGS = SDMNetworkSettings(channels=(8, 8, 16), blocks=1, groups=4, hidden=4, attention=(1,), head_width=8)
@@ -131,7 +131,7 @@ def test_guidance_is_the_formula_and_leaves_the_variance_alone():
 
 @pytest.mark.parametrize("prediction", ["velocity", "preconditioned"])
 def test_guiding_any_prediction_is_guiding_the_noise(prediction):
-    process = checkpoint.create("nasdm", {
+    process = model_folder.create("nasdm", {
         "form": {"anatomy_channels": 3, "patch": [8, 8, 8]}, "timesteps": 50, "prediction": prediction,
         "learned_variance": False, "denoiser": {"channels": [8, 16], "groups": 4, "attention": [], "head_width": 8},
     }).process

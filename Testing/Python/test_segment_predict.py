@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from LNSynthLib.cases.volume import Volume, read, same_grid, write
 from LNSynthLib.cli import main
+from LNSynthLib.images.volume import Volume, read, same_grid, write
 from LNSynthLib.runtime.errors import Cancelled, LNSynthError
 from LNSynthLib.runtime.files import write_json
 from LNSynthLib.segmentation import model

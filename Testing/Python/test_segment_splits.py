@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from LNSynthLib.cases.dataset import Case, Dataset, voxels_sha256
-from LNSynthLib.cases.volume import Volume, write
+from LNSynthLib.images.volume import Volume, write
+from LNSynthLib.review.samples import pair_id
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.files import sha256
 from LNSynthLib.segmentation.settings import SegmentSettings
 from LNSynthLib.segmentation.splits import Division, check, divide
-from LNSynthLib.synthesis.catalog import pair_id
 
 GRID = np.diag([2.0, 2.0, 2.0, 1.0])
 BOTH = SegmentSettings(strategy="both", spacing_mm=2.0)
@@ -30,7 +30,7 @@ def dataset(folder, cases):
 
 
 def sample(folder, name, case, data, number=0, *, ct=None, spacing=2.0, window=(-120, 240)):
-    """A synthetic sample as `synthesis.samples.write_sample` leaves it, as far as training looks at it."""
+    """A synthetic sample as `synthesis.write_sample.write_sample` leaves it, as far as training looks at it."""
     place, grid = folder / name, np.diag([spacing] * 3 + [1.0])
     write(place / "ct.nii.gz", Volume(np.full((4, 4, 4), number, np.int16), grid))
     write(place / "nodes.nii.gz", Volume(np.ones((4, 4, 4), np.uint16), grid))
@@ -83,7 +83,7 @@ def test_a_multiple_takes_the_lowest_numbers_of_each_case(data, made):
 
 
 def test_rejected_and_dropped_samples_are_left_out(data, made):
-    from LNSynthLib.synthesis.review import record
+    from LNSynthLib.review.verdicts import record
 
     record(made, "a-001", "reject", "no node to see", "R")
     with open(made / "filter.csv", "w", newline="") as stream:

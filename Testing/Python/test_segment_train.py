@@ -14,14 +14,14 @@ import yaml
 from scipy import ndimage
 
 from LNSynthLib.cases.dataset import Case, Dataset
-from LNSynthLib.cases.phantom import phantom_dataset
 from LNSynthLib.cases.prepare import PrepareSettings, prepare
-from LNSynthLib.cases.store import PreparedCase
-from LNSynthLib.cases.volume import Volume, read, write
+from LNSynthLib.cases.prepared import PreparedCase
 from LNSynthLib.cli import main
 from LNSynthLib.conditions.encode import unscale_hu
-from LNSynthLib.generators import checkpoint
+from LNSynthLib.generators import model_folder
+from LNSynthLib.images.volume import Volume, read, write
 from LNSynthLib.inspection import inspect
+from LNSynthLib.phantom.phantom import phantom_dataset
 from LNSynthLib.runtime.errors import Cancelled, LNSynthError
 from LNSynthLib.runtime.files import sha256, write_json
 from LNSynthLib.segmentation import model
@@ -53,13 +53,13 @@ def data(tmp_path_factory):
 def samples(data, tmp_path_factory):
     """Two samples of the training case, by a generator that knows nothing."""
     prepare(Dataset.open(data), PrepareSettings(spacing_mm=4.0, labels="abdomen17", name="coarse"))
-    generator = checkpoint.create("lnddpm", {
+    generator = model_folder.create("lnddpm", {
         "form": {"labels": "abdomen17", "anatomy_channels": 17, "expected_hu": True, "spacing_mm": 4.0,
                  "patch": [16, 16, 16]},
         "denoiser": {"channels": [8, 16], "blocks": 1, "groups": 4, "heads": 2, "head_width": 8, "token_width": 8},
         "timesteps": 20})
     weights, out = tmp_path_factory.mktemp("weights") / "tiny", tmp_path_factory.mktemp("samples")
-    checkpoint.save(weights, generator)
+    model_folder.save(weights, generator)
     synthesize(weights, [data], out, SynthesizeSettings(per_case=2, steps=2), "cpu")
     return out
 

@@ -7,7 +7,7 @@ import SimpleITK as sitk
 from LNSynthLogic import grids, segments
 from mrml import slicer, vtk
 
-from LNSynthLib.cases.volume import LPS, Volume, read, to_sitk
+from LNSynthLib.images.volume import LPS, Volume, read, to_sitk
 from LNSynthLib.runtime.errors import LNSynthError
 
 SHAPE = (40, 36, 22)

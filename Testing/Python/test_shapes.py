@@ -4,9 +4,9 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
-from LNSynthLib.cases.nodes import TOUCHING
-from LNSynthLib.cases.shapes import MARGIN, fullest, on_grid, signed_distance, whole_voxels
-from LNSynthLib.cases.volume import Volume
+from LNSynthLib.images.volume import Volume
+from LNSynthLib.masks.nodes import TOUCHING
+from LNSynthLib.masks.shapes import MARGIN, fullest, on_grid, signed_distance, whole_voxels
 
 
 def test_whole_voxels_keep_the_mean_logarithm():

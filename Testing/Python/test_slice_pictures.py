@@ -3,7 +3,7 @@
 import mrml
 import numpy as np
 import pytest
-from LNSynthLogic import bridge, compare, node_table, segments
+from LNSynthLogic import compare_layout, node_table, segments, volumes
 from scipy import ndimage
 from slices import SliceViews, side_by_side
 
@@ -18,17 +18,17 @@ def picture_of(scene):
     changed = mrml.phantom().ct.array.copy()
     changed[mrml.phantom().nodes.array > 0] = -100
     synthetic = mrml.add_ct(scene, changed, mrml.phantom().ct.affine, "sample-001")
-    bridge.mark_synthetic(synthetic, {})
+    volumes.mark_synthetic(synthetic, {})
     synthetic.GetDisplayNode().SetAutoWindowLevel(False)
     synthetic.GetDisplayNode().SetWindowLevel(400, 40)
-    equal = compare.EqualWindows(synthetic, ct)
+    equal = compare_layout.EqualWindows(synthetic, ct)
     nodes, new_nodes = mrml.add_nodes(scene, ct), mrml.add_nodes(scene, synthetic)
-    compare.open_layout(scene)
-    compare.show(scene, ct, synthetic, nodes, new_nodes)
-    compare.frame([views.view(name, SIZE).logic for name in compare.VIEWS], ct)
+    compare_layout.open_layout(scene)
+    compare_layout.show(scene, ct, synthetic, nodes, new_nodes)
+    compare_layout.frame([views.view(name, SIZE).logic for name in compare_layout.VIEWS], ct)
     sizes = {i: (mrml.phantom().nodes.array == v).sum() for v, i in enumerate(segments.node_ids(nodes), start=1)}
-    node_table.jump(scene, compare.center_of(nodes, max(sizes, key=sizes.get), ct))
-    for name in compare.VIEWS:  # closer, so that a voxel has several pixels
+    node_table.jump(scene, compare_layout.center_of(nodes, max(sizes, key=sizes.get), ct))
+    for name in compare_layout.VIEWS:  # closer, so that a voxel has several pixels
         node = views.view(name).node
         node.SetFieldOfView(*(0.4 * side for side in node.GetFieldOfView()[:2]), 1)
         node.UpdateMatrices()
@@ -55,7 +55,7 @@ def mask_seen(view) -> np.ndarray:
     return seen.reshape(x.shape)
 
 
-@pytest.mark.parametrize("name", compare.VIEWS)
+@pytest.mark.parametrize("name", compare_layout.VIEWS)
 def test_the_outline_of_a_node_lies_around_its_voxels(picture_of, name):
     view, picture = picture_of(name)
     drawn, mask = outline(picture), mask_seen(view)
@@ -76,27 +76,28 @@ def test_the_right_side_shows_the_synthetic_ct_and_blends_into_the_left(picture_
         core = ndimage.binary_erosion(mask_seen(view), iterations=6)
         return picture[core].mean()
 
-    source = inside(compare.REAL[0])
-    assert inside(compare.SYNTHETIC[0]) < source - 40  # fat is darker than a node, in the same window
+    source = inside(compare_layout.REAL[0])
+    assert inside(compare_layout.SYNTHETIC[0]) < source - 40  # fat is darker than a node, in the same window
     shades = []
     for percent in (0, 50, 100):
-        compare.set_blend(scene, percent)
-        shades.append(inside(compare.SYNTHETIC[0]))
+        compare_layout.set_blend(scene, percent)
+        shades.append(inside(compare_layout.SYNTHETIC[0]))
     assert abs(shades[0] - source) < 2 and abs(shades[1] - (shades[0] + shades[2]) / 2) < 3
 
 
 def test_both_sides_are_one_picture_where_the_cts_are_the_same(picture_of):
-    (view, left), (_, right) = picture_of(compare.REAL[1]), picture_of(compare.SYNTHETIC[1])
+    (view, left), (_, right) = picture_of(compare_layout.REAL[1]), picture_of(compare_layout.SYNTHETIC[1])
     far = ~ndimage.binary_dilation(mask_seen(view), iterations=12)
     assert far.sum() > 0.5 * far.size and np.array_equal(left[far], right[far])
 
 
 def test_synthetic_can_be_read_in_the_picture(picture_of, scene):
     """The banner is there with Slicer's own annotations off, says what is shown, and goes again."""
-    for name, words, synthetic in ((compare.REAL[0], "CT: CT", False), (compare.SYNTHETIC[0], "SYNTHETIC", True)):
+    for name, words, synthetic in ((compare_layout.REAL[0], "CT: CT", False),
+                                   (compare_layout.SYNTHETIC[0], "SYNTHETIC", True)):
         view, before = picture_of(name)
-        assert compare.banner_text(scene, name) == (words, synthetic)
-        banner = compare.Banner(view.renderer)
+        assert compare_layout.banner_text(scene, name) == (words, synthetic)
+        banner = compare_layout.Banner(view.renderer)
         banner.show(words, synthetic)
         with_banner = view.picture()
         changed = (with_banner != before).any(axis=2)
@@ -108,10 +109,10 @@ def test_synthetic_can_be_read_in_the_picture(picture_of, scene):
         assert orange.any() == synthetic
         banner.close()
         assert np.array_equal(view.picture(), before)
-    compare.set_blend(scene, 40)
-    assert compare.banner_text(scene, compare.SYNTHETIC[0]) == ("SYNTHETIC 40 %", True)
-    compare.set_blend(scene, 0)
-    assert compare.banner_text(scene, compare.SYNTHETIC[0]) == ("CT: CT", False)
+    compare_layout.set_blend(scene, 40)
+    assert compare_layout.banner_text(scene, compare_layout.SYNTHETIC[0]) == ("SYNTHETIC 40 %", True)
+    compare_layout.set_blend(scene, 0)
+    assert compare_layout.banner_text(scene, compare_layout.SYNTHETIC[0]) == ("CT: CT", False)
 
 
 def test_pictures_stand_side_by_side():

@@ -6,9 +6,9 @@ from streams import streams
 from torch import nn
 from torch.nn import functional as F
 
-from LNSynthLib.generators import checkpoint
-from LNSynthLib.generators.spade_network import SpadeBlock, SpadeNetwork, SpadeNetworkSettings
-from LNSynthLib.generators.spade_norm import SpadeNorm
+from LNSynthLib.generators import model_folder
+from LNSynthLib.generators.networks.spade import SpadeBlock, SpadeNetwork, SpadeNetworkSettings
+from LNSynthLib.generators.networks.spade_norm import SpadeNorm
 from LNSynthLib.runtime.errors import LNSynthError
 
 SETTINGS = {"form": {"anatomy_channels": 3, "patch": [16, 16, 16]}, "network": {"channels": [8, 8, 4], "hidden": 4},
@@ -17,7 +17,7 @@ SETTINGS = {"form": {"anatomy_channels": 3, "patch": [16, 16, 16]}, "network": {
 
 def tiny(**changes):
     torch.manual_seed(0)
-    return checkpoint.create("spade", {**SETTINGS, **changes})
+    return model_folder.create("spade", {**SETTINGS, **changes})
 
 
 def layout(side=16, seed=0, channels=4):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from made_prepared import enlist, write_case
 
-from LNSynthLib.cases.store import BLOCK, CHUNK, PreparedCase, list_prepared, write_prepared
+from LNSynthLib.cases.prepared import BLOCK, CHUNK, PreparedCase, list_prepared, write_prepared
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.files import write_json
 

@@ -15,17 +15,17 @@ import pytest
 import torch
 
 from LNSynthLib import cli
-from LNSynthLib.cases.labels import LabelTable, table_path
-from LNSynthLib.cases.phantom import phantom_dataset
 from LNSynthLib.cases.prepare import PrepareSettings, prepare
-from LNSynthLib.cases.volume import read, same_grid
 from LNSynthLib.conditions.transforms import VarySettings
-from LNSynthLib.generators import checkpoint
+from LNSynthLib.generators import model_folder
+from LNSynthLib.images.volume import read, same_grid
+from LNSynthLib.masks.labels import LabelTable, table_path
+from LNSynthLib.phantom.phantom import phantom_dataset
+from LNSynthLib.review.verdicts import record
 from LNSynthLib.runtime.errors import Cancelled, LNSynthError
 from LNSynthLib.runtime.files import sha256
 from LNSynthLib.runtime.seeds import derive
-from LNSynthLib.synthesis.draft import draft, prepared_cases
-from LNSynthLib.synthesis.review import record
+from LNSynthLib.synthesis.patch_draft import draft, prepared_cases
 from LNSynthLib.synthesis.synthesize import SynthesizeSettings, synthesize
 
 SETTINGS = SynthesizeSettings(per_case=2, seed=3, steps=2)
@@ -35,7 +35,7 @@ FILES = {"ct.nii.gz", "nodes.nii.gz", "anatomy.nii.gz", "montage.png", "provenan
 def make_generator(folder, seed=0, **form):
     """A small LN-DDPM whose weights are random but not zero, so that every seed and condition shows."""
     torch.manual_seed(seed)
-    model = checkpoint.create("lnddpm", {
+    model = model_folder.create("lnddpm", {
         "form": {"labels": "abdomen17", "anatomy_channels": 17, "expected_hu": True, "spacing_mm": 4.0,
                  "patch": [16, 16, 16], **form},
         "denoiser": {"channels": [8, 16], "blocks": 1, "groups": 4, "heads": 2, "head_width": 8, "token_width": 8},
@@ -43,7 +43,7 @@ def make_generator(folder, seed=0, **form):
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.05 * torch.randn_like(p))
-    return checkpoint.save(folder, model)
+    return model_folder.save(folder, model)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_each_sample_is_a_pair_with_its_provenance(made, generator, data):
 
 
 def _form(generator):
-    return checkpoint.load(generator)[0].form
+    return model_folder.load(generator)[0].form
 
 
 def _header(path):
@@ -287,9 +287,9 @@ def test_samples_never_land_in_an_input(generator, data, tmp_path):
 
 
 def test_without_weights_the_error_says_what_to_do(tmp_path, monkeypatch, capsys):
-    from LNSynthLib.synthesis import weights
+    from LNSynthLib.generators import model_folder
 
-    monkeypatch.setattr(weights, "resources", lambda: tmp_path)
+    monkeypatch.setattr(model_folder, "resources", lambda: tmp_path)
     assert cli.main(["synthesize", "--data", str(tmp_path), "--out", str(tmp_path / "o")]) == 2
     assert "--generator" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []

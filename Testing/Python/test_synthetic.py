@@ -14,15 +14,15 @@ from test_nodes_seg import nodes_on
 from test_provenance import SETTINGS, generator, scene  # noqa: F401
 
 from LNSynthLib import cli
-from LNSynthLib.cases import synthetic
 from LNSynthLib.cases.dataset import Case, Dataset
 from LNSynthLib.cases.importers import Item, read_item
-from LNSynthLib.cases.volume import Volume, canonical, crop, description, read, write
+from LNSynthLib.demo import demo
+from LNSynthLib.images import synthetic
+from LNSynthLib.images.volume import Volume, canonical, crop, description, read, write
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.events import ignore
 from LNSynthLib.segmentation.splits import _cases
-from LNSynthLib.synthesis import demo
-from LNSynthLib.synthesis.inplace import insert_file
+from LNSynthLib.synthesis.insert_file import insert_file
 
 
 @pytest.fixture(autouse=True)

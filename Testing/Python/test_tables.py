@@ -8,13 +8,13 @@ import pytest
 from test_accepted import make_sample
 
 from LNSynthLib import cli
-from LNSynthLib.cases.pictures import write_png
+from LNSynthLib.images.pictures import write_png
+from LNSynthLib.review.contact_sheet import contact_sheet
+from LNSynthLib.review.samples import pair_id
+from LNSynthLib.review.standings import read_filter, standings
+from LNSynthLib.review.verdicts import history, record
 from LNSynthLib.runtime.tables import csv_text, plain, safe
 from LNSynthLib.segmentation.filter import _write, verdict
-from LNSynthLib.synthesis.catalog import pair_id
-from LNSynthLib.synthesis.contact_sheet import contact_sheet
-from LNSynthLib.synthesis.pairs import read_filter, standings
-from LNSynthLib.synthesis.review import history, record
 
 FORMULAS = ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "=HYPERLINK(\"http://x\",\"y\")",
             "'=1", "''=1", "＝1", "- a dash"]

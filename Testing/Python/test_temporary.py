@@ -197,13 +197,13 @@ NOISE = np.random.default_rng(0).integers(-1000, 1000, (64, 64, 64)).astype(np.i
 
 
 def volume(path):
-    from LNSynthLib.cases.volume import Volume, write
+    from LNSynthLib.images.volume import Volume, write
 
     write(path, Volume(NOISE, np.eye(4)))
 
 
 def prepared(path):
-    from LNSynthLib.cases.store import write_prepared
+    from LNSynthLib.cases.prepared import write_prepared
 
     with atomic_folder(path) as beside:
         write_prepared(beside, NOISE / 1000, NOISE % 9, NOISE % 5, {})
@@ -225,7 +225,7 @@ def segmenter(path):
 
 
 def picture(path):
-    from LNSynthLib.cases.pictures import write_png
+    from LNSynthLib.images.pictures import write_png
 
     write_png(path, NOISE.reshape(512, 512, 1).repeat(3, 2).astype(np.uint8))
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from LNSynthLib.cases.labels import LabelTable
-from LNSynthLib.conditions.nodes import shell
 from LNSynthLib.evaluation.tissue import TissueSettings, core, node_contrast, organ_errors
+from LNSynthLib.masks.labels import LabelTable
+from LNSynthLib.masks.nodes import shell
 
 TABLE = LabelTable.load("abdomen17")
 LIVER, FAT = TABLE.index("liver"), TABLE.index("fat")

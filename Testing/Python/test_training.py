@@ -16,7 +16,7 @@ import yaml
 from made_prepared import write_case
 from safetensors.torch import load_file
 
-from LNSynthLib.generators import checkpoint as generators
+from LNSynthLib.generators import model_folder as generators
 from LNSynthLib.runtime import temporary
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.files import write_json

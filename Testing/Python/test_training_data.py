@@ -8,10 +8,10 @@ import torch
 from made_prepared import enlist
 
 from LNSynthLib.cases.dataset import Dataset
-from LNSynthLib.cases.labels import LabelTable
-from LNSynthLib.cases.store import list_prepared, write_prepared
+from LNSynthLib.cases.prepared import list_prepared, write_prepared
 from LNSynthLib.conditions.encode import scale_hu
-from LNSynthLib.generators.protocol import DataForm
+from LNSynthLib.conditions.form import DataForm
+from LNSynthLib.masks.labels import LabelTable
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.files import read_json, write_json
 from LNSynthLib.training import data

@@ -7,7 +7,7 @@ import pytest
 import torch
 from streams import streams
 
-from LNSynthLib.generators.protocol import DataForm
+from LNSynthLib.conditions.form import DataForm
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.training import cost
 from LNSynthLib.training.ema import MovingAverage

@@ -4,8 +4,8 @@ import pytest
 from made_nodes import TABLE, ellipsoid, free_space
 from scipy import ndimage
 
-from LNSynthLib.conditions.nodes import TOUCHING
 from LNSynthLib.conditions.transforms import VarySettings, _allowed, vary_one
+from LNSynthLib.masks.nodes import TOUCHING
 
 SPACINGS = [(1, 1, 1), (2.5, 2.5, 2.5), (0.7, 0.7, 5), (0.98, 0.98, 2), (3, 3, 3)]
 

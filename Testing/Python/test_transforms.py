@@ -8,10 +8,10 @@ from made_nodes import TABLE, ellipsoid, free_space
 from scipy import linalg, ndimage
 from scipy.interpolate import BSpline
 
-from LNSynthLib.cases.shapes import fullest, signed_distance
 from LNSynthLib.conditions import transforms
-from LNSynthLib.conditions.nodes import TOUCHING, boxes
 from LNSynthLib.conditions.transforms import CONTROL, VarySettings, _affine, _spline, deform, replay, vary, vary_one
+from LNSynthLib.masks.nodes import TOUCHING, boxes
+from LNSynthLib.masks.shapes import fullest, signed_distance
 from LNSynthLib.runtime.errors import LNSynthError
 
 SPACING = np.array([0.9, 0.9, 1.4])

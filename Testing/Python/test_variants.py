@@ -15,11 +15,15 @@ from scipy import ndimage
 from test_synthesize import make_generator
 
 from LNSynthLib import cli
-from LNSynthLib.cases.dataset import Dataset
-from LNSynthLib.cases.labels import LabelTable
-from LNSynthLib.cases.phantom import phantom, phantom_dataset
-from LNSynthLib.cases.volume import Volume, read, same_grid, write
+from LNSynthLib.cases.dataset import Dataset, origin
 from LNSynthLib.conditions.transforms import VarySettings
+from LNSynthLib.images.volume import Volume, read, same_grid, write
+from LNSynthLib.masks.labels import LabelTable
+from LNSynthLib.phantom.phantom import phantom, phantom_dataset
+from LNSynthLib.review import verdicts
+from LNSynthLib.review.contact_sheet import contact_sheet
+from LNSynthLib.review.samples import samples
+from LNSynthLib.review.standings import pairs, standings
 from LNSynthLib.runtime import temporary
 from LNSynthLib.runtime.errors import Cancelled, LNSynthError
 from LNSynthLib.runtime.events import Event
@@ -29,16 +33,14 @@ from LNSynthLib.segmentation.export import export
 from LNSynthLib.segmentation.model import DATASET
 from LNSynthLib.segmentation.settings import SegmentSettings
 from LNSynthLib.segmentation.splits import divide
-from LNSynthLib.synthesis import review, variants_in_place
-from LNSynthLib.synthesis.catalog import samples
-from LNSynthLib.synthesis.contact_sheet import contact_sheet
-from LNSynthLib.synthesis.difference import Wanted, difference
-from LNSynthLib.synthesis.given import Files, origin
-from LNSynthLib.synthesis.inplace import insert_file
 from LNSynthLib.synthesis.insert import InsertSettings
-from LNSynthLib.synthesis.pairs import pairs, standings
+from LNSynthLib.synthesis.insert_file import insert_file
 from LNSynthLib.synthesis.scene import Nodes
-from LNSynthLib.synthesis.variants import VariantSettings, variants
+from LNSynthLib.synthesis.variants import in_place
+from LNSynthLib.synthesis.variants.difference import Wanted, difference
+from LNSynthLib.synthesis.variants.inputs import Files
+from LNSynthLib.synthesis.variants.make import variants
+from LNSynthLib.synthesis.variants.run import VariantSettings
 
 SETTINGS = VariantSettings(count=2, seed=4, steps=2)
 MARGIN = InsertSettings().margin_mm
@@ -143,8 +145,8 @@ def test_a_folder_of_variants_is_reviewed_filtered_and_paired_like_any_other(mad
             nodes = next(read(p / "nodes.nii.gz") for p in samples(out))
             return type("Found", (), {"instances": nodes.array})
 
-    review.record(out, "v-001", "accept", reviewer="a")
-    review.record(out, "v-002", "reject", "odd", reviewer="a")
+    verdicts.record(out, "v-001", "accept", reviewer="a")
+    verdicts.record(out, "v-002", "reject", "odd", reviewer="a")
     assert sample_filter.filter_samples(out, Finds())["kept"] == 2
     kept, left_out = pairs(out)
     assert [p.name for p in kept] == ["v-001"] and left_out[0]["sample"] == "v-002"
@@ -347,19 +349,19 @@ def test_two_runs_at_once_do_not_take_the_same_numbers(generator, scene, tmp_pat
 def test_a_variant_in_which_nothing_could_be_varied_costs_itself_alone(generator, scene, tmp_path, monkeypatch):
     files, events = replace(scene, nodes=scene.present), []
     settings = replace(SETTINGS, count=3, steps=1, vary=VarySettings(remove=1.0))
-    as_it_is, calls = variants_in_place.vary, []
+    as_it_is, calls = in_place.vary, []
 
     def second_finds_no_room(nodes, *rest):
         calls.append(nodes)
         return (nodes, []) if len(calls) == 2 else as_it_is(nodes, *rest)
 
-    monkeypatch.setattr(variants_in_place, "vary", second_finds_no_room)
+    monkeypatch.setattr(in_place, "vary", second_finds_no_room)
     result = variants(generator, files, tmp_path / "a", settings, prefix="v", device="cpu", callback=events.append)
     assert result["made"] == ["v-001", "v-003"] == [p.name for p in samples(tmp_path / "a")] == result["samples"]
     assert [left["variant"] for left in result["skipped"]] == [2]
     assert "no node could be changed" in result["skipped"][0]["reason"]
     assert any(e.message.startswith("variant 2 left out: ") for e in events)
-    monkeypatch.setattr(variants_in_place, "vary", lambda nodes, *_: (nodes, []))
+    monkeypatch.setattr(in_place, "vary", lambda nodes, *_: (nodes, []))
     with pytest.raises(LNSynthError, match="no node could be changed"):
         variants(generator, files, tmp_path / "b", settings, prefix="v", device="cpu")
 

@@ -8,8 +8,8 @@ import pytest
 import SimpleITK as sitk
 from itk_volume import from_sitk
 
-from LNSynthLib.cases import volume as v
-from LNSynthLib.cases.volume import Volume
+from LNSynthLib.images import volume as v
+from LNSynthLib.images.volume import Volume
 from LNSynthLib.runtime.errors import LNSynthError
 
 FILES = ("a.nii", "a.nii.gz", "a.nrrd", "a.mha")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from streams import streams
 
-from LNSynthLib.generators import checkpoint
+from LNSynthLib.generators import model_folder
 from LNSynthLib.generators.protocol import Generator
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.seeds import torch_rng
@@ -20,7 +20,7 @@ SDM = {"channels": [8, 16], "blocks": 1, "groups": 4, "hidden": 4, "attention": 
 
 def tiny(kind, **changes):
     torch.manual_seed(0)
-    return checkpoint.create(kind, {"form": {"anatomy_channels": 3, "patch": [8, 8, 8]}, "timesteps": 50,
+    return model_folder.create(kind, {"form": {"anatomy_channels": 3, "patch": [8, 8, 8]}, "timesteps": 50,
                                     "denoiser": NETWORKS.get(kind, SDM), **changes})
 
 
@@ -89,7 +89,7 @@ def test_kept_voxels_come_back_as_they_were(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_checkpoint_round_trip(kind, tmp_path):
     generator, c = awake(kind).eval(), conditions(1)
-    loaded, _ = checkpoint.load(checkpoint.save(tmp_path / "g", generator))
+    loaded, _ = model_folder.load(model_folder.save(tmp_path / "g", generator))
     assert loaded.settings == generator.settings
     assert torch.equal(loaded.sample(c, seeds=[1], steps=2), generator.sample(c, seeds=[1], steps=2))
 

@@ -249,7 +249,7 @@ def compare_layout(stage):
 
 def review_accepts_a_sample(stage):
     """Accept writes to review.csv at once, the queue counts it."""
-    from LNSynthLib.synthesis import review
+    from LNSynthLib.review import verdicts
 
     widget = stage.widget
     ui, folder = widget.ui, stage.folder / "samples"
@@ -263,7 +263,7 @@ def review_accepts_a_sample(stage):
     assert ui.acceptButton.enabled, ui.acceptButton.toolTip
     ui.acceptButton.click()
     settle()
-    decisions = [decision for decision in review.history(folder) if decision.reviewer == "self test"]
+    decisions = [decision for decision in verdicts.history(folder) if decision.reviewer == "self test"]
     assert [decision.verdict for decision in decisions] == ["accept"], decisions
     assert decisions[0].note == "clear margin", decisions
     assert ui.reviewProgress.value == 1, ui.reviewProgress.value

@@ -1,0 +1,1 @@
+"""The experiment's report: tables, figures, curves and findings, as a page and as files."""

@@ -1,0 +1,1 @@
+"""Masks of nodes and organs: read, number, measure, compare, move between grids."""

@@ -1,0 +1,1 @@
+"""The procedural abdomen: a CT with organs and lymph nodes that no patient had."""

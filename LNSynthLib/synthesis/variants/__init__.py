@@ -1,0 +1,1 @@
+"""Several synthetic samples of one CT: its inputs, what changes, in place or as patches."""
