@@ -4,6 +4,8 @@
 Nothing is ever unpickled, and a folder is written whole or not at all.
 """
 
+from __future__ import annotations
+
 import itertools
 import json
 import math
@@ -12,11 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from typing import TYPE_CHECKING
 
 from ..cases.sides import Member
 from ..cases.trained_on import TrainedOn, held_out
@@ -26,6 +24,9 @@ from ..runtime.content import NONE, check
 from ..runtime.errors import LNSynthError
 from ..runtime.files import atomic_folder, read_json, sha256, write_json
 from ..runtime.settings import build, resources
+
+if TYPE_CHECKING:
+    import torch  # what a folder says of itself is read where torch is not installed
 
 # kind -> module, generator class, settings class
 KINDS = {
@@ -62,6 +63,8 @@ def save(folder: str | Path, generator, facts: dict | None = None, dtype: torch.
     weights  to store instead of the generator's own (an exponential moving average, say)
     trained_on  what it has seen; None where that is unknown
     """
+    from safetensors.torch import save_file
+
     weights = generator.state_dict() if weights is None else weights
     weights = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in weights.items()}
     # JSON before and after: a preset's lists and a dataclass's tuples are one and the same.
@@ -128,6 +131,9 @@ def load(path: str | Path, device: torch.device | str = "cpu"):
 
     Raises LNSynthError where files are missing, damaged or do not belong together.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     folder = find(path)
     about = _about(folder)
     if sha256(folder / WEIGHTS) != about["weights_sha256"]:
@@ -150,6 +156,10 @@ def load(path: str | Path, device: torch.device | str = "cpu"):
 def _check_fit(folder: Path, kind: str, settings: dict) -> None:
     """Raises RuntimeError where the network of these settings is larger than the weights in the folder: seen before it
     takes any memory, whatever size the settings announce."""
+    import torch
+    from safetensors import safe_open
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
     with safe_open(folder / WEIGHTS, "pt") as file:
         stored = [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118 (no mapping)
     if any(abs(number) > LARGEST for number in _numbers(settings)):
