@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import slicer
 
+from LNSynthLib.images.boxes import box_at, box_of, extent
 from LNSynthLib.runtime.errors import LNSynthError
 
 from .grids import Box, affine_of, boxes, ct_in, on_grid, oriented_image, shape_of, to_world, voxels
@@ -23,15 +24,15 @@ def labels(segmentation, ct, box: Box | None = None) -> np.ndarray:
     segments overlap the last wins. Work in proportion to the box.
     """
     shape = shape_of(ct)
-    box = box or tuple(slice(0, n) for n in shape)
-    result = np.zeros([b.stop - b.start for b in reversed(box)], np.uint8).T
+    box = box or box_of(shape)
+    result = np.zeros(extent(box)[::-1], np.uint8).T
     if not segmentation.GetSegmentation().GetNumberOfSegments():
         return result
     need_labelmap(segmentation)
     target = ct_in(segmentation, ct)
     for image, ids in _layers(segmentation):
         first, array = voxels(image)
-        whole = tuple(slice(s, s + n) for s, n in zip(first, array.shape, strict=True))
+        whole = box_at(first, array.shape)
         start, piece = on_grid(image, whole, target, shape, box)
         if piece.size:
             part = result[tuple(slice(s - b.start, s - b.start + n)
@@ -112,7 +113,7 @@ def from_labelmap(scene, labelmap, ct):
     target, shape = ct_in(node, ct), shape_of(ct)
     image = node.GetSegmentation().GetNthSegment(0).GetRepresentation(BINARY)
     first, array = voxels(image)
-    whole = tuple(slice(s, s + n) for s, n in zip(first, array.shape, strict=True))
+    whole = box_at(first, array.shape)
     if not on_grid(image, whole, target, shape)[1].size:
         scene.RemoveNode(node)
         raise LNSynthError(f"No organ of {labelmap.GetName()} lies in {ct.GetName()}; choose the labelmap of this CT.")

@@ -9,6 +9,7 @@ import slicer
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
+from LNSynthLib.images.boxes import box_at, box_of, common, shifted
 from LNSynthLib.runtime.errors import LNSynthError
 
 Box = tuple[slice, slice, slice]  # start and stop along i, j and k, in voxels
@@ -87,10 +88,10 @@ def on_grid(image, part: Box, target: np.ndarray, shape, box: Box | None = None)
     Returns (start, array): what of the other grid `part` covers, (X, Y, Z), the image's dtype, 0 outside `part`. A grid
     that only begins elsewhere gives a view, without copy. Work in proportion to what `part` and `box` share.
     """
-    box = box or tuple(slice(0, n) for n in shape)
+    box = box or box_of(shape)
     start, array = voxels(image)
     across = np.linalg.inv(target) @ image_affine(image)  # indices of the image to indices of the other grid
-    part = _common(part, tuple(slice(s, s + n) for s, n in zip(start, array.shape, strict=True)))
+    part = _common(part, box_at(start, array.shape))
     part = _common(part, _around(_corners(box), np.linalg.inv(across)))
     if part == NOWHERE:
         return (0, 0, 0), array[NOWHERE]
@@ -98,7 +99,7 @@ def on_grid(image, part: Box, target: np.ndarray, shape, box: Box | None = None)
     there = (across @ corners)[:3]
     shift = np.rint((there - corners[:3]).mean(axis=1)).astype(int)
     if np.abs(there - corners[:3] - shift[:, None]).max() < SAME:
-        wanted = _common(box, tuple(slice(p.start + s, p.stop + s) for p, s in zip(part, shift, strict=True)))
+        wanted = _common(box, shifted(part, shift))
         first = [w.start - s - o for w, s, o in zip(wanted, shift, start, strict=True)]
         cut = tuple(slice(f, f + w.stop - w.start) for f, w in zip(first, wanted, strict=True))
         return tuple(w.start for w in wanted), array[NOWHERE if wanted == NOWHERE else cut]
@@ -160,7 +161,7 @@ def _around(corners: np.ndarray, matrix: np.ndarray) -> Box:
 
 def _common(a: Box, b: Box) -> Box:
     """What two boxes share; NOWHERE where that is nothing."""
-    both = tuple(slice(max(x.start, y.start), min(x.stop, y.stop)) for x, y in zip(a, b, strict=True))
+    both = common(a, b)
     return NOWHERE if any(x.start >= x.stop for x in both) else both
 
 

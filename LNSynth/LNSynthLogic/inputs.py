@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from LNSynthLib.images.boxes import box_at
 from LNSynthLib.runtime.errors import LNSynthError
 
 from . import anatomy, segments, volumes
@@ -97,7 +98,7 @@ def _doubts(segmentation, ct) -> list[Check]:
         if (volume_ml := np.count_nonzero(mask) * voxel_ml) > limits.volume_ml:
             large.append(_("{name} ({ml:.0f} mL)").format(name=name, ml=volume_ml))
         low, high = limits.shown_hu if segments.is_in_ct(segmentation, segment_id) else limits.made_hu
-        mean = float(hu[tuple(slice(s, s + n) for s, n in zip(start, mask.shape, strict=True))].mean(where=mask))
+        mean = float(hu[box_at(start, mask.shape)].mean(where=mask))
         if not low <= mean <= high:
             odd.append(_("{name} ({hu:.0f} HU)").format(name=name, hu=mean))
     found = []

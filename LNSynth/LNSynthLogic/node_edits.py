@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from LNSynthLib.images.boxes import box_at
 from LNSynthLib.runtime.errors import LNSynthError
 
 from . import segments
@@ -35,7 +36,7 @@ def vary(segmentation, segment_id: str, ct, anatomy, kind: str, rng: np.random.G
     settings = VarySettings(elastic={"affine": 0.0, "elastic": 1.0}[kind])
     spacing = np.linalg.norm(affine_of(ct)[:3, :3], axis=0)
     reach = settings.translation_mm + np.linalg.norm(mask.shape * spacing) / 4 + 5
-    box = grow(tuple(slice(s, s + n) for s, n in zip(start, mask.shape, strict=True)), reach, spacing, shape_of(ct))
+    box = grow(box_at(start, mask.shape), reach, spacing, shape_of(ct))
     place = around(segmentation, ct, anatomy, box, without=segment_id)
     upright, first = place.canonical(mask), _canonical_start(place, start, mask.shape)
     changed, at, record = vary_one(upright, first, place.canonical(place.nodes), _labels(place),
@@ -130,7 +131,7 @@ def add_from_job(segmentation, ct, result: dict, save_state) -> str:
         raise LNSynthError(_("No room for a new node was found; try another size, or put one at the crosshair."))
     start, mask = next(_crop_in_file(Path(result["out"][0]), node) for node in outcome["nodes"]
                        if node["id"] == added[0]["id"])
-    box = tuple(slice(s, s + n) for s, n in zip(start, mask.shape, strict=True))
+    box = box_at(start, mask.shape)
     if around(segmentation, ct, None, box).covered(start, mask)[1]:
         raise LNSynthError(_("Another node was drawn meanwhile where the new one was to be; look for a place again."))
     save_state()

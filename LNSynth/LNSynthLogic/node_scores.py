@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from LNSynthLib.images.boxes import box_at
 from LNSynthLib.runtime.errors import LNSynthError
 
 from .grids import affine_of, to_world
@@ -123,7 +124,7 @@ def _compare(group: list[_Part], ct, settings):
     shape = np.max([np.add(part.start, part.mask.shape) for part in group], axis=0) - low
     arrays = np.zeros((2, *shape), np.uint16)
     for part in sorted(group, key=lambda part: part.value):
-        at = tuple(slice(s, s + n) for s, n in zip(part.start - low, part.mask.shape, strict=True))
+        at = box_at(part.start - low, part.mask.shape)
         arrays[part.side][at][part.mask] = part.value
     affine = affine_of(ct)
     affine[:3, 3] = (affine @ [*low, 1.0])[:3]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from LNSynthLib.images.boxes import box_at
+
 from . import anatomy as organs
 from . import nodes_in_ct
 from .grids import affine_of, ct_in, shape_of, to_world
@@ -124,7 +126,7 @@ def nearest_organ(anatomy, ct, start, mask: np.ndarray) -> tuple[str, float] | N
     from LNSynthLib.images.boxes import grow
 
     spacing = np.linalg.norm(affine_of(ct)[:3, :3], axis=0)
-    inside = tuple(slice(s, s + n) for s, n in zip(start, mask.shape, strict=True))
+    inside = box_at(start, mask.shape)
     voxels = np.argwhere(mask) + start
     for reach, coarse in ((NEAR_MM, 0.0), (FAR_MM, COARSE_MM)):
         step = np.maximum(1, np.floor(coarse / spacing)).astype(int)

@@ -10,6 +10,7 @@ import numpy as np
 import slicer
 import vtk
 
+from LNSynthLib.images.boxes import box_at, shifted
 from LNSynthLib.runtime.errors import LNSynthError
 
 from .grids import affine_of, boxes, ct_in, on_grid, oriented_image, shape_of, tight, voxels
@@ -123,7 +124,7 @@ def instances(segmentation, ct) -> tuple[np.ndarray, dict[int, str]]:
         start, mask = node_crop(segmentation, segment_id, ct)
         if mask.size:
             ids[len(ids) + 1] = segment_id
-            array[tuple(slice(s, s + n) for s, n in zip(start, mask.shape, strict=True))][mask] = len(ids)
+            array[box_at(start, mask.shape)][mask] = len(ids)
     return array, ids
 
 
@@ -237,14 +238,14 @@ def _box_of(inner, segment_id: str, image, value: int):
         return None
     shared = inner.GetSegmentIDsForLayer(inner.GetLayerIndex(segment_id, BINARY), BINARY)
     if len(shared) == 1:  # vtkSegmentation.IsSharedBinaryLabelmap says the opposite of its name, up to 5.12 at least
-        return tuple(slice(s, s + n) for s, n in zip(start, array.shape, strict=True))
+        return box_at(start, array.shape)
     state = (image.GetMTime(), max(inner.GetSegment(other).GetMTime() for other in shared))  # never given twice
     if state not in _boxes_seen:
         _boxes_seen[state] = boxes(array)
         while len(_boxes_seen) > 8:
             _boxes_seen.popitem(last=False)
     box = _boxes_seen[state].get(value)
-    return box and tuple(slice(b.start + s, b.stop + s) for b, s in zip(box, start, strict=True))
+    return box and shifted(box, start)
 
 
 def _next_name(inner) -> str:

@@ -7,6 +7,7 @@ from functools import cache, cached_property
 
 import numpy as np
 
+from LNSynthLib.images.boxes import extent, within
 from LNSynthLib.runtime.errors import LNSynthError
 
 from . import anatomy as organs
@@ -130,7 +131,7 @@ def tissue_name(value: int) -> str:
 
 def _nodes_in(segmentation, ct, box: Box, without):
     """(instances without one node, their segment ids, all instances) in a box."""
-    shape = tuple(b.stop - b.start for b in box)
+    shape = extent(box)
     nodes, ids, whole = np.zeros(shape, np.uint16), [], np.zeros(shape, np.uint16)
     for number, segment_id in enumerate(node_ids(segmentation), start=1):
         start, mask = node_crop(segmentation, segment_id, ct)
@@ -138,7 +139,7 @@ def _nodes_in(segmentation, ct, box: Box, without):
         if any(h.start >= h.stop for h in here):
             continue
         inside = mask[tuple(slice(h.start - s, h.stop - s) for h, s in zip(here, start, strict=True))]
-        target = tuple(slice(h.start - b.start, h.stop - b.start) for h, b in zip(here, box, strict=True))
+        target = within(here, box)
         whole[target][inside] = number
         if segment_id != without:
             ids.append(segment_id)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..images.boxes import bounding_box, grow
+from ..images.boxes import bounding_box, box_of, grow
 from ..images.checks import check_ct, check_labels, check_nodes, check_pair
 from ..images.pictures import PLANES, montage, view, write_png
 from ..images.volume import Volume, canonical, crop, isotropic_grid, resample_to
@@ -247,7 +247,7 @@ def compute(
         labels = label_map(hu, organs, spacing, table, instances, _version(case))
 
     kept = bounding_box(instances)
-    box = grow(kept, settings.margin_mm, spacing, shape) if kept else tuple(slice(0, n) for n in shape)
+    box = grow(kept, settings.margin_mm, spacing, shape) if kept else box_of(shape)
     hu, labels, instances = hu[box], labels[box], instances[box]
     affine = crop(Volume(np.broadcast_to(np.uint8(0), shape), affine), box).affine
     low, high = settings.window

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..images.boxes import Box
+from ..images.boxes import Box, box_of, clipped, extent, within
 from ..runtime.content import NONE, NUMBER, check, count, positive
 from ..runtime.errors import LNSynthError
 from ..runtime.files import read_json, sha256, sha256_once, write_json
@@ -118,14 +118,14 @@ class PreparedCase:
         stored = self._open(name)
         if box is None:
             check_room(self.folder, math.prod(self.shape) * stored.dtype.itemsize)
-            return _part(self.folder / f"{name}.b2nd", stored, tuple(slice(0, n) for n in self.shape))
-        inside = tuple(slice(max(0, b.start), min(n, b.stop)) for b, n in zip(box, self.shape, strict=True))
-        wanted = tuple(b.stop - b.start for b in box)
+            return _part(self.folder / f"{name}.b2nd", stored, box_of(self.shape))
+        inside = clipped(box, self.shape)
+        wanted = extent(box)
         if all(b == i for b, i in zip(box, inside, strict=True)):
             return _part(self.folder / f"{name}.b2nd", stored, inside)
         result = np.full(wanted, OUTSIDE[name], ARRAYS[name])
         if all(i.stop > i.start for i in inside):
-            place = tuple(slice(i.start - b.start, i.stop - b.start) for b, i in zip(box, inside, strict=True))
+            place = within(inside, box)
             result[place] = _part(self.folder / f"{name}.b2nd", stored, inside)
         return result
 

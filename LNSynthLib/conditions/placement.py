@@ -19,6 +19,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..images.boxes import box_at, box_of
 from ..masks.labels import AIR, LabelTable
 from ..masks.nodes import TOUCHING, axes_mm
 from ..runtime.errors import LNSynthError
@@ -76,7 +77,7 @@ def _add_one(nodes, labels, spacing, table, rng, prior, short_axis_mm, sites):
             fat, center = best
             index = int(nodes.max()) + 1
             start = _start(shape, center)
-            box = tuple(slice(s, s + n) for s, n in zip(start, shape.shape, strict=True))
+            box = box_at(start, shape.shape)
             nodes[box][shape] = index
             return nodes, {"id": index, "placed": True, "station": station, "tries": tries,
                            "centroid_index": [float(v) for v in np.argwhere(shape).mean(0) + start],
@@ -140,7 +141,7 @@ def nearest_room(shape: np.ndarray, start, nodes: np.ndarray, labels: np.ndarray
         first = start + offsets[index]
         if (first < 0).any() or (first + shape.shape > nodes.shape).any():
             continue
-        if not blocked[tuple(slice(s, s + n) for s, n in zip(first - low, shape.shape, strict=True))][shape].any():
+        if not blocked[box_at(first - low, shape.shape)][shape].any():
             return first, float(moved[index])
     return None
 
@@ -167,7 +168,7 @@ def _fits(shape, center, nodes, labels, table, fat) -> float | None:
     start = _start(shape, center)
     if (start < 0).any() or (start + shape.shape > np.array(nodes.shape)).any():
         return None
-    under = labels[tuple(slice(s, s + n) for s, n in zip(start, shape.shape, strict=True))][shape]
+    under = labels[box_at(start, shape.shape)][shape]
     if not table.free(under).all():
         return None
     if not clear_of_others(shape, start, nodes):
@@ -183,7 +184,7 @@ def clear_of_others(shape: np.ndarray, start, nodes: np.ndarray) -> bool:
     around = nodes[box] > 0
     if not around.any():
         return True
-    padded = np.pad(shape, [(min(s, 1), 1) for s in start])[tuple(slice(0, n) for n in around.shape)]
+    padded = np.pad(shape, [(min(s, 1), 1) for s in start])[box_of(around.shape)]
     return not (ndimage.binary_dilation(padded, TOUCHING) & around).any()
 
 
@@ -206,7 +207,7 @@ class _Sites:
         fat = None if self.fat is None else distance(coarse != self.fat)
         depth = distance(coarse == AIR)
         allowed = (room > 0) & (depth > SKIN_MM)
-        x, y, z = np.ogrid[tuple(slice(0, n) for n in coarse.shape)]
+        x, y, z = np.ogrid[box_of(coarse.shape)]
 
         def present(names):
             return np.isin(coarse, [table.index(n) for n in names if n in table.names])

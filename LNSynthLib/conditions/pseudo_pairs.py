@@ -19,6 +19,7 @@ from ..cases.dataset import Case, Dataset, home_of, voxels_sha256
 from ..cases.fingerprint import fingerprint
 from ..cases.sides import Member, check_new, members, person
 from ..images import synthetic
+from ..images.boxes import box_of
 from ..images.checks import check_ct
 from ..images.volume import Volume, canonical, read, same_grid
 from ..masks.body import label_map
@@ -135,12 +136,12 @@ def draw_noise(covariance: np.ndarray, shape: Sequence[int], rng: np.random.Gene
     """Gaussian noise (float32) of that autocovariance, on a grid of any shape, by its power spectrum."""
     size = [max(n, c) for n, c in zip(shape, covariance.shape, strict=True)]
     kernel = np.zeros(size)
-    kernel[tuple(slice(0, c) for c in covariance.shape)] = covariance
+    kernel[box_of(covariance.shape)] = covariance
     kernel = np.roll(kernel, [-(c // 2) for c in covariance.shape], axis=(0, 1, 2))
     power = np.maximum(np.fft.fftn(kernel).real, 0)
     power *= covariance.max() / power.mean()  # what the clipping changed
     noise = np.fft.ifftn(np.fft.fftn(rng.standard_normal(size)) * np.sqrt(power)).real
-    return noise[tuple(slice(0, n) for n in shape)].astype(np.float32)
+    return noise[box_of(shape)].astype(np.float32)
 
 
 def paint(

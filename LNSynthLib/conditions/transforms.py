@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from ..images.boxes import box_at
 from ..masks.labels import LabelTable
 from ..masks.nodes import boxes
 from ..masks.shapes import MARGIN, fullest, signed_distance, whole_voxels
@@ -69,7 +70,7 @@ def vary(nodes: np.ndarray, labels: np.ndarray, spacing, rng: np.random.Generato
         if record["operation"] == "unchanged" and not table.free(labels[box][mask]).all():
             start, record = _off_the_organ(mask, start, nodes, labels, spacing, settings, table)
         if start is not None:
-            nodes[tuple(slice(s, s + n) for s, n in zip(start, changed.shape, strict=True))][changed] = index
+            nodes[box_at(start, changed.shape)][changed] = index
         records.append({"id": index, **record})
     return nodes, sorted(records, key=lambda r: r["id"])
 
@@ -133,7 +134,7 @@ def replay(nodes: np.ndarray, spacing, records: list[dict], made_with: dict) -> 
         if "parameters" in record:
             box = places[record["id"]]
             mask, start = deform(nodes[box] == record["id"], [s.start for s in box], spacing, record["parameters"])
-            changed[tuple(slice(s, s + n) for s, n in zip(start, mask.shape, strict=True))][mask] = record["id"]
+            changed[box_at(start, mask.shape)][mask] = record["id"]
     return changed
 
 
@@ -199,7 +200,7 @@ def _allowed(changed, start, mask, nodes, labels, table, settings) -> bool:
         return False
     if (start < 0).any() or (start + changed.shape > np.array(nodes.shape)).any():
         return False
-    target = tuple(slice(s, s + n) for s, n in zip(start, changed.shape, strict=True))
+    target = box_at(start, changed.shape)
     return table.free(labels[target][changed]).all() and clear_of_others(changed, start, nodes)
 
 

@@ -15,6 +15,7 @@ from ..conditions.shape_prior import ShapePrior
 from ..conditions.transforms import VarySettings, vary
 from ..generators import model_folder
 from ..images import synthetic
+from ..images.boxes import box_at, padded
 from ..images.checks import check_ct
 from ..images.pictures import widest, write_png
 from ..images.volume import Volume, canonical, read, write
@@ -103,8 +104,8 @@ def _variants(case: PreparedCase, form, seed: int) -> dict[str, Draft]:
         if not nodes.any():
             raise LNSynthError("There is no room for a lymph node in this CT; give one of the abdomen, with --anatomy.")
     start = _richest(nodes, form.patch)
-    box = tuple(slice(s, s + n) for s, n in zip(start, form.patch, strict=True))
-    base = Draft(case, form, start, case.anatomy(box), _read(nodes, box), records)
+    box = box_at(start, form.patch)
+    base = Draft(case, form, start, case.anatomy(box), padded(nodes, box), records)
 
     def change(name, **settings):
         changed, how = vary(base.nodes, base.anatomy, case.spacing, rng(seed, "demo", name),
@@ -134,18 +135,10 @@ def _richest(nodes: np.ndarray, patch) -> tuple[int, int, int]:
     for box in boxes(nodes).values():
         start = [int(np.clip((b.start + b.stop - n) // 2, min(0, m - n), max(0, m - n)))
                  for b, n, m in zip(box, patch, nodes.shape, strict=True)]
-        held = np.count_nonzero(_read(nodes, tuple(slice(s, s + n) for s, n in zip(start, patch, strict=True))))
+        held = np.count_nonzero(padded(nodes, box_at(start, patch)))
         if best is None or held > best[0]:
             best = held, tuple(start)
     return best[1]
-
-
-def _read(array: np.ndarray, box) -> np.ndarray:
-    """A box that may reach beyond the array, where it is 0."""
-    inside = tuple(slice(max(0, b.start), min(n, b.stop)) for b, n in zip(box, array.shape, strict=True))
-    result = np.zeros([b.stop - b.start for b in box], array.dtype)
-    result[tuple(slice(i.start - b.start, i.stop - b.start) for b, i in zip(box, inside, strict=True))] = array[inside]
-    return result
 
 
 def _sample(name: str, draft: Draft, model, facts, out: Path, run_seed: int, steps: int, device,

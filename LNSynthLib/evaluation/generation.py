@@ -22,7 +22,7 @@ from ..cases.prepared import PreparedCase, list_prepared
 from ..cases.sides import Member, check_sides, members
 from ..cases.trained_on import TrainedOn, held_out
 from ..conditions.encode import scale_hu, unscale_hu
-from ..images.boxes import Box
+from ..images.boxes import Box, box_at, extent
 from ..images.volume import read
 from ..masks.labels import AIR, LabelTable, table_named
 from ..review.provenance import ANONYMOUS_KEY
@@ -223,7 +223,7 @@ def _box(condition: dict) -> Box:
 
 
 def _shape(box: Box) -> tuple[int, ...]:
-    return tuple(side.stop - side.start for side in box)
+    return extent(box)
 
 
 def _measure(sample: Sample, settings: ImageSettings, features: FeatureNet | None) -> tuple[dict, tuple]:
@@ -339,7 +339,7 @@ def _nearest_features(rows: list[dict], seen: list, training: list[tuple[Prepare
             random = rng(settings.seed, "memorisation", case.id)
             for _ in range(settings.per_case):
                 start = random_start(case, shape, random, at_node=True)
-                patch = case.ct(tuple(slice(s, s + n) for s, n in zip(start, shape, strict=True)))
+                patch = case.ct(box_at(start, shape))
                 places.append((case, start))
                 real.append(direction(pooled(features.maps(patch))))
                 progress.step()

@@ -1,5 +1,9 @@
 """Boxes of voxels: slices along i, j, k."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import numpy as np
 
 Box = tuple[slice, slice, slice]  # start and stop along i, j and k, in voxels
@@ -24,6 +28,46 @@ def grow(box: Box, margin_mm: float, spacing: tuple, shape: tuple) -> Box:
     )
 
 
+def box_at(start: Sequence[int], shape: Sequence[int]) -> Box:
+    """The box of a shape that begins at an index."""
+    return tuple(slice(s, s + n) for s, n in zip(start, shape, strict=True))
+
+
+def box_of(shape: Sequence[int]) -> Box:
+    """The box of everything in an array of this shape."""
+    return tuple(slice(0, n) for n in shape)
+
+
+def extent(box: Box) -> tuple[int, ...]:
+    """Voxels along each axis."""
+    return tuple(b.stop - b.start for b in box)
+
+
+def shifted(box: Box, by: Sequence[int]) -> Box:
+    """The box moved by a number of voxels along each axis."""
+    return tuple(slice(b.start + n, b.stop + n) for b, n in zip(box, by, strict=True))
+
+
+def within(box: Box, outer: Box) -> Box:
+    """The same voxels as counted from where another box begins."""
+    return tuple(slice(b.start - o.start, b.stop - o.start) for b, o in zip(box, outer, strict=True))
+
+
+def out_of(box: Box, outer: Box) -> Box:
+    """The opposite of `within`: a box counted from where another begins, as counted from where that one is."""
+    return tuple(slice(b.start + o.start, b.stop + o.start) for b, o in zip(box, outer, strict=True))
+
+
+def clipped(box: Box, shape: Sequence[int]) -> Box:
+    """What of the box lies in an array of this shape; a side of it is empty or turned where nothing does."""
+    return tuple(slice(max(0, b.start), min(n, b.stop)) for b, n in zip(box, shape, strict=True))
+
+
+def common(a: Box, b: Box) -> Box:
+    """What two boxes share; a side of it is empty or turned where they do not meet (`meet`)."""
+    return tuple(slice(max(x.start, y.start), min(x.stop, y.stop)) for x, y in zip(a, b, strict=True))
+
+
 def union(boxes: list[Box]) -> Box:
     """The smallest box around all of them."""
     return tuple(slice(min(b.start for b in axis), max(b.stop for b in axis)) for axis in zip(*boxes, strict=True))
@@ -41,7 +85,7 @@ def meet(a: Box, b: Box) -> bool:
 
 def padded(array: np.ndarray, box: Box) -> np.ndarray:
     """A box that may reach beyond the array, where it is 0."""
-    inside = tuple(slice(max(0, b.start), min(n, b.stop)) for b, n in zip(box, array.shape, strict=True))
-    result = np.zeros([b.stop - b.start for b in box], array.dtype)
-    result[tuple(slice(i.start - b.start, i.stop - b.start) for b, i in zip(box, inside, strict=True))] = array[inside]
+    inside = clipped(box, array.shape)
+    result = np.zeros(extent(box), array.dtype)
+    result[within(inside, box)] = array[inside]
     return result

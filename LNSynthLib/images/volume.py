@@ -12,7 +12,7 @@ from ..runtime.errors import LNSynthError
 from ..runtime.files import atomic_path
 from . import dicom_series, itk_files, nifti
 from .affine import LPS, furthest_apart, nearly_orthonormal, rotation_of, spacing_of, straightened
-from .boxes import Box
+from .boxes import Box, box_of
 
 NIFTI = (".nii", ".nii.gz")
 ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
@@ -231,7 +231,7 @@ def resample_to(
 
 def _fill_outside(result: np.ndarray, matrix: np.ndarray, source_shape: tuple, cval: float) -> None:
     """Set every voxel whose centre maps outside the source's outer faces (index < -0.5 or > n - 0.5)."""
-    axes = np.ogrid[tuple(slice(0, n) for n in result.shape)]
+    axes = np.ogrid[box_of(result.shape)]
     for row, size in zip(matrix[:3], source_shape, strict=True):
         index = row[3] + sum(c * axis for c, axis in zip(row[:3], axes, strict=True) if c)
         outside = (index < -0.5 - 1e-6) | (index > size - 0.5 + 1e-6)

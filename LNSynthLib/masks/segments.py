@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..images import itk_files, nifti
-from ..images.boxes import Box
+from ..images.boxes import Box, shifted
 from ..images.checks import check_labels
 from ..images.dicom_files import read_header
 from ..images.volume import NIFTI, Volume, is_volume_file
@@ -111,7 +111,7 @@ def by_value(array: np.ndarray, first: tuple = (0, 0, 0)) -> Iterator[tuple[int,
 
     for value, box in enumerate(ndimage.find_objects(array), 1):
         if box is not None:
-            place = tuple(slice(b.start + f, b.stop + f) for b, f in zip(box, first, strict=True))
+            place = shifted(box, first)
             yield value, place, array[box] == value
 
 

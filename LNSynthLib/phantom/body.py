@@ -11,6 +11,7 @@ from functools import reduce
 
 import numpy as np
 
+from ..images.boxes import box_of
 from .scene import Scene, Solid, ellipse, ellipsoid, smooth_max, smooth_min
 
 # TotalSegmentator v2 ids, and the height (mm) of each vertebra's centre
@@ -91,7 +92,7 @@ class Habitus:
 def draw_frame(scene: Scene, habitus: Habitus, hu: dict[str, float]) -> None:
     """Paints everything that is not an abdominal organ; afterwards scene.free measures the room left in the abdomen."""
     x, y, z = scene.xyz
-    whole = tuple(slice(0, n) for n in scene.shape)
+    whole = box_of(scene.shape)
     cavity = habitus.cavity(x, y, z)
     skin = Solid(whole, habitus.outline(x, y, cavity))
     fat = hu["fat"] + 5 * scene.noise(35.0) + 7 * scene.noise(7.0)
@@ -124,7 +125,7 @@ def draw_frame(scene: Scene, habitus: Habitus, hu: dict[str, float]) -> None:
 def _muscle_wall(scene, habitus, hu, skin, cavity) -> None:
     """Three flat muscles at the flanks, the rectus in front with the white line between; intercostals above."""
     x, y, z = scene.xyz
-    whole = tuple(slice(0, n) for n in scene.shape)
+    whole = box_of(scene.shape)
     front = np.clip((y - habitus.middle) / habitus.depth, 0, 1)
     thick = habitus.wall * (1 - 0.35 * front**2)
     ring = np.maximum(np.maximum(cavity - thick, -cavity), skin + 4)
@@ -304,7 +305,7 @@ def _chest(scene, habitus, hu, dome) -> None:
         scene.paint(gullet, hu["bowel_wall"] - 15, ESOPHAGUS)
         scene.claim(gullet)
     lung = Solid(
-        tuple(slice(0, n) for n in scene.shape), np.maximum(np.maximum(dome + 2, 3 - scene.free), 7 - np.abs(x - 2))
+        box_of(scene.shape), np.maximum(np.maximum(dome + 2, 3 - scene.free), 7 - np.abs(x - 2))
     )
     vessels = np.clip(scene.noise(9.0) * 1.6 - 2.4, 0, 1) + np.clip(scene.noise(4.0) * 1.2 - 2.4, 0, 0.6)
     scene.paint(lung, hu["lung"] + 25 * scene.noise(20.0) + 650 * vessels)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.interpolate import BSpline, PchipInterpolator
 
+from ..images.boxes import box_of, extent, within
+
 DEFORMATION_MM = 9.0  # no point is moved further than this, so a box grown by it holds the whole solid
 FAR = np.float32(60.0)  # distances are not followed beyond this
 
@@ -61,7 +63,7 @@ class Scene:
 
         A cubic B-spline with random coefficients every scale_mm / 2, evaluated axis by axis.
         """
-        box = box or tuple(slice(0, n) for n in self.shape)
+        box = box or box_of(self.shape)
         bases = []
         for axis, part in enumerate(box):
             at = np.arange(part.start, part.stop) * self.spacing[axis] / (scale_mm / 2)
@@ -97,7 +99,7 @@ class Scene:
         box = self.box(curve.min(0) - reach, curve.max(0) + reach)
         if box is None:
             return None
-        shape = [s.stop - s.start for s in box]
+        shape = extent(box)
         d, along = np.full(shape, FAR), np.zeros(shape, np.float32)
         for a, b, ra, rb, s in zip(curve[:-1], curve[1:], radius[:-1], radius[1:], length[:-1], strict=True):
             part = self.box(
@@ -110,7 +112,7 @@ class Scene:
             p = [(self.xyz[i][part] - np.float32(a[i])) * scale[i] for i in range(3)]
             t = np.clip((p[0] * axis[0] + p[1] * axis[1] + p[2] * axis[2]) * np.float32(1 / squared), 0, 1)
             new = np.sqrt(sum((p[i] - t * axis[i]) ** 2 for i in range(3))) - (np.float32(ra) + t * np.float32(rb - ra))
-            local = tuple(slice(q.start - o.start, q.stop - o.start) for q, o in zip(part, box, strict=True))
+            local = within(part, box)
             closer = new < d[local]
             d[local][closer] = new[closer]
             along[local][closer] = np.float32(s) + t[closer] * np.float32(np.linalg.norm(b - a))

@@ -7,6 +7,8 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage, signal
 
+from ..images.boxes import box_at
+
 Composite = Literal["residual", "replace"]
 GRAIN_MM = 12.0  # large enough for the longest wave of a CT's fine noise, small enough to fit between organs
 
@@ -33,7 +35,7 @@ def grain(native: np.ndarray, known: np.ndarray, shape, window, spacing, rng: np
     mean = ndimage.uniform_filter(unrest, size)
     whole = tuple(slice(n // 2, m - (n - 1) // 2) for n, m in zip(size, native.shape, strict=True))
     start = np.unravel_index(int(mean[whole].argmin()), mean[whole].shape)
-    block = tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))
+    block = box_at(start, size)
     fine = native[block] - known[block]
     strength = fine.std()
     for axis, n in enumerate(size):

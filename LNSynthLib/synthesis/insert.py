@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from ..conditions.encode import unscale_hu
 from ..generators.protocol import Generator
-from ..images.boxes import grow, size_mm, union
+from ..images.boxes import grow, size_mm, union, within
 from ..images.canvas import Canvas
 from ..images.volume import Volume, canonical_view, resample_to
 from ..runtime.errors import LNSynthError
@@ -126,7 +126,7 @@ def _paint(scene: Scene, grid: Grid, patch: Patch, made: np.ndarray, ids: list[i
     wide = ct.hu(around)
     known, new = (resample_to(Volume(unscale_hu(a, form.window), grid.affine), wide.affine, wide.shape, order=3,
                               cval=form.window[0]).array for a in (patch.known.numpy()[0, 0], made))
-    place = tuple(slice(b.start - a.start, b.stop - a.start) for b, a in zip(box, around, strict=True))
+    place = within(box, around)
     native = wide.array[place]
     if settings.composite == "replace":
         result = replace(native, new[place], distance, settings.margin_mm)

@@ -13,7 +13,7 @@ from ..cases.prepared import PreparedCase
 from ..conditions.encode import encode
 from ..conditions.form import DataForm
 from ..conditions.transforms import VarySettings, vary
-from ..images.boxes import Box
+from ..images.boxes import Box, box_at
 from ..masks.labels import LabelTable
 from ..runtime.content import NUMBER, check
 from ..runtime.errors import LNSynthError
@@ -38,7 +38,7 @@ class Draft:
 
     @property
     def box(self) -> Box:
-        return tuple(slice(s, s + n) for s, n in zip(self.start, self.anatomy.shape, strict=True))
+        return box_at(self.start, self.anatomy.shape)
 
     @property
     def affine(self) -> np.ndarray:

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from ..conditions.encode import encode, expected_hu, scale_hu
 from ..conditions.form import DataForm
-from ..images.boxes import Box, bounding_box, grow, meet, padded
+from ..images.boxes import Box, bounding_box, grow, meet, out_of, padded, within
 from ..images.canvas import Canvas
 from ..images.volume import Volume, crop, resample_to
 from ..masks.body import LOWEST_HU, node_hu
@@ -46,14 +46,11 @@ class Nodes:
     @classmethod
     def within(cls, region: Box, instances: Volume) -> Nodes:
         """instances: of a region of the CT, told apart already; their numbers stay, whatever their number."""
-        return cls(region, instances, {i: tuple(slice(b.start + r.start, b.stop + r.start)
-                                                for b, r in zip(box, region, strict=True))
-                                       for i, box in boxes(instances.array).items()})
+        return cls(region, instances, {i: out_of(box, region) for i, box in boxes(instances.array).items()})
 
     def mask(self, ids, box: Box) -> np.ndarray:
         """Where some nodes are in a box of the CT, which may reach beyond the region, where none is; bool."""
-        here = padded(self.instances.array,
-                      tuple(slice(b.start - r.start, b.stop - r.start) for b, r in zip(box, self.region, strict=True)))
+        here = padded(self.instances.array, within(box, self.region))
         return np.isin(here, list(ids)) & (here > 0)
 
     def points_mm(self, index: int) -> np.ndarray:

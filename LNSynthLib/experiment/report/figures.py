@@ -15,6 +15,7 @@ import numpy as np
 from ...cases.prepared import PreparedCase
 from ...conditions.encode import unscale_hu
 from ...images import pictures
+from ...images.boxes import box_at
 from ...images.volume import read
 from ...masks.labels import LabelTable
 from ...review.samples import read_record, samples
@@ -155,7 +156,7 @@ def _folders(results: Results, cell: Cell) -> dict[str, Path]:
 
 def _patch(results: Results, case: PreparedCase, record: dict, made: dict[str, dict], name: str) -> Example:
     start, shape = record["condition"]["start"], record["condition"]["shape"]
-    box = tuple(slice(s, s + n) for s, n in zip(start, shape, strict=True))
+    box = box_at(start, shape)
     nodes, window = case.nodes(box), case.info["window"]
     frame = Frame.around(nodes, case.spacing, window)
     real, mark = unscale_hu(case.ct(box), window), MARKS[case.kind]

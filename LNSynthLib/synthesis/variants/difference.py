@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...images.boxes import Box, bounding_box, grow
+from ...images.boxes import Box, bounding_box, grow, union
 from ...images.volume import Volume, canonical_view, crop
 from ...masks.nodes import boxes, told_apart
 from ...runtime.errors import LNSynthError
@@ -32,8 +32,7 @@ class Wanted:
         found = [box for mask in (nodes, present) if mask is not None and (box := bounding_box(mask.array))]
         if not found:
             raise LNSynthError("The node mask is empty; draw at least one node.")
-        around = tuple(slice(min(b.start for b in axis), max(b.stop for b in axis))
-                       for axis in zip(*found, strict=True))
+        around = union(found)
         region = grow(around, margin_mm, nodes.spacing, nodes.shape)
         mine = crop(nodes, region)
         if present is None:

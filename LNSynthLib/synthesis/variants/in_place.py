@@ -11,7 +11,7 @@ import numpy as np
 
 from ...conditions.placement import kept_clear
 from ...conditions.transforms import vary
-from ...images.boxes import grow
+from ...images.boxes import common, extent, grow, out_of, within
 from ...images.canvas import Canvas
 from ...images.pictures import write_png
 from ...images.synthetic import remember_mask
@@ -165,20 +165,18 @@ class _InPlace:
         sizes = np.bincount(pieces.ravel())
         sizes[0] = 0
         at = boxes(pieces)[int(sizes.argmax())]
-        at = tuple(slice(b.start + r.start, b.stop + r.start) for b, r in zip(at, self.wanted.region, strict=True))
+        at = out_of(at, self.wanted.region)
         box = grow(at, SHOWN_MM, ct.spacing, self.canvas.shape)
         table = LabelTable.load(self.run.model.form.labels)
-        size = tuple(b.stop - b.start for b in box)
+        size = extent(box)
         labels = np.zeros(size, np.uint8)
         if self.anatomy is not None:
             labels = table.from_totalsegmentator(self.anatomy.array[box])
         real = self.canvas.hu(box).array
         hu = Canvas(canonical_view(ct), *self.source.scaling).hu(box).array
         whole = np.zeros((2, *size), np.uint16)  # the region's nodes in the box: present, changed
-        meet = [slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in
-                zip(box, self.wanted.region, strict=True)]
-        there = tuple(slice(m.start - b.start, m.stop - b.start) for m, b in zip(meet, box, strict=True))
-        here = tuple(slice(m.start - r.start, m.stop - r.start) for m, r in zip(meet, self.wanted.region, strict=True))
+        both = common(box, self.wanted.region)
+        there, here = within(both, box), within(both, self.wanted.region)
         for place, array in zip(whole, (self.wanted.present.array, changed), strict=True):
             place[there] = array[here]
         return compare(real, whole[0], hu, canonical_view(nodes).array[box], labels, table, self.canvas.spacing,
