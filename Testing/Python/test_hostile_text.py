@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from made_experiment import make_experiment
-from test_pairs import make_sample, write_filter
+from test_standings import make_sample, write_filter
 
 from LNSynthLib import cli
 from LNSynthLib.demo import page as demo_page

@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 import pytest
-from test_accepted import make_sample
+from test_review_export import make_sample
 
 from LNSynthLib import cli
 from LNSynthLib.images.pictures import write_png
