@@ -52,12 +52,12 @@ def setup(stage):
 
 
 def synthesis(stage):
-    from LNSynthLogic import volumes
+    from LNSynthLogic import synthetic
 
     p = stage.host.parameters
     p.samplesFolder, p.variants, p.seed, p.vary = str(PLACE / "samples"), 4, 7, True
     made = mrml.add_ct(stage.scene, name="LNSynthPhantom-003")
-    volumes.mark_synthetic(made, {})
+    synthetic.mark_synthetic(made, {})
     p.synthetic = made
     stage.settle()
 

@@ -10,7 +10,7 @@ import numpy as np
 from LNSynthLib.images.boxes import box_at
 from LNSynthLib.runtime.errors import LNSynthError
 
-from . import anatomy, segments, volumes
+from . import anatomy, segments, synthetic, volumes
 from .grids import affine_of, to_world, voxels
 from .jobs.process import library_command
 from .words import _
@@ -40,7 +40,7 @@ def first_ct(scene):
     """The first volume of the scene that is an image, and not a synthetic one; None where there is none."""
     for index in range(scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")):
         node = scene.GetNthNodeByClass(index, "vtkMRMLScalarVolumeNode")
-        if not (node.IsA("vtkMRMLLabelMapVolumeNode") or node.GetHideFromEditors() or volumes.is_synthetic(node)):
+        if not (node.IsA("vtkMRMLLabelMapVolumeNode") or node.GetHideFromEditors() or synthetic.is_synthetic(node)):
             return node
     return None
 
@@ -60,7 +60,7 @@ def checks(ct) -> list[Check]:
     except LNSynthError as error:
         return [Check(False, str(error))]
     found = [_spacing(volume), _extent(volume), _values(volume, ct.GetName()), _orientation(volume), _transform(ct)]
-    if volumes.is_synthetic(ct):
+    if synthetic.is_synthetic(ct):
         found.append(Check(False, _("This CT is synthetic itself; choose the real one for results that are worth a "
                                     "review.")))
     return found
@@ -154,7 +154,7 @@ def load_phantom(scene, folder: Path):
         raise LNSynthError(f"{folder}: there is no phantom in this folder; make the sample again.")
     case = dataset.load(dataset.cases()[0]["id"])
     ct = volumes.add_volume(scene, case.ct, _("PHANTOM CT"))
-    ct.SetAttribute(volumes.HEADER, description(dataset.path(dataset.cases()[0]["id"], "ct")))
+    ct.SetAttribute(synthetic.HEADER, description(dataset.path(dataset.cases()[0]["id"], "ct")))
     show_soft_tissue(ct)
     organs = anatomy.add_anatomy(scene, ct, case.anatomy, _("PHANTOM anatomy"))
     nodes = segments.new_segmentation(scene, ct, _("PHANTOM nodes"))

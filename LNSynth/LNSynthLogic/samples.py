@@ -16,6 +16,7 @@ from LNSynthLib.runtime.files import sha256
 
 from . import segments, volumes
 from .grids import boxes
+from .synthetic import SYNTHETIC, mark_synthetic, provenance_of
 from .words import _
 
 SAMPLE = "LNSynth.Sample"          # attribute of a sample's nodes: the folder that they were loaded from
@@ -70,14 +71,14 @@ def add_sample(scene, sample: Sample, like=None):
     folder, provenance, ct, nodes = sample.folder, sample.provenance, sample.ct, sample.nodes
     volume = volumes.add_volume(scene, ct, folder.name, like)
     volume.SetName(folder.name)  # as it is called in its folder, also when it is loaded again
-    volumes.mark_synthetic(volume, provenance)
+    mark_synthetic(volume, provenance)
     volume.SetAttribute(SAMPLE, str(folder))
     segmentation = segments.new_segmentation(scene, volume, _("Nodes of {name}").format(name=volume.GetName()))
     ids = segments.add_instances(segmentation, volume, nodes.array, in_ct=True)
     made = {node["id"] for node in provenance.get("nodes", ()) if node.get("state") == "made"}
     for value, segment_id in zip(sample.values, ids, strict=True):
         segmentation.GetSegmentation().GetSegment(segment_id).SetTag(MADE, "1" if value in made else "0")
-    segmentation.SetAttribute(volumes.SYNTHETIC, "1")
+    segmentation.SetAttribute(SYNTHETIC, "1")
     segmentation.SetAttribute(SAMPLE, str(folder))
     segmentation.SetAttribute(AS_LOADED, _digest(segmentation, volume))
     return volume, segmentation
@@ -97,7 +98,7 @@ def loaded(scene, folder: Path):
     outputs = read_record(folder).get("outputs")
     for index in range(scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")):
         volume = scene.GetNthNodeByClass(index, "vtkMRMLScalarVolumeNode")
-        if volume.GetAttribute(SAMPLE) == str(folder) and volumes.provenance_of(volume).get("outputs") == outputs:
+        if volume.GetAttribute(SAMPLE) == str(folder) and provenance_of(volume).get("outputs") == outputs:
             segmentation = nodes_of(volume)
             if segmentation is not None and segmentation.GetAttribute(AS_LOADED) == _digest(segmentation, volume):
                 return volume, segmentation

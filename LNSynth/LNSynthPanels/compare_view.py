@@ -8,6 +8,7 @@ import qt
 import slicer
 import vtk
 from LNSynthLogic import compare_layout, node_table, samples, volumes
+from LNSynthLogic.synthetic import SYNTHETIC
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
@@ -30,7 +31,7 @@ class CompareView(VTKObservationMixin):
         self._framed = self._entered = False
         self._keys = Keys(host, {FLICKER_KEY: self._flicker})
         ui = self.ui
-        ui.syntheticSelector.addAttribute("vtkMRMLScalarVolumeNode", volumes.SYNTHETIC, "1")
+        ui.syntheticSelector.addAttribute("vtkMRMLScalarVolumeNode", SYNTHETIC, "1")
         ui.compareButton.connect("clicked()", self._toggle)
         ui.flickerButton.connect("clicked()", self._flicker)
         ui.blendSlider.connect("valueChanged(double)", self._blend)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import qt
 import slicer
-from LNSynthLogic import node_scores, node_table, segments, volumes
+from LNSynthLogic import node_scores, node_table, segments, synthetic
 from LNSynthLogic.jobs import commands, environment
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
@@ -87,8 +87,8 @@ class SegmentationPanel(VTKObservationMixin):
 
         made = segments.new_segmentation(self.host.scene, ct, _("Nodes found by {model}").format(model=model))
         ids = segments.add_instances(made, ct, read(path).array, in_ct=True)
-        if volumes.is_synthetic(ct):
-            made.SetAttribute(volumes.SYNTHETIC, "1")
+        if synthetic.is_synthetic(ct):
+            made.SetAttribute(synthetic.SYNTHETIC, "1")
         self._said = _("{count} lymph nodes found: check and correct them (for research).").format(count=len(ids))
         self.host.parameters.prediction = made
 

@@ -6,7 +6,8 @@ import mrml
 import numpy as np
 import pytest
 import slicer
-from LNSynthLogic import compare_layout, node_table, segments, volumes
+from LNSynthLogic import compare_layout, node_table, segments
+from LNSynthLogic.synthetic import mark_synthetic
 from slices import SliceViews
 
 from LNSynthLib.runtime.errors import LNSynthError
@@ -24,7 +25,7 @@ def show(scene):
     changed = mrml.phantom().ct.array.copy()
     changed[mrml.phantom().nodes.array > 0] = -100
     synthetic = mrml.add_ct(scene, changed, mrml.phantom().ct.affine, "sample-001")
-    volumes.mark_synthetic(synthetic, {})
+    mark_synthetic(synthetic, {})
     nodes = mrml.add_nodes(scene, ct)
     mask = np.zeros(changed.shape, np.uint16)
     mask[40:46, 30:36, 20:24] = 1

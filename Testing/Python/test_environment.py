@@ -113,7 +113,7 @@ def test_a_line_without_its_facts_is_refused(tmp_path):
 
 
 def test_nothing_heavy_is_imported():
-    code = ("import sys; sys.path.insert(0, sys.argv[1]); from LNSynthLogic import environment as e; e.inspect(); "
+    code = ("import sys; sys.path.insert(0, sys.argv[1]); from LNSynthLogic.jobs import environment as e; e.inspect(); "
             "print([m for m in ('torch', 'monai', 'scipy', 'nibabel', 'SimpleITK') if m in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code, str(REPOSITORY / "LNSynth")], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr

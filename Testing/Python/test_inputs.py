@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import mrml
 import numpy as np
 import pytest
-from LNSynthLogic import anatomy, inputs, segments, volumes
+from LNSynthLogic import anatomy, inputs, segments, synthetic, volumes
 from LNSynthLogic.jobs import process
 
 from LNSynthLib.images import checks
@@ -62,7 +62,7 @@ def test_thick_slices_and_transforms_are_said(scene):
     mrml.move(ct, mrml.add_transform(scene, np.diag([1.5, 1, 1, 1]), "Zoom"))
     assert "Zoom" in bad(ct)[0] and "arden" in bad(ct)[0]
     mrml.move(ct, None)
-    volumes.mark_synthetic(ct, {})
+    synthetic.mark_synthetic(ct, {})
     assert "synthetic" in bad(ct)[0]
     assert "no voxels" in bad(scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty"))[0]
 
@@ -128,7 +128,7 @@ def test_the_sample_phantom_comes_from_its_job(scene, tmp_path):
     dataset = Dataset.open(tmp_path / "phantom")
     case = dataset.load(dataset.cases()[0]["id"])
     assert np.array_equal(volumes.volume_of(ct).array, case.ct.array)
-    assert ct.GetAttribute(volumes.HEADER).startswith("SYNTHETIC (phantom)")
+    assert ct.GetAttribute(synthetic.HEADER).startswith("SYNTHETIC (phantom)")
     assert np.array_equal(anatomy.labels(organs, ct), case.anatomy.array)
     array, ids = segments.instances(nodes, ct)
     assert np.array_equal(array, case.nodes.array) and len(ids) == case.nodes.array.max()
@@ -215,7 +215,7 @@ def test_the_first_ct_is_an_image_that_a_scanner_made(scene):
     assert inputs.first_ct(scene) is None
     volume = mrml.phantom().ct
     volumes.add_volume(scene, volume, "labels", class_name="vtkMRMLLabelMapVolumeNode")
-    volumes.mark_synthetic(volumes.add_volume(scene, volume, "made"), {})
+    synthetic.mark_synthetic(volumes.add_volume(scene, volume, "made"), {})
     assert inputs.first_ct(scene) is None
     first = volumes.add_volume(scene, volume, "CT")
     volumes.add_volume(scene, volume, "another CT")

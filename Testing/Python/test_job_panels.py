@@ -164,7 +164,7 @@ def test_the_main_window_asks_before_it_closes(stage, answer):
 @pytest.mark.slow
 def test_samples_arrive_while_the_window_stays_usable(stage, tmp_path):
     """Two variants: each comes into the scene marked, is compared, and the second hides the nodes of the first."""
-    from LNSynthLogic import compare_layout, volumes
+    from LNSynthLogic import compare_layout, synthetic
     stage.put("all")
     p, ui = stage.host.parameters, stage.ui
     p.samplesFolder, p.steps, p.variants, p.seed, p.vary = str(tmp_path / "samples"), 2, 2, 1, True
@@ -174,7 +174,7 @@ def test_samples_arrive_while_the_window_stays_usable(stage, tmp_path):
     assert ui.generateButton.text == "Cancel" and stage.host.jobs.busy
     stage.wait(lambda: p.synthetic is not None, 100)
     first = p.synthetic
-    assert volumes.is_synthetic(first) and first.GetName().startswith("SYNTHETIC ")
+    assert synthetic.is_synthetic(first) and first.GetName().startswith("SYNTHETIC ")
     stage.wait(lambda: not stage.host.jobs.busy and p.synthetic is not first, 100)
     stage.settle()
     assert compare_layout.is_open(stage.scene)

@@ -198,7 +198,7 @@ def test_organs_that_are_drawn_or_removed_are_counted_again(stage):
 
 
 def test_a_synthetic_ct_is_compared_and_real_ones_are_not_offered_as_synthetic(stage):
-    from LNSynthLogic import compare_layout, volumes
+    from LNSynthLogic import compare_layout, synthetic
 
     views = SliceViews(stage.scene)
     stage.app.application_logic = views.application
@@ -210,7 +210,7 @@ def test_a_synthetic_ct_is_compared_and_real_ones_are_not_offered_as_synthetic(s
     ct, ui = stage.host.parameters.ct, stage.ui
     assert ui.syntheticSelector.nodeCount() == 0 and not ui.compareButton.enabled
     made = mrml.add_ct(stage.scene, name="made")
-    volumes.mark_synthetic(made, {})
+    synthetic.mark_synthetic(made, {})
     stage.settle()
     assert ui.syntheticSelector.nodeCount() == 1 and ui.ctSelector.nodeCount() == 2
     ui.syntheticSelector.setCurrentNode(made)

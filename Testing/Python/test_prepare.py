@@ -18,6 +18,7 @@ from LNSynthLib.cases.dataset import Case, Dataset
 from LNSynthLib.cases.prepare import PrepareSettings, prepare
 from LNSynthLib.cases.prepared import PreparedCase, list_prepared
 from LNSynthLib.images import volume
+from LNSynthLib.images.boxes import bounding_box
 from LNSynthLib.images.volume import Volume
 from LNSynthLib.masks.labels import LabelTable
 from LNSynthLib.masks.nodes import records
@@ -91,7 +92,7 @@ def test_the_margin_is_kept_or_ends_at_the_volume(dataset, drawn):
         settings = dataclasses.replace(COARSE, margin_mm=margin, name=f"m{margin:.0f}")
         prepare(dataset, settings)
         case = prepared(dataset, settings)
-        box = volume.bounding_box(case.nodes())
+        box = bounding_box(case.nodes())
         gaps = np.r_[[b.start for b in box], np.array(case.shape) - [b.stop for b in box]] * 4
         faces = np.r_[_faces(case.affine, case.shape), _faces(drawn[0].ct.affine, drawn[0].ct.shape)].reshape(2, 6)
         at_the_end = np.abs(faces[0] - faces[1]) <= 4

@@ -201,7 +201,7 @@ def test_export_needs_a_sample_that_nobody_rejected(folder):
 
 def test_a_dicom_segmentation_is_for_nodes_on_a_real_ct(scene):
     import mrml
-    from LNSynthLogic import segments, volumes
+    from LNSynthLogic import segments, synthetic
 
     ct = mrml.add_ct(scene)
     nodes = segments.new_segmentation(scene, ct, "Nodes")
@@ -209,9 +209,9 @@ def test_a_dicom_segmentation_is_for_nodes_on_a_real_ct(scene):
     assert "no nodes" in module.what_seg_misses(ct, nodes)
     segments.add_instances(nodes, ct, mrml.phantom().nodes.array)
     assert module.what_seg_misses(ct, nodes) == ""
-    nodes.SetAttribute(volumes.SYNTHETIC, "1")
+    nodes.SetAttribute(synthetic.SYNTHETIC, "1")
     assert "belong to a synthetic CT" in module.what_seg_misses(ct, nodes)
-    volumes.mark_synthetic(ct, {})
+    synthetic.mark_synthetic(ct, {})
     assert "synthetic" in module.what_seg_misses(ct, nodes)
 
 

@@ -5,7 +5,7 @@ import json
 import mrml
 import numpy as np
 import pytest
-from LNSynthLogic import compare_layout, samples, segments, volumes
+from LNSynthLogic import compare_layout, samples, segments, synthetic, volumes
 
 from LNSynthLib.images.volume import Volume, read, write
 from LNSynthLib.runtime.errors import LNSynthError
@@ -42,8 +42,8 @@ def test_a_sample_is_loaded_exactly_marked_and_gone_again(scene, sample):
     before = count(scene)
     volume, segmentation = samples.load_sample(scene, sample, like=ct)
     assert volume.GetName() == "SYNTHETIC case-001"
-    assert volumes.is_synthetic(volume) and volumes.is_synthetic(segmentation)
-    assert volumes.provenance_of(volume)["source"]["case"] == "p"
+    assert synthetic.is_synthetic(volume) and synthetic.is_synthetic(segmentation)
+    assert synthetic.provenance_of(volume)["source"]["case"] == "p"
     assert np.array_equal(volumes.volume_of(volume).array, mrml.phantom().ct.array)
     assert np.array_equal(volumes.volume_of(volume).affine, volumes.volume_of(ct).affine)
     assert volume.GetParentTransformNode() is ct.GetParentTransformNode() is segmentation.GetParentTransformNode()

@@ -5,7 +5,7 @@ import json
 import mrml
 import numpy as np
 import pytest
-from LNSynthLogic import volumes
+from LNSynthLogic import synthetic, volumes
 from mrml import slicer
 
 from LNSynthLib.images.volume import Volume, read
@@ -162,14 +162,14 @@ def test_nodes_without_voxels_are_refused(scene):
 
 def test_synthetic_volumes_say_so(scene):
     node = mrml.add_ct(scene, noise("int16"), name="CT 5")
-    assert not volumes.is_synthetic(node)
+    assert not synthetic.is_synthetic(node)
     for _ in range(2):
-        volumes.mark_synthetic(node, {"seed": 4, "generator": "demo"})
-    assert volumes.is_synthetic(node)
+        synthetic.mark_synthetic(node, {"seed": 4, "generator": "demo"})
+    assert synthetic.is_synthetic(node)
     assert node.GetName() == "SYNTHETIC CT 5"
     assert node.GetAttribute("LNSynth.Synthetic") == "1"
     assert json.loads(node.GetAttribute("LNSynth.Provenance")) == {"seed": 4, "generator": "demo"}
-    assert volumes.provenance_of(node)["seed"] == 4
+    assert synthetic.provenance_of(node)["seed"] == 4
 
 
 def test_the_mark_of_a_synthetic_or_drawn_ct_goes_into_its_files(scene, tmp_path):
@@ -178,8 +178,8 @@ def test_the_mark_of_a_synthetic_or_drawn_ct_goes_into_its_files(scene, tmp_path
 
     node, path = mrml.add_ct(scene, noise("int16")), tmp_path / "ct.nii"
     kinds = []
-    for change in (lambda: None, lambda: volumes.mark_synthetic(node, {}),
-                   lambda: node.SetAttribute(volumes.HEADER, "SYNTHETIC (phantom), not a patient's image")):
+    for change in (lambda: None, lambda: synthetic.mark_synthetic(node, {}),
+                   lambda: node.SetAttribute(synthetic.HEADER, "SYNTHETIC (phantom), not a patient's image")):
         change()
         volumes.write_volume(node, path)
         kinds.append(origin(path)[1])
@@ -189,8 +189,8 @@ def test_the_mark_of_a_synthetic_or_drawn_ct_goes_into_its_files(scene, tmp_path
 @pytest.mark.parametrize("said", ["[1]", "{", "7", "null", "[" * 100_000])
 def test_a_provenance_that_a_scene_file_made_up_is_none(scene, said):
     node = volumes.add_volume(scene, Volume(noise("int16"), GRIDS["axial"]), "CT")
-    node.SetAttribute(volumes.PROVENANCE, said)
-    assert volumes.provenance_of(node) == {}
+    node.SetAttribute(synthetic.PROVENANCE, said)
+    assert synthetic.provenance_of(node) == {}
 
 
 @pytest.mark.parametrize("header", ["x" * 200, "SYNTHETIC " * 20, "a patient's image"])
@@ -198,7 +198,7 @@ def test_a_header_that_a_scene_file_made_up_is_not_written(scene, tmp_path, head
     from LNSynthLib.images.volume import description
 
     node = volumes.add_volume(scene, Volume(noise("int16"), GRIDS["axial"]), "CT")
-    volumes.mark_synthetic(node, {})
-    node.SetAttribute(volumes.HEADER, header)
+    synthetic.mark_synthetic(node, {})
+    node.SetAttribute(synthetic.HEADER, header)
     volumes.write_volume(node, tmp_path / "ct.nii")
     assert description(tmp_path / "ct.nii") == "SYNTHETIC: LNSynth sample, not a patient's image"

@@ -3,7 +3,8 @@
 import mrml
 import numpy as np
 import pytest
-from LNSynthLogic import compare_layout, node_table, segments, volumes
+from LNSynthLogic import compare_layout, node_table, segments
+from LNSynthLogic.synthetic import mark_synthetic
 from scipy import ndimage
 from slices import SliceViews, side_by_side
 
@@ -18,7 +19,7 @@ def picture_of(scene):
     changed = mrml.phantom().ct.array.copy()
     changed[mrml.phantom().nodes.array > 0] = -100
     synthetic = mrml.add_ct(scene, changed, mrml.phantom().ct.affine, "sample-001")
-    volumes.mark_synthetic(synthetic, {})
+    mark_synthetic(synthetic, {})
     synthetic.GetDisplayNode().SetAutoWindowLevel(False)
     synthetic.GetDisplayNode().SetWindowLevel(400, 40)
     equal = compare_layout.EqualWindows(synthetic, ct)

@@ -9,6 +9,7 @@ import SimpleITK as sitk
 from itk_volume import from_sitk
 
 from LNSynthLib.images import volume as v
+from LNSynthLib.images.boxes import bounding_box, grow
 from LNSynthLib.images.volume import Volume
 from LNSynthLib.runtime.errors import LNSynthError
 
@@ -133,11 +134,11 @@ def test_a_crop_keeps_its_place():
 
 def test_boxes():
     mask = np.zeros((20, 20, 20), np.uint8)
-    assert v.bounding_box(mask) is None
+    assert bounding_box(mask) is None
     mask[3, 5:9, 19] = 2
-    box = v.bounding_box(mask)
+    box = bounding_box(mask)
     assert box == (slice(3, 4), slice(5, 9), slice(19, 20))
-    assert v.grow(box, 5.0, (1.0, 2.0, 2.5), mask.shape) == (slice(0, 9), slice(2, 12), slice(17, 20))
+    assert grow(box, 5.0, (1.0, 2.0, 2.5), mask.shape) == (slice(0, 9), slice(2, 12), slice(17, 20))
 
 
 def test_same_grid():

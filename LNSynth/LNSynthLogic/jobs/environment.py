@@ -18,7 +18,7 @@ from LNSynthLib.runtime.errors import LNSynthError
 
 from ..words import _
 
-REQUIREMENTS = Path(__file__).resolve().parents[1] / "Resources" / "requirements.txt"
+REQUIREMENTS = Path(__file__).resolve().parents[2] / "Resources" / "requirements.txt"
 
 # What a panel's job needs: groups of requirements.txt.
 JOBS = {"synthesis": ("synthesis",), "anatomy": ("synthesis", "anatomy"),
