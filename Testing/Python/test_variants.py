@@ -42,8 +42,7 @@ from LNSynthLib.synthesis.variants.inputs import Files
 from LNSynthLib.synthesis.variants.make import variants
 from LNSynthLib.synthesis.variants.run import VariantSettings
 
-SETTINGS = VariantSettings(count=2, seed=4, steps=2)
-MARGIN = InsertSettings().margin_mm
+SETTINGS, MARGIN = VariantSettings(count=2, seed=4, steps=2), InsertSettings().margin_mm
 
 
 @pytest.fixture(scope="module")
