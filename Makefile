@@ -3,7 +3,8 @@
 #   make demo      the whole chain on a phantom: demo_out/index.html
 #   make test      the quick tests            make test-all   the slow ones too
 #   make bench     the benchmarks             make lint       ruff
-#   make lock      new requirements.lock      make clean      caches and demo_out      make distclean  .venv too
+#   make docs      the documentation: site/index.html
+#   make lock      new requirements.lock      make clean      what was built           make distclean  .venv too
 #
 # The first of them makes .venv and installs the locked versions into it; later ones install nothing.
 
@@ -20,9 +21,9 @@ TESTS  ?= Testing/Python
 export OMP_WAIT_POLICY ?= passive
 export MPLBACKEND      ?= Agg
 
-.PHONY: help demo test test-slow test-all bench lint lock clean distclean
+.PHONY: help demo test test-slow test-all bench lint docs lock clean distclean
 help:
-	@sed -n '3,7s/^#//p' Makefile
+	@sed -n '3,8s/^#//p' Makefile
 
 $(STAMP): requirements.lock requirements-nodeps.lock pyproject.toml
 	@test -n "$(PYTHON)" && $(PYTHON) -c '$(OK)' || { echo "LNSynth needs Python 3.11 or newer with its venv module (python3 here:" \
@@ -55,6 +56,10 @@ bench: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 
+# Offline; a warning is an error (mkdocs.yml).
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
 # Newest versions that pyproject.toml allows, as one set. TotalSegmentator goes in without its drawing packages (see
 # requirements-nodeps.lock). Edit the pins below first, run the tests after.
 LOCK_PINS := nnunetv2==2.6.0 torch==2.13.0
@@ -65,12 +70,12 @@ lock:
 	$(LOCK_VENV)/bin/python -c 'import re; from importlib.metadata import requires; \
 	  print(*(r for r in requires("TotalSegmentator") if ";" not in r and \
 	  re.match("[A-Za-z0-9_-]+", r)[0] not in ("dipy", "fury", "imgkit", "xvfbwrapper")), sep="\n")' > $(LOCK_VENV)/needs.txt
-	$(LOCK_VENV)/bin/python -m pip install ".[fetch,test]" hatchling $(LOCK_PINS) -r $(LOCK_VENV)/needs.txt
+	$(LOCK_VENV)/bin/python -m pip install ".[docs,fetch,test]" hatchling $(LOCK_PINS) -r $(LOCK_VENV)/needs.txt
 	{ sed -n '/^#/p' requirements.lock; $(LOCK_VENV)/bin/python -m pip freeze --all --exclude pip --exclude lnsynth \
 	  --exclude TotalSegmentator | sed 's/+[a-z0-9.]*$$//'; } > $(LOCK_VENV)/lock && mv $(LOCK_VENV)/lock requirements.lock
 
 clean:
-	rm -rf build dist demo_out .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist demo_out site .pytest_cache .ruff_cache .hypothesis
 	find LNSynthLib Testing -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean

@@ -89,10 +89,16 @@ def parse(argv: Sequence[str], args: argparse.Namespace) -> argparse.Namespace:
     _, rest = _common_options().parse_known_args(argv, args)
     chosen = _verb_choice().parse_args(rest or ["--help"])
     args.verb, args.module = chosen.verb, verb_module(chosen.verb)
-    parser = _Parser(prog=f"lnsynth {args.verb}", description=args.module.__doc__, parents=[_common_options()],
+    return verb_parser(chosen.verb).parse_args(chosen.rest, args)
+
+
+def verb_parser(verb: str) -> argparse.ArgumentParser:
+    """The parser of what follows a verb on the line."""
+    module = verb_module(verb)
+    parser = _Parser(prog=f"lnsynth {verb}", description=module.__doc__, parents=[_common_options()],
                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.module.add_arguments(parser)
-    return parser.parse_args(chosen.rest, args)
+    module.add_arguments(parser)
+    return parser
 
 
 def _clear_the_way(args: argparse.Namespace) -> None:

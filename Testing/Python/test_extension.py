@@ -188,13 +188,6 @@ def test_the_help_page_is_whole_and_names_what_people_see():
     assert 'HERE / "Resources" / "Help" / "help.html"' in (MODULE / "LNSynth.py").read_text(encoding="utf-8")
 
 
-def test_the_readme_shows_pictures_and_files_that_exist():
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("https://")]
-    heads = {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in re.findall("^#+ (.+)$", text, re.M)}
-    assert not [link for link in links if not (link[1:] in heads if link[0] == "#" else (REPOSITORY / link).is_file())]
-
-
 def test_icons_are_there_and_the_png_is_the_svg():
     from PySide6.QtCore import Qt
     from PySide6.QtGui import QImage, QPainter
