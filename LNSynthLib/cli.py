@@ -1,4 +1,4 @@
-"""The command `lnsynth VERB ...`: finds the verb, parses its arguments, runs it, and turns its end into an exit status.
+"""The command `lnsynth VERB ...`: finds the verb, parses its arguments, runs it, and returns an exit status.
 
 Only the module of the verb that was asked for is imported, and that imports nothing heavy before it runs, so that
 `--help` answers at once.

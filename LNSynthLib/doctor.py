@@ -1,4 +1,4 @@
-"""What is installed on this machine, what is missing, what will be slow or impossible, and the cure of each."""
+"""Check this machine: what is installed, what is missing, what will be slow or impossible, and how to mend it."""
 
 import contextlib
 import os

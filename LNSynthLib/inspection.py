@@ -1,6 +1,6 @@
-"""What would travel with a folder that is given away: header fields, names, ids, paths, hosts and dates, by file.
+"""Find what identifies people in a folder before you share it: header fields, names, ids, paths, hosts, dates.
 
-Nothing is judged: a person reads the list and decides. Voxels are not looked at; burnt-in text in pictures is not seen.
+Nothing is judged: a person reads the list and decides. Voxels are ignored; burnt-in text in pictures is not seen.
 Nothing is unpickled: of archives and checkpoints (.zip, .npz, .pth) the names inside are read, of arrays what they
 are, and what else they hold is named as not read.
 """

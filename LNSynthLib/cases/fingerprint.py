@@ -1,4 +1,4 @@
-"""What a CT looks like, small enough to compare hundreds of CTs in seconds: finds the same CT whatever was done to it.
+"""Fingerprints of CTs: small enough to compare hundreds in seconds, and alike however a copy was cropped or resampled.
 
 A fingerprint is the CT in RAS order, clipped to soft tissue, averaged over cells of 8 mm and cropped to the body. Two
 CTs are compared by normalised cross-correlation over shifts and the 8 flips, in two steps: all pairs on cells of 16 mm,
@@ -141,7 +141,7 @@ def load(path: Path) -> list[Fingerprint]:
 
 def _checked(cells: np.ndarray, voxels: str, path: Path) -> Fingerprint:
     if cells.ndim != 3 or cells.dtype != np.int8 or not 0 < cells.size <= MOST_CELLS or len(voxels) != 64:
-        raise LNSynthError(f"{path}: it holds what is no fingerprint of a CT; copy the folder again.")
+        raise LNSynthError(f"{path}: this is not a CT fingerprint; copy the folder again.")
     return Fingerprint(cells, voxels)
 
 

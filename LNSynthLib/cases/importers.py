@@ -124,7 +124,7 @@ def pair_by_stem(images: Path, nodes: Path, anatomy: Path | None = None) -> list
 
 
 def _id(image: Path) -> str:
-    """What an image's name calls its case: nnU-Net's channel number and the suffix are no part of it."""
+    """What an image's name calls its case: without nnU-Net's channel number and the suffix."""
     return stem(image).removesuffix("_0000")
 
 

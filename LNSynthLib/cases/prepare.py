@@ -1,4 +1,4 @@
-"""From a data set to what a generator trains on: the node region, isotropic, windowed, with its label map.
+"""Prepare a data set for training: the node region, isotropic voxels, an HU window, a label map.
 
 Per case: whole axial slices around the nodes are resampled and labelled (the body mask needs whole slices), then
 cropped to the node region plus a margin, windowed to [-1, 1] and stored (store.py) under DATASET/prepared/NAME/ID.

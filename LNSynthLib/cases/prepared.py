@@ -1,4 +1,4 @@
-"""Prepared cases on disk: CT, anatomy and nodes, chunked and compressed (blosc2) so that a crop reads only itself."""
+"""Prepared cases on disk: CT, anatomy and nodes, chunked and compressed (blosc2) so that reading a crop is fast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training, validation and test are apart: no patient and no CT is on two sides, under whatever name and form.
+"""Training, validation and test stay apart: no patient and no CT is in two of them, whatever its name or format.
 
 `check_sides` is asked by all that uses data sets: prepare, train, synthesize, segment train, evaluate images, and
 experiments before their first cell; `check_new` by all that adds a real CT to one: import, fetch, pseudo. The manifest

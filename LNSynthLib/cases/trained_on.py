@@ -1,4 +1,4 @@
-"""What a model was trained on, so that nobody tests it on that: kept with its weights and in its samples' provenance.
+"""The cases that a model was trained on, kept with its weights and its samples: nobody tests it on those.
 
     "trained_on": {"parts": [{"salt", "cases", "patients", "voxels"}], "unknown": [text]}
 

@@ -1,4 +1,4 @@
-"""From label arrays to the tensor a generator is conditioned on."""
+"""Encode label arrays as the tensor that conditions a generator."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What a generator is told of a patch: which channels, of which label table, at which spacing and window."""
+"""The form of a generator's input: channels, label table, spacing, HU window, patch size."""
 
 from __future__ import annotations
 

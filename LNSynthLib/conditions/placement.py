@@ -1,4 +1,4 @@
-"""Where new lymph nodes go: shapes from the prior, set down where abdominal nodes are found.
+"""Place new lymph nodes: shapes from the prior, where abdominal nodes are found.
 
 What is assumed, since the real masks at hand come without the anatomy around them: abdominal nodes lie along vessels,
 and three stations stand for all (proportions guessed from the drainage of the abdomen, not measured):

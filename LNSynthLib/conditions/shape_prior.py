@@ -1,4 +1,4 @@
-"""What lymph nodes look like: a statistical shape model of real abdominal nodes, to draw new ones from.
+"""The shape prior: a statistical shape model of real abdominal nodes, from which new ones are drawn.
 
 A node is described by its ellipsoid and by what the ellipsoid misses:
 
@@ -67,7 +67,7 @@ class ShapePrior:
                                ) from error
 
     def check(self) -> None:
-        """Raises ValueError where the arrays do not fit together, or hold what is no number."""
+        """Raises ValueError where the arrays do not fit together, or hold something that is not a number."""
         grid, count = (GRID,) * 3, len(self.components)
         wanted = {"mean": grid, "components": (count, *grid), "rest_std": grid, "rest_gain": grid,
                   "levels": (len(self.levels),), "quantiles": (count + 7, len(self.levels)),

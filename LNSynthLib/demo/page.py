@@ -1,4 +1,4 @@
-"""The demo's page: one HTML file with its pictures inside, that says what is real in it and what is not."""
+"""The demo's page: one HTML file with its pictures inside, that says which images are real and which are synthetic."""
 
 from __future__ import annotations
 

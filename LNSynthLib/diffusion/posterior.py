@@ -1,4 +1,4 @@
-"""One step back in a diffusion: its Gaussian posterior, and what a model's step is off by, in bits.
+"""The Gaussian posterior of one step back in a diffusion, and a model's loss against it, in bits.
 
 What is called x_t' follows x_t in a list of times (t' < t), whichever times those are.
 """

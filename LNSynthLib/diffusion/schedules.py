@@ -1,4 +1,4 @@
-"""Noise schedules: how much of the clean volume survives at time t, and which times a sampler visits.
+"""Noise schedules: the share of signal and noise at each time t, and the times that a sampler visits.
 
 The forward process is x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps (Ho et al. 2020, arXiv 2006.11239, eq.
 4). A schedule is the float64 tensor alpha_bar of length T + 1, where index 0 is the clean volume (exactly 1) and t = 1

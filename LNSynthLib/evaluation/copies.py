@@ -1,4 +1,4 @@
-"""Where in the training cases a synthetic patch comes from, if it is a copy: every place and every flip is searched.
+"""Search for copies: is a synthetic patch a piece of a training case, at any place and in any flip?
 
 1. What is where: the patch is compared with every training case at every place, in eight flips, by normalised
    cross-correlation of both, averaged into cells (FFT). A copy's own place is among the best few.

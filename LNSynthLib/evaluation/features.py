@@ -1,4 +1,4 @@
-"""What a MedicalNet 3D ResNet sees in a volume, and LPIPS, the distance between what it sees in two.
+"""Features of a MedicalNet 3D ResNet, and LPIPS, the distance between the features of two volumes.
 
 MedicalNet (Chen et al. 2019, arXiv 1904.00625) is trained on 23 data sets of CT and MR; its weights are not part of
 LNSynth. They are read from a file that the user has (resnet_10_23dataset.pth, say); without one there are no features:

@@ -1,4 +1,4 @@
-"""Whether a generator gives back what it was trained on: two questions, for two ways of copying.
+"""Has a generator memorised its training data? Two tests, for two ways of copying.
 
 1. Anywhere: does it have the fine texture of any place of any training case, as it is or reversed? (`copies`)
    And by what a network sees: is it nearer to some training patch of another patient than training patches of different

@@ -1,4 +1,4 @@
-"""Node by node: which true nodes a prediction finds, and which of its components are false alarms."""
+"""Scores node by node: which true nodes a prediction finds, and which of its components are false positives."""
 
 from __future__ import annotations
 

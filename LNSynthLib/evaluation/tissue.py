@@ -1,4 +1,4 @@
-"""Whether tissues have the right brightness: HU of each organ and of nodes against what is around them."""
+"""Do tissues have the right HU? Each organ's mean, and the contrast of nodes with what is around them."""
 
 from __future__ import annotations
 

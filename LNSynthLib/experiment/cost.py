@@ -1,4 +1,4 @@
-"""What an experiment takes, before any of it is run."""
+"""Estimate an experiment's time, memory and disk before it is run."""
 
 from __future__ import annotations
 

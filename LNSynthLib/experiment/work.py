@@ -1,4 +1,4 @@
-"""What is done in each kind of cell; every function can be killed and called again.
+"""The work of each kind of cell; every function can be killed and called again.
 
 All take (cell, folders of its inputs by role, its own folder, context, callback) and return what `cell.json` keeps.
 """

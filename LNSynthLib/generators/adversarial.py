@@ -1,4 +1,4 @@
-"""What adversarial generators share: two networks that take turns, and one pass that makes a volume."""
+"""Shared by the adversarial generators: two networks that take turns, and one pass that makes a volume."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What diffusion models share, in voxels or in latents: what a network learns of x_t, and how samples come of it."""
+"""Shared by all diffusion models, in voxels or latents: the training target of a network, and sampling with it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

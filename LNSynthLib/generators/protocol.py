@@ -1,4 +1,4 @@
-"""What every generator promises to the training loop and to synthesis."""
+"""The interface of every generator, as the training loop and synthesis use it."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager

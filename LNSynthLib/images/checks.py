@@ -1,4 +1,4 @@
-"""What is refused before any work is done: a wrong input must never produce a plausible output."""
+"""Checks of input before any work is done: a wrong input must never produce a plausible output."""
 
 from __future__ import annotations
 

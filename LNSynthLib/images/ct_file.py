@@ -1,4 +1,4 @@
-"""A CT file of which a few voxels change: the others' stored numbers, type, scaling and place stay as they are."""
+"""Change a few voxels of a CT file; the stored numbers, type, scaling and position of all others stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder of DICOM slices as one CT array in HU with its affine, or one sentence that says why it is none."""
+"""A folder of DICOM slices as one CT array in HU with its affine, or one sentence that says what is wrong with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SYNTHETIC: the mark of what no scanner saw, how it is written, and how it is known again.
+"""The mark SYNTHETIC: how it is written into a file, and how a marked volume is recognised.
 
 A header's text is lost when another program converts a file, so there are three signs, and one is enough:
 

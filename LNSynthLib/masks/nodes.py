@@ -1,4 +1,4 @@
-"""Lymph nodes as instances: one number a node, and what a prepared case says about each."""
+"""Lymph nodes as instances: number them, measure them as radiologists do, remove one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether what a mask holds can be lymph nodes in this CT: told before anything is made of it.
+"""Can what a mask holds be lymph nodes of this CT? Checked before the mask is used.
 
 The limits let real large nodes pass: of 557 real abdominal nodes 95 % have up to 13.3 mL and a short axis up to 26.8
 mm, and of 417 real masks 3 (64, 65 and 127 mL) lie beyond them. Real node shapes painted into six real CTs, 70 each,

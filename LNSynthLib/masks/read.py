@@ -1,4 +1,4 @@
-"""The door through which masks come in: any kind of file, on the CT's grid, and nothing lost or ignored in silence."""
+"""Read masks of nodes and organs from any kind of file, on the CT's grid; what is left out is told."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def read_nodes(path: Path, ct: Volume | None, tell: Tell, *, source: Path | None
     tell    hears of segments that are ignored or overlap
     source  where the CT came from: a SEG must be of the same patient and frame of reference as a DICOM series
     names   of the segments that are nodes, or EVERY; default: those that are called lymph node
-    Of named segments, those taken become 1, 2, ... in order. Raises LNSynthError for what is no mask, lies on another
-    grid, belongs to another patient, or names no node.
+    Of named segments, those taken become 1, 2, ... in order. Raises LNSynthError for a file that is not a mask,
+    lies on another grid, belongs to another patient, or names no node.
     """
     path, found = Path(path), read_segmentation(path)
     if found is None:

@@ -1,4 +1,4 @@
-"""Masks of nodes that are put on another grid or changed: how full each voxel is, and how many are kept.
+"""Put node masks on another grid, or change them, without changing their volume: how full each voxel is decides.
 
 Cutting an interpolated mask at one half takes the corners off, and more of small nodes than of large ones. Here the
 volume decides: as many voxels are kept as it fills, the fullest first.

@@ -1,6 +1,7 @@
 """The phantom: a procedural abdomen with its CT, anatomy and lymph nodes, different for each seed.
 
-It is drawn, not measured: no patient's image is in it. Demo, tests and benchmarks run on it where there is no data.
+It is drawn, not measured: it contains no patient's image. The demo, tests and benchmarks use it where there is no
+other data.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where a synthetic image comes from: enough to make it again, bit for bit, on the same device."""
+"""Provenance of a synthetic image: enough to make it again, bit for bit, on the same device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which samples of a folder may be trained on: all but those that a person rejected or the filter dropped."""
+"""Which samples of a folder may be used for training: all but those that a person rejected or the filter dropped."""
 
 from __future__ import annotations
 

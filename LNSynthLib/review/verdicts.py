@@ -1,4 +1,4 @@
-"""What people decided about the samples of a folder: review.csv, written by several reviewers, read with care.
+"""Verdicts on the samples of a folder: review.csv, written by several reviewers, checked when it is read.
 
 One row a decision, never changed once written: sample, verdict, note, time, reviewer, and the pair that was judged
 (`samples.pair_id`). The standard library is all it needs, so that a viewer can use it before anything is installed.
@@ -83,7 +83,7 @@ def history(folder: Path) -> list[Decision]:
     time that means nothing and for a sample that is not there: a rejection must not get lost in a slip of the pen.
     """
     path = table(folder)
-    if not os.path.lexists(path):  # a link that leads nowhere is no folder without verdicts
+    if not os.path.lexists(path):  # a broken link must not pass for a folder without verdicts
         return []
     here = {entry.name for entry in Path(folder).iterdir() if entry.is_dir()}
     found = []

@@ -1,4 +1,4 @@
-"""What a JSON file must hold: checked once, where it is read, so that a wrong type is one sentence and no traceback.
+"""Check what a JSON file holds, once, where it is read: a wrong type is one sentence, not a traceback.
 
 A shape is a type, a tuple of types (one of them), a set (one of its values), [shape] for a list of any length,
 [shape, shape] for one of just so many entries, {name: shape} for a mapping that has at least these names ("name?" may

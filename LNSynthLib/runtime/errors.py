@@ -1,4 +1,4 @@
-"""The two exceptions that cross floors: one for what the user can mend, one for what the user asked to stop."""
+"""The two exceptions that every room may raise: one for what the user can mend, one for work that the user stopped."""
 
 
 class LNSynthError(Exception):

@@ -1,4 +1,4 @@
-"""Where this installation keeps what it has to remember, apart from anybody's data."""
+"""The folder in which this installation keeps its own records, apart from anybody's data."""
 
 from __future__ import annotations
 

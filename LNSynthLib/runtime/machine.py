@@ -1,4 +1,4 @@
-"""Whether a job fits this machine, told in a sentence before the work begins instead of by what ends it."""
+"""Does a job fit this machine? Told in one sentence before the work begins."""
 
 from __future__ import annotations
 

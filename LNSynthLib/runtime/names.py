@@ -1,4 +1,4 @@
-"""Names and paths that come from a file: proved harmless before anything is read, written or removed by them.
+"""Check names and paths that come from a file before anything is read, written or removed by them.
 
 A manifest, a table or a record may come from anybody. An id such as `../../precious` must never become a path.
 """

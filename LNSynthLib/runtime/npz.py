@@ -1,4 +1,4 @@
-"""Numpy's .npz files from anybody: plain arrays alone, of no more bytes than the file can hold."""
+"""Read NumPy's .npz files from untrusted sources: plain arrays only, and no more bytes than the file can hold."""
 
 from __future__ import annotations
 

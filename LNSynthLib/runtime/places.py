@@ -1,4 +1,4 @@
-"""Paths as they may be told to others: nothing of the user's folders or of this computer."""
+"""Paths that may be shared with others: nothing of the user's folders or of this computer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pseudonyms for the ids of patients and cases, the same for the same id wherever this installation is asked.
+"""Pseudonyms for the ids of patients and cases, the same for the same id in all work of this installation.
 
     HOME/pseudonyms.key   a secret of this installation, from which they follow
     HOME/pseudonyms.csv   kind, id and pseudonym of each that was given, to find a patient again

@@ -1,4 +1,4 @@
-"""Arithmetic that gives the same bits again: a fixed number of threads, no algorithm chosen by timing.
+"""Bit-reproducible arithmetic: a fixed number of threads, no algorithm chosen by timing.
 
 A convolution's last bits depend on the number of threads and on the batch, so that samples are computed one by one.
 """

@@ -1,4 +1,4 @@
-"""A command in several processes, each doing its share (RANK of WORLD_SIZE, as torchrun numbers them)."""
+"""Run a command in several processes, each doing its share (RANK of WORLD_SIZE, as torchrun numbers them)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Temporary files and folders that say whose they are, so that what a killed process left can be told and removed.
+"""Temporary files and folders that name the process they belong to, so that what a killed process left can be removed.
 
 Their names end in `.lns-HOST-PID-START-RANDOM`, before the suffixes. HOST stands for the machine (in containers: its
 process table), START for the moment at which the process began. Only what a dead process of this machine and this user

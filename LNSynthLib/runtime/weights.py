@@ -1,4 +1,4 @@
-"""torch's files of weights from anybody: nothing in them is run, and nothing unpacked."""
+"""Read torch's weight files from untrusted sources: nothing in them is run."""
 
 from __future__ import annotations
 

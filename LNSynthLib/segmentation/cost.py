@@ -1,4 +1,4 @@
-"""What training a segmenter takes, before nnU-Net has planned it."""
+"""Estimate a segmenter's training time and memory before nnU-Net has planned it."""
 
 from __future__ import annotations
 

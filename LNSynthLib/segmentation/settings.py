@@ -1,4 +1,4 @@
-"""What can be set about a segmenter: the data it sees, and how nnU-Net trains on them; presets in Resources."""
+"""The settings of a segmenter: its data, and how nnU-Net trains on them; presets in Resources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which images a segmenter is trained on and which it is validated on, and the proof that the two are apart.
+"""Which images a segmenter is trained on and which it is validated on, and a check that the two do not share a patient.
 
 Validation is always real. No patient is on both sides, and neither is a synthetic child of a validation or test
 patient: the child shows that patient's anatomy.

@@ -1,4 +1,4 @@
-"""Training a segmenter: divide the data, export them, let nnU-Net train in a process of its own, say what was done.
+"""Training a segmenter: divide the data, export them, let nnU-Net train in a process of its own, record what was done.
 
 RUN/segmenter.json      settings, which images were used and left out, why, versions; at the end what came of it;
                         "trained_on": see `cases.trained_on`

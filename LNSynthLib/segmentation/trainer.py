@@ -1,4 +1,4 @@
-"""nnU-Net's trainer with lengths, seed and progress of our choice.
+"""nnU-Net's trainer with our number of iterations, seed and progress events.
 
 The class bears the stock trainer's name. nnU-Net keeps a trainer's name in each checkpoint and looks the class up in
 its own package to build the network for prediction; a name of ours would make a model that only an installation with

@@ -1,4 +1,4 @@
-"""One coarse look at the axial slices around the nodes: where the body is, and how bright each organ is in this CT.
+"""A coarse survey of the axial slices around the nodes: where the body is, and each organ's HU in this CT.
 
 A patch alone cannot tell a bowel loop that its border cuts open from the air around the patient, nor the mean HU of a
 liver of which it shows a corner. Blocks of about 3 mm can, at a thirtieth of the voxels of a CT.

@@ -1,4 +1,4 @@
-"""From what a generator made on its own grid to HU on the CT's grid: without a seam, with the CT's own noise."""
+"""Composite a generated patch into the CT, on the CT's grid and in HU: no seam, and the CT's own noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Synthesis in place: lymph nodes made or removed in a full CT, on its own grid, at a cost that only the nodes set."""
+"""Synthesis in place: lymph nodes made or removed in a full CT, on its own grid.
+
+Run time depends on the nodes, not on the size of the CT.
+"""
 
 from __future__ import annotations
 

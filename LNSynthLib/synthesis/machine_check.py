@@ -1,4 +1,4 @@
-"""Whether this machine can make a few samples, one at a time, told before a large generator is read."""
+"""Can this machine make a few samples? Checked before a large generator is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is to be synthesised: a patch of a prepared case with its anatomy, and its nodes changed at random."""
+"""The draft of a patch: a piece of a prepared case with its anatomy, and its nodes changed at random."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a generator looks in a CT of any geometry: isotropic patches around lymph nodes, and what they contain."""
+"""Choose patches in a CT of any geometry: isotropic, around lymph nodes, with enough context."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a generator is shown of a CT in place: the CT as it is, its anatomy, and the nodes as they are to be."""
+"""The generator's input for in-place synthesis: the CT as it is, its anatomy, and the nodes as they are to be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many synthetic patches from a data set: which there are depends on the seed alone, whoever computes them."""
+"""Synthesise patches from a data set: which samples there are depends on the seed alone, not on the processes."""
 
 from __future__ import annotations
 

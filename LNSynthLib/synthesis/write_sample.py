@@ -1,4 +1,4 @@
-"""A synthetic sample on disk: one folder with CT, nodes, anatomy, montage and provenance, whole or not there."""
+"""Write a synthetic sample: one folder with CT, nodes, anatomy, montage and provenance, whole or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a generator costs before any of it is trained: parameters, floating-point operations, memory.
+"""Estimate what training a generator costs: parameters, floating-point operations, memory.
 
 All counted on the meta device, where tensors have shapes and no values, so that a large network costs nothing to ask.
 A generator that is counted is moved there and loses its weights: give one made for the purpose.

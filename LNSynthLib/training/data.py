@@ -1,4 +1,4 @@
-"""Patches for training: which sample is which crop of which case depends on the seed and the sample's number alone.
+"""Patches for training: the seed and a sample's number alone decide which crop of which case it is.
 
 Sample `index` = step * batch + place in the batch. Loader processes and GPUs only decide who computes it.
 """

@@ -1,4 +1,4 @@
-"""What the generator makes of a few fixed patches, as a picture: the real patch beside the synthetic one."""
+"""A picture of training so far: a few fixed patches, each real one beside the generator's."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What can be set about a training run, and the presets that set it."""
+"""The settings of a training run, and its presets."""
 
 import json
 import math

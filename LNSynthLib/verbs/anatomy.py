@@ -1,4 +1,4 @@
-"""Labels the organs of a CT, or of every case of a data set, with TotalSegmentator; or brings existing labels into its
+"""Label the organs of a CT, or of every case of a data set, with TotalSegmentator; or bring existing labels into its
 v2 ids.
 
 The result is a mask in TotalSegmentator v2 `total` ids on the CT's grid, with the structures of the label table. Of a

@@ -1,4 +1,4 @@
-"""Shows what is installed here, what is missing, what will be slow or impossible, and the cure of each."""
+"""Show what is installed here, what is missing, what will be slow or impossible, and how to mend it."""
 
 
 def add_arguments(parser):

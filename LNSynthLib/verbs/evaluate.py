@@ -1,4 +1,4 @@
-"""Measures segmentations, or synthetic images, against real ones.
+"""Measure segmentations, or synthetic images, against real ones.
 
   lnsynth evaluate segmentation --predicted predictions --truth labels --out scores
   lnsynth evaluate images --samples synthetic --data mydata --features resnet_10_23dataset.pth --out scores

@@ -1,4 +1,4 @@
-"""Downloads a public collection of CTs with annotated lymph nodes and makes a data set of it.
+"""Download a public collection of CTs with annotated lymph nodes, as a data set.
 
   ct_lymph_nodes              86 abdominal CTs (the paper's ABD-LN) and 90 mediastinal ones, CC BY 3.0, 57 GB
   mediastinal_lymph_node_seg  513 chest CTs (LNQ2023), CC BY 4.0, 35 GB

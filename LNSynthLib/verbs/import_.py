@@ -1,4 +1,4 @@
-"""Makes a data set of your own CTs and lymph node masks.
+"""Make a data set of your own CTs and lymph node masks.
 
 Images and masks belong together when they have the same name up to the file type (nnU-Net's _0000 is ignored); one
 image is a file (NIfTI, NRRD, MHA) or a folder of DICOM slices, one mask a file, a DICOM SEG or a folder that holds one.

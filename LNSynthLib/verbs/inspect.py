@@ -1,7 +1,7 @@
-"""Lists what would travel with a folder that you give away: identifiers in headers, names, paths, hosts and dates.
+"""List what identifies people in a folder before you share it: identifiers in headers, names, paths, hosts, dates.
 
 It reads NIfTI, NRRD, MHA, DICOM, PNG, JPEG, weights, tables, texts, and the names inside archives and checkpoints; it
-judges and changes nothing, and names every file that it cannot read. Pictures and voxels are not looked at: text that
+judges and changes nothing, and names every file that it cannot read. Pictures and voxels are ignored: text that
 is burnt into an image, or a face, stays yours to find.
 """
 

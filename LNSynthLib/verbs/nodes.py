@@ -1,4 +1,4 @@
-"""Measures the lymph nodes of a mask, and removes, adds or varies nodes.
+"""Measure the lymph nodes of a mask; remove, add or vary nodes.
 
 Nodes are numbered as in the mask, or by connected component where it holds one value. In one call nodes are removed
 first, then added, then varied. Beside each mask that is written lie its table (.csv) and, with the parameters of every

@@ -1,4 +1,4 @@
-"""`lnsynth phantom`: a data set of procedural abdomens with lymph nodes."""
+"""Make a data set of procedural abdomens with lymph nodes."""
 
 from __future__ import annotations
 

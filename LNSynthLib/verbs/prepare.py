@@ -1,4 +1,4 @@
-"""Prepares a data set for training: node region, isotropic voxels, HU window, label map, stored for fast crops.
+"""Prepare a data set for training: node region, isotropic voxels, HU window, label map, stored for fast crops.
 
 The result lies in DATASET/prepared/NAME, a report.png beside each case. Run again, it makes only what changed.
 """

@@ -1,4 +1,4 @@
-"""`lnsynth pseudo`: paint nodes into a CT that has none annotated, as practice pairs."""
+"""Paint nodes into a CT that has none annotated, as practice pairs."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def segmenters_learn(results: Results, name: str) -> str:
         return note("No segmenter has begun yet.")
     return chart(curves.pseudo_dice(panels), "Pseudo Dice of segmenters by epoch",
                  curves.width(min(2, len(panels)), 5.8)) + note(
-        "Pseudo Dice: nnU-Net's own, over patches of the (real) validation cases; it is no result on test cases.")
+        "Pseudo Dice: nnU-Net's own, over patches of the (real) validation cases; it is not a result on test cases.")
 
 
 def froc_curves(lines: Sequence[Line]) -> dict[str, Froc]:

@@ -1,4 +1,4 @@
-"""What an experiment shows and what it does not, said from its numbers alone and no more strongly than they allow."""
+"""The conclusions of an experiment, written from its numbers alone and no stronger than they allow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an experiment has shown so far: its cells that are done, read as a report needs them."""
+"""The results of an experiment so far: its finished cells, read as the report needs them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What surrounds the tables in a report: data, filter, copies, cost, and all that is needed to check and repeat it."""
+"""The other sections of a report: data, filter, copies, cost, and what is needed to check and repeat it."""
 
 from __future__ import annotations
 

@@ -109,8 +109,7 @@ def _notes(results: Results, plan: Table, lines: Sequence[Line]) -> list[str]:
     what = f"{counted(len(cases), 'test case')} of {counted(len(patients), 'patient')}"
     seeds = len(results.plan.seeds)
     words = [f"Means over {what}; below each its 95 % interval over patients (Student's t, of shares in log odds, of "
-             "ASSD and FP in logarithms). Bold is the best mean of a column, which is no claim that it is better than "
-             "the next."]
+             "ASSD and FP in logarithms). Bold is the best mean of a column, not a claim that it beats the next."]
     if len(patients) < tables.FEW:
         words.append(COVERAGE)
     if seeds > 1:

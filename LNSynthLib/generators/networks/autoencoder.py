@@ -17,7 +17,7 @@ from ..protocol import Streams, draw
 class AutoencoderSettings:
     """The defaults are those of BrainLDM's released weights, and for the losses those of the authors' training code.
 
-    Their perceptual loss (weight 0.002) needs a pretrained network, which is no part of LNSynth: it is left out.
+    Their perceptual loss (weight 0.002) needs a pretrained network, which is not part of LNSynth: it is left out.
     """
 
     channels: tuple[int, ...] = (64, 128, 128, 128)  # width of each level; one halving between neighbours

@@ -1,4 +1,4 @@
-"""What is to change in a CT: the nodes that are wanted, compared voxel for voxel with those that it shows."""
+"""Which nodes have to change: those that are wanted, compared voxel by voxel with those in the CT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What variants are made from: a CT with node masks and organs from files, read and checked once."""
+"""The input of variants: a CT with its masks of nodes and organs, read from files and checked once."""
 
 from __future__ import annotations
 
