@@ -21,6 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 LIBRARY = REPOSITORY / "LNSynthLib"
 SOURCE = "https://github.com/lnsynth/LNSynth/blob/main"
 ELSEWHERE = {  # place in the repository: place on the site
+    "ARCHITECTURE.md": "architecture.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "Testing/README.md": "testing.md",

@@ -17,7 +17,8 @@ from LNSynthLib.images.volume import write
 from LNSynthLib.phantom.phantom import phantom
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Testing/README.md")]
+PAGES = [REPOSITORY / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md",
+                                           "Testing/README.md")]
 PAGES += sorted((REPOSITORY / "docs").rglob("*.md"))
 # Pages whose commands follow on each other, in one folder; a tutorial has a folder of its own.
 GUIDE = [REPOSITORY / name for name in ("README.md", *(f"docs/{name}.md" for name in (
@@ -225,6 +226,33 @@ def test_the_site_builds_offline_and_its_pages_load_nothing_from_elsewhere(tmp_p
     assert len(pages) > 40
     loads = re.compile(r"<(?:script|img|iframe|link)\b[^>]*?(?:src|href)=\"(?:https?:)?//[^\"]+\"")
     assert [found for page in pages for found in loads.findall(page.read_text(encoding="utf-8"))] == []
+
+
+@pytest.fixture
+def drawing(monkeypatch):
+    """The script that draws the architecture."""
+    monkeypatch.syspath_prepend(REPOSITORY / "docs")
+    import draw_architecture
+
+    return draw_architecture
+
+
+def test_the_architecture_names_every_room_and_its_picture_is_drawn_from_the_code(drawing):
+    assert sorted(drawing.phrases()) == sorted(drawing.rooms())
+    drawn = drawing.PICTURE.read_text(encoding="utf-8")
+    assert drawn == drawing.picture(), "rooms or imports have changed: python docs/draw_architecture.py draws them anew"
+    text = (REPOSITORY / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    for name in re.findall(r"`(\w+/\w+\.py)`", text):
+        assert any((REPOSITORY / folder / name).is_file() for folder in (".", "LNSynthLib")), name
+
+
+def test_arrows_that_others_imply_are_left_out_and_rooms_lie_below_what_imports_them(drawing):
+    graph = {"a": {"b", "c"}, "b": {"c"}, "c": set(), "d": {"c"}}
+    assert drawing.reduced(graph) == {"a": {"b"}, "b": {"c"}, "c": set(), "d": {"c"}}
+    assert drawing.floors(graph) == {"a": 0, "d": 0, "b": 1, "c": 2}
+    assert drawing.ways({"a": {"c"}, "c": set()}, {"a": 0, "c": 2}) == [["a", "a c 1", "c"]]
+    with pytest.raises(ValueError, match="a, b"):
+        drawing.floors({"a": {"b"}, "b": {"a"}})
 
 
 def test_there_is_one_source_of_the_version():
