@@ -61,7 +61,6 @@ SMALLER_IN_TUTORIALS = {
     "lnsynth insert": "--steps 2",
     "lnsynth variants": "--steps 2",
     "lnsynth train --preset mini --data": "--set training.steps=4 training.checkpoint_every=2 training.sample_every=0",
-    "lnsynth train --out": "--set training.steps=6",
     "lnsynth synthesize": "--steps 2",
 }
 
