@@ -52,6 +52,7 @@ class _Parser(argparse.ArgumentParser):
     """An argument parser whose complaints end like every other refused input: one sentence, exit status 2."""
 
     def error(self, message: str):
+        message = message.replace("the following arguments are required: ", "missing: ")
         raise LNSynthError(f"{message}; see `{self.prog} --help`")
 
 

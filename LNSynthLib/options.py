@@ -52,8 +52,8 @@ count = whole(1)   # of things of which there is one at least: steps, variants, 
 number = whole(0)  # of things of which there may be none: workers beside this process, nodes to add
 
 def add_generator(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--generator", metavar="WEIGHTS|RUN",
-                        help="folder of a generator or of a training run (default: the demo weights)")
+    parser.add_argument("--generator", metavar="FOLDER",
+                        help="folder of a generator or of a training run (default: the demo generator)")
 
 
 def add_sampling(parser: argparse.ArgumentParser, sampler: bool = True) -> None:
@@ -62,30 +62,31 @@ def add_sampling(parser: argparse.ArgumentParser, sampler: bool = True) -> None:
         parser.add_argument("--sampler", choices=("dpmpp", "ddim", "ddpm"), default="dpmpp",
                             help="dpmpp: DPM-Solver++, good in 25 steps (default); ddim; ddpm: wants hundreds of steps")
     parser.add_argument("--steps", type=count, default=25, metavar="N", help="sampling steps (default 25)")
-    parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of what is random (default 0)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="S", help="random seed (default 0)")
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
+    parser.add_argument("--device", default="auto", metavar="DEVICE", help="where to compute: auto, cpu, cuda, cuda:1 "
+                                                                           "or mps (default auto)")
 
 
 def add_anatomy_version(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--anatomy-version", type=int, choices=(1, 2), default=2,
-                        help="major version of TotalSegmentator whose ids the labels are (default 2)")
+                        help="TotalSegmentator version of the anatomy labels' ids (default 2)")
 
 
-SEGMENTS = ("segments of a DICOM SEG or .seg.nrrd that are nodes; all takes every one (default: those that are called "
-            "lymph node)")
+SEGMENTS = ("segments of a DICOM SEG or .seg.nrrd to take as nodes; all takes every one (default: those named lymph "
+            "node)")
 
 
 def add_anonymous(parser: argparse.ArgumentParser, what: str) -> None:
     """The option that puts pseudonyms (`runtime.pseudonyms`) for what is said of people and places."""
-    parser.add_argument("--anonymous", action="store_true", help=f"{what}; which is whose stays on this computer, in "
-                        "pseudonyms.csv of LNSynth's data folder ($LNSYNTH_HOME)")
+    parser.add_argument("--anonymous", action="store_true", help=f"{what}; the list of names and pseudonyms stays on "
+                        "this computer, in pseudonyms.csv of LNSynth's data folder ($LNSYNTH_HOME)")
 
 
 NODES = "a mask does not look like lymph nodes in this CT (size, HU, place)"
-MACHINE = "this machine has too little memory, or would take days"
+MACHINE = "this machine has too little memory or would take days"
 
 
 def add_mask_options(parser: argparse.ArgumentParser, *others: str) -> None:
@@ -96,4 +97,4 @@ def add_mask_options(parser: argparse.ArgumentParser, *others: str) -> None:
 
 def add_anyway(parser: argparse.ArgumentParser, *where: str) -> None:
     """The option that goes on where a verb would refuse, in cases that the help names."""
-    parser.add_argument("--anyway", action="store_true", help=f"go on where {', and where '.join(where)}")
+    parser.add_argument("--anyway", action="store_true", help=f"continue even if {', or if '.join(where)}")

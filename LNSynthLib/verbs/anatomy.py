@@ -2,7 +2,7 @@
 v2 ids.
 
 The result is a mask in TotalSegmentator v2 `total` ids on the CT's grid, with the structures of the label table. Of a
-data set, cases that have an anatomy mask keep it; interrupted, the next call goes on from there.
+data set, cases that have an anatomy mask keep it; after an interruption, the same command goes on from there.
 """
 
 WRITES = ("out", "data")  # see `cli`
@@ -13,13 +13,13 @@ def add_arguments(parser):
     what.add_argument("--ct", metavar="CT", help="NIfTI, NRRD, MHA or the folder of a DICOM series")
     what.add_argument("--data", metavar="DATASET", help="folder that import or fetch made")
     parser.add_argument("--out", metavar="FILE", help="with --ct, the mask to write: .nii.gz, .nrrd or .mha")
-    parser.add_argument("--fast", action="store_true", help="the 3 mm model: much faster, coarser")
+    parser.add_argument("--fast", action="store_true", help="use the 3 mm model: much faster, but coarser")
     parser.add_argument("--device", default="auto", metavar="NAME",
                         help="auto, cpu, cuda, cuda:1 or mps (default auto)")
     parser.add_argument("--table", default="abdomen14", metavar="NAME|YAML",
-                        help="label table whose structures are wanted (default abdomen14)")
+                        help="label table with the structures to segment (default abdomen14)")
     parser.add_argument("--labels", metavar="MASK",
-                        help="with --ct, existing TotalSegmentator labels: nothing is run")
+                        help="with --ct: take these TotalSegmentator labels instead of running it")
     parser.add_argument("--version", type=int, choices=(1, 2), default=2,
                         help="TotalSegmentator version of the ids of --labels (default 2)")
 

@@ -1,6 +1,6 @@
 """Show the whole chain: a phantom or your CT, its condition, four synthetic variants, a node put in place, a web page.
 
-Everything lands in OUT, to be opened at OUT/index.html. Takes some minutes on two CPU cores.
+Everything is written to the folder --out; open its index.html. Takes some minutes on two CPU cores.
 """
 
 from ..options import MACHINE, add_anyway, add_device, add_generator, add_sampling

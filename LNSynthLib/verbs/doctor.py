@@ -3,7 +3,7 @@
 
 def add_arguments(parser):
     parser.add_argument("--folder", default=".", metavar="DIR",
-                        help="where you mean to work: its free room is shown (default: here)")
+                        help="your working folder, to show its free space (default: the current folder)")
 
 
 def run(args, callback):

@@ -14,7 +14,7 @@ SUBJECTS = {
 
 
 def add_arguments(parser) -> None:
-    subjects = parser.add_subparsers(dest="subject", metavar="SUBJECT", required=True)
+    subjects = parser.add_subparsers(dest="subject", metavar="segmentation|images", required=True)
     _segmentation_arguments(subjects.add_parser("segmentation", help=SUBJECTS["segmentation"],
                                                 description=SUBJECTS["segmentation"]))
     _images_arguments(subjects.add_parser("images", help=SUBJECTS["images"], description=SUBJECTS["images"]))
@@ -28,13 +28,13 @@ def _segmentation_arguments(parser) -> None:
     parser.add_argument("--predicted", required=True, metavar="DIR|FILE",
                         help="predicted masks, CASE.nii.gz in a folder as nnU-Net writes them, or one file")
     parser.add_argument("--truth", required=True, metavar="DIR|FILE",
-                        help="true masks of the same names: one number a node, or one value for all")
+                        help="true masks with the same names: one number per node, or one value for all")
     parser.add_argument("--segments", nargs="+", default=[], metavar="NAME", help=SEGMENTS)
     parser.add_argument("--probability", metavar="DIR|FILE",
-                        help="probabilities of the same names, or nnU-Net's .npz: adds FROC")
+                        help="probabilities with the same names, or nnU-Net's .npz: adds the FROC curve")
     parser.add_argument("--out", metavar="DIR", help="folder for scores.csv, scores.json and froc.png")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="assignments",
-                        help="change how it is scored, e.g. connectivity=6 node_recall=pooled one_empty_assd=exclude")
+                        help="change the scoring, e.g. connectivity=6 node_recall=pooled one_empty_assd=exclude")
 
 
 def _segmentation(args, callback) -> dict:
@@ -58,17 +58,17 @@ def _segmentation(args, callback) -> dict:
 
 
 def _images_arguments(parser) -> None:
-    parser.add_argument("--samples", required=True, metavar="DIR", help="folder of samples that `synthesize` made")
+    parser.add_argument("--samples", required=True, metavar="DIR", help="folder of samples")
     parser.add_argument("--data", nargs="+", required=True, metavar="DATASET",
-                        help="data sets they were made from; copies are looked for in the training cases of these")
+                        help="data sets they were made from; copies are searched for in their training cases")
     parser.add_argument("--features", metavar="WEIGHTS",
                         help="MedicalNet weights, e.g. resnet_10_23dataset.pth, for LPIPS, FID and MMD (default: the "
-                             "file that LNSYNTH_MEDICALNET names; without one those stay empty)")
+                             "file that LNSYNTH_MEDICALNET names; without it they stay empty)")
     parser.add_argument("--out", metavar="DIR", help="folder for images.csv and images.json")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="assignments",
-                        help="change how it is measured, e.g. tissue.core_mm=3 memorisation.per_case=16")
+                        help="change the measures, e.g. tissue.core_mm=3 memorisation.per_case=16")
     parser.add_argument("--device", default="auto",
-                        help="of the features: auto, cpu, cuda, cuda:1 or mps (default auto)")
+                        help="where to compute features: auto, cpu, cuda, cuda:1 or mps (default auto)")
 
 
 def _images(args, callback) -> dict:

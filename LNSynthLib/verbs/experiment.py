@@ -14,16 +14,16 @@ WRITES = ("out", "folder")  # see `cli`
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("what", choices=("run", "report"),
-                        help="run: work on it until all is done; report: write its report")
+    parser.add_argument("what", choices=("run", "report"), metavar="run|report",
+                        help="run: compute what is missing; report: write the report")
     parser.add_argument("folder", nargs="?", metavar="OUT", help="folder of the experiment (same as --out)")
     parser.add_argument("--plan", metavar="NAME|FILE", help="paper, mini, smoke, or a YAML file like theirs")
     parser.add_argument("--out", metavar="OUT", help="folder of the experiment")
     parser.add_argument("--data-root", default=".", metavar="DIR",
-                        help="folder below which the plan's data lie (default: this one)")
+                        help="folder that the plan's data paths are relative to (default: the current folder)")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="assignments",
                         help="change settings of the plan, e.g. multiple=5 budget.steps=100")
-    parser.add_argument("--workers", type=count, default=1, metavar="N", help="processes at once (default 1: this one)")
+    parser.add_argument("--workers", type=count, default=1, metavar="N", help="number of processes (default 1)")
     parser.add_argument("--shard", metavar="I/N", help="this process is number I (from 0) of N that share OUT")
     add_anyway(parser, MACHINE)
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto",

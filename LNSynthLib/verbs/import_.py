@@ -16,7 +16,8 @@ def add_arguments(parser):
     parser.add_argument("--anatomy", metavar="DIR", help="folder of TotalSegmentator masks (task total)")
     add_anatomy_version(parser)
     add_mask_options(parser)
-    parser.add_argument("--pairs", metavar="CSV", help="which files belong together; paths count from the folders")
+    parser.add_argument("--pairs", metavar="CSV", help="table of the files that belong together, with paths relative "
+                                                       "to the folders")
     parser.add_argument("--out", required=True, metavar="DATASET", help="folder of the data set, new or to add to")
     parser.add_argument("--name", default="", help="name of the data set (default: its folder's)")
     parser.add_argument("--source", default="", help="where the CTs come from (default: the image folder's name)")
@@ -24,7 +25,7 @@ def add_arguments(parser):
                           "each time, so that all that is made of the data set has no others")
     parser.add_argument("--split", default="paper", metavar="SHARES",
                         help="train:val:test by patient: paper (88:23:27, default), train, val, test or e.g. 70:15:15")
-    parser.add_argument("--seed", type=seed, default=0, help="of the split (default 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="random seed of the split (default 0)")
 
 
 def run(args, callback):

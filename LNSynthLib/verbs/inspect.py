@@ -1,8 +1,8 @@
 """List what identifies people in a folder before you share it: identifiers in headers, names, paths, hosts, dates.
 
 It reads NIfTI, NRRD, MHA, DICOM, PNG, JPEG, weights, tables, texts, and the names inside archives and checkpoints; it
-judges and changes nothing, and names every file that it cannot read. Pictures and voxels are ignored: text that
-is burnt into an image, or a face, stays yours to find.
+judges and changes nothing, and names every file that it cannot read. Pictures and voxels are ignored: look
+for burnt-in text and faces yourself.
 """
 
 

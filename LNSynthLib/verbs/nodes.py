@@ -14,18 +14,19 @@ from ..options import add_anatomy_version, add_mask_options, count, number, real
 
 
 def add_arguments(parser):
-    parser.add_argument("--nodes", metavar="MASK", help="node mask; without it, --add begins with none")
+    parser.add_argument("--nodes", metavar="MASK", help="node mask; without it, --add starts with no nodes")
     parser.add_argument("--ct", metavar="CT", help="NIfTI, NRRD, MHA or the folder of a DICOM series")
     parser.add_argument("--anatomy", metavar="MASK", help="TotalSegmentator labels on the same grid")
     add_anatomy_version(parser)
     add_mask_options(parser)
     parser.add_argument("--measure", action="store_true", help="write only the table: --out is a .csv or .json")
-    parser.add_argument("--remove", type=count, action="append", default=[], metavar="ID", help="take this node away")
+    parser.add_argument("--remove", type=count, action="append", default=[], metavar="ID", help="remove this node")
     parser.add_argument("--add", type=number, default=0, metavar="K", help="add K nodes of random shape")
-    parser.add_argument("--short-axis", type=real(3, 80), metavar="MM", help="of added nodes (default: as real ones)")
+    parser.add_argument("--short-axis", type=real(3, 80), metavar="MM", help="short axis of added nodes (default: "
+                                                                             "drawn from real nodes)")
     parser.add_argument("--vary", type=number, default=0, metavar="K",
                         help="write K masks with every node changed at random (K > 1: _1, _2, ... in their names)")
-    parser.add_argument("--seed", type=seed, default=0, help="of what is random (default 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="random seed (default 0)")
     parser.add_argument("--table", default="abdomen17", metavar="NAME|YAML",
                         help="label table (default abdomen17, which knows fat)")
     parser.add_argument("--out", metavar="FILE", help="the mask to write (.nii.gz, .nrrd, .mha), the "

@@ -10,20 +10,22 @@ WRITES = ("dataset",)  # see `cli`
 
 def add_arguments(parser):
     parser.add_argument("dataset", metavar="DATASET", help="folder that import, fetch, phantom or pseudo made")
-    parser.add_argument("--name", default="default", help="of this preparation (default: default)")
-    parser.add_argument("--spacing", type=real(0.3, 10), default=1.0, metavar="MM", help="voxel side (default 1.0)")
+    parser.add_argument("--name", default="default", help="name of this preparation (default: default)")
+    parser.add_argument("--spacing", type=real(0.3, 10), default=1.0, metavar="MM", help="voxel size (default 1.0)")
     parser.add_argument("--margin", type=real(0), default=100.0, metavar="MM",
-                        help="around the nodes, on each side (default 100, the paper's; 50 to test a segmenter)")
+                        help="margin around the nodes, on each side (default 100, as in the paper; 50 for testing a "
+                             "segmenter)")
     parser.add_argument("--window", type=real(), nargs=2, default=(-120.0, 240.0), metavar=("LOW", "HIGH"),
-                        help="HU that become -1 and 1 (default -120 240)")
+                        help="HU window, mapped to -1 and 1 (default -120 240)")
     parser.add_argument("--labels", default="abdomen14", metavar="TABLE",
                         help="label table: a name in Resources/labels or a YAML file (default abdomen14)")
-    parser.add_argument("--allow-no-nodes", action="store_true", help="prepare cases without nodes too, whole")
-    parser.add_argument("--allow-no-anatomy", action="store_true", help="prepare cases without an anatomy mask too")
+    parser.add_argument("--allow-no-nodes", action="store_true", help="also prepare cases without nodes, uncropped")
+    parser.add_argument("--allow-no-anatomy", action="store_true", help="also prepare cases without an anatomy mask")
     parser.add_argument("--accept-changes", action="store_true",
                         help="take files of the data set that were changed since they were added (a mask that you "
                              "corrected) as they are, and record them; else such a case is refused")
-    parser.add_argument("--workers", type=number, default=0, metavar="N", help="processes (default 0: this one)")
+    parser.add_argument("--workers", type=number, default=0, metavar="N", help="worker processes (default 0: none "
+                                                                               "beside this one)")
 
 
 def run(args, callback):

@@ -12,14 +12,15 @@ def add_arguments(parser) -> None:
     parser.add_argument("--anatomy", type=Path, required=True, metavar="LABELS",
                         help="its organs, as TotalSegmentator ids on the CT's grid")
     parser.add_argument("--case", metavar="ID",
-                        help="what the CT is called (default: its case in the data set that it lies in)")
-    parser.add_argument("--patient", metavar="ID", help="whose CT it is (default: as in that data set, else --case)")
+                        help="id of the CT's case (default: its id in the data set that holds it)")
+    parser.add_argument("--patient", metavar="ID", help="id of the patient (default: as in that data set, else --case)")
     add_anonymous(parser, "pseudonyms for case and patient, and no name of the CT's file")
     parser.add_argument("--out", type=Path, required=True, metavar="DATASET", help="folder to make, or to add to")
-    parser.add_argument("--variants", type=count, default=1, metavar="K", help="cases to make of this CT (default 1)")
-    parser.add_argument("--seed", type=seed, default=0, metavar="S", help="what the nodes depend on (default 0)")
+    parser.add_argument("--variants", type=count, default=1, metavar="K", help="number of cases to make from this CT "
+                                                                               "(default 1)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="S", help="random seed (default 0)")
     parser.add_argument("--nodes", type=count, nargs=2, default=(2, 9), metavar=("MIN", "MAX"),
-                        help="nodes a case (default 2 9)")
+                        help="nodes per case (default 2 9)")
     parser.add_argument("--split", choices=("train", "val", "test"),
                         help="default: as in the data set that the CT lies in, else train")
     add_anatomy_version(parser)

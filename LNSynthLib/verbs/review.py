@@ -1,7 +1,7 @@
 """Accept or reject synthetic samples, list those that training may use, and export those that were accepted.
 
-Decisions are rows of FOLDER/review.csv; `lnsynth segment train` leaves out what was rejected there, or dropped by the
-filter. Of one reviewer's decisions on a sample the latest counts; where reviewers disagree, one rejection excludes it.
+Verdicts are rows of FOLDER/review.csv; `lnsynth segment train` leaves out samples that were rejected there or dropped
+by the filter. A reviewer's latest verdict on a sample counts; where reviewers disagree, one rejection excludes it.
 """
 
 from ..options import add_anonymous, add_device, real
@@ -12,32 +12,34 @@ def add_arguments(parser) -> None:
 
     def way(name, text):
         sub = ways.add_parser(name, help=text, description=text)
-        sub.add_argument("folder", metavar="FOLDER", help="folder of samples, as `lnsynth synthesize` writes it")
+        sub.add_argument("folder", metavar="FOLDER", help="folder of samples")
         return sub
 
-    for name, text in (("list", "where each sample stands: accepted, rejected, dropped by the filter or undecided"),
+    for name, text in (("list", "list the samples: accepted, rejected, dropped by the filter, or undecided"),
                        ("page", "write FOLDER/review.html: every sample's montage with its verdicts"),
                        ("export", "write the accepted pairs as a data set of their own")):
         sub = way(name, text)
         sub.add_argument("--rule", choices=("any-reject", "latest"), default="any-reject",
-                         help="where reviewers disagree: one rejection excludes (default), or the last word counts")
+                         help="where reviewers disagree: any-reject excludes the sample (default), latest takes the "
+                              "latest verdict")
         if name == "export":
             sub.add_argument("--as", choices=("nifti", "nnunet"), required=True, dest="layout",
                              help="nifti: images/, masks/ (one number a node) and dataset.csv; nnunet: imagesTr/, "
                                   "labelsTr/ (0 and 1) and dataset.json")
             sub.add_argument("--out", required=True, metavar="OUT",
-                             help="a new folder; for nnunet its name is as Dataset501_Name, else such a folder is made "
-                                  "in it")
+                             help="a new folder; for nnunet one named like Dataset501_Name, else such a folder is "
+                                  "made in "
+                                  "it")
             add_anonymous(sub, "pseudonyms for the samples, the cases that they were made from and the reviewers; no "
                                "notes and no names of files")
     decide = way("decide", "accept or reject samples")
     decide.add_argument("samples", nargs="+", metavar="SAMPLE", help="name of a sample's folder")
     verdict = decide.add_mutually_exclusive_group(required=True)
     verdict.add_argument("--accept", dest="verdict", action="store_const", const="accept",
-                         help="training may use them")
+                         help="accept them: training may use them")
     verdict.add_argument("--reject", dest="verdict", action="store_const", const="reject",
-                         help="training leaves them out")
-    decide.add_argument("--note", default="", metavar="TEXT", help="why")
+                         help="reject them: training leaves them out")
+    decide.add_argument("--note", default="", metavar="TEXT", help="the reason")
     decide.add_argument("--reviewer", metavar="NAME", help="who decides (default: your user name)")
     judge = way("filter", "keep only the samples whose nodes a segmenter finds: FOLDER/filter.csv")
     judge.add_argument("--model", required=True, metavar="MODEL", help="folder of a trained segmenter")

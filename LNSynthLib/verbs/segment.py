@@ -3,8 +3,8 @@
     lnsynth segment train --real DATASET --synthetic SAMPLES --strategy both --multiple 10 --out RUN
     lnsynth segment predict --model RUN --ct CT --out MASK.nii.gz
 
-Validation is always real (cases of split val), test cases are never looked at, and no patient, nor a synthetic child of
-one, is on both sides. RUN holds a normal nnU-Net model, which nnU-Net's own commands run too.
+Validation is always on real cases (split val), test cases are never used, and no patient is on both sides, nor a
+synthetic sample made from one. RUN holds an ordinary nnU-Net model, which nnU-Net's own commands run too.
 """
 
 from ..options import MACHINE, add_anonymous, add_anyway, add_device, count
@@ -16,12 +16,12 @@ def add_arguments(parser) -> None:
     ways = parser.add_subparsers(dest="way", metavar="train|predict", required=True)
     train = ways.add_parser("train", help="train a segmenter", description="Train nnU-Net on real and synthetic pairs.")
     train.add_argument("--real", nargs="+", required=True, metavar="DATASET",
-                       help="data sets: cases of split train are trained on, those of split val validate")
+                       help="data sets: cases of split train are for training, those of split val for validation")
     train.add_argument("--synthetic", nargs="+", default=[], metavar="SAMPLES",
-                       help="folders that `lnsynth synthesize` wrote, of cases of these data sets")
-    train.add_argument("--strategy", choices=("real", "synthetic", "both"), help="what to train on (default real)")
+                       help="folders of samples made from cases of these data sets")
+    train.add_argument("--strategy", choices=("real", "synthetic", "both"), help="images to train on (default real)")
     train.add_argument("--multiple", type=count, metavar="N",
-                       help="at most N synthetic samples a real training case (default 10; paper: 5, 10 or 20)")
+                       help="at most N synthetic samples per real training case (default 10; paper: 5, 10 or 20)")
     train.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
     train.add_argument("--trainer-preset", default="paper", metavar="NAME|FILE",
                        help="paper (default), mini, or a YAML file like theirs")
@@ -29,13 +29,14 @@ def add_arguments(parser) -> None:
                        help="change settings of the preset, e.g. trainer.epochs=200 spacing_mm=1.5 seed=1")
     add_anonymous(train, "pseudonyms for the cases, patients and samples in the run's files and in the model")
     add_anyway(train, MACHINE)
-    train.add_argument("--resume", action="store_true", help="go on after the last checkpoint in RUN")
+    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint in RUN")
     predict = ways.add_parser("predict", help="segment a CT", description="Segment the lymph nodes of a CT.")
     predict.add_argument("--model", required=True, metavar="RUN", help="a run, or the nnU-Net model folder in it")
     predict.add_argument("--ct", required=True, metavar="CT",
                          help="CT in HU: NIfTI, NRRD, MHA or the folder of a DICOM series")
-    predict.add_argument("--out", required=True, metavar="MASK", help="file for the nodes: one number a node")
-    predict.add_argument("--probability", metavar="FILE", help="also write the probability")
+    predict.add_argument("--out", required=True, metavar="MASK", help="the node mask to write: each node has its own "
+                                                                      "number")
+    predict.add_argument("--probability", metavar="FILE", help="also write the probability of each voxel")
     for way in (train, predict):
         add_device(way)
 

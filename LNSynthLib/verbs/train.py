@@ -9,19 +9,19 @@ from ..options import MACHINE, add_anyway, real
 
 def add_arguments(parser) -> None:
     parser.add_argument("--preset", metavar="NAME|FILE", help="paper, small, demo, mini, or a YAML file like theirs")
-    parser.add_argument("--generator-kind", default="lnddpm", help="whose preset (default lnddpm)", choices=(
+    parser.add_argument("--generator-kind", default="lnddpm", help="generator of the preset (default lnddpm)", choices=(
         "lnddpm", "pix2pix", "spade", "brainldm", "medddpm", "nasdm", "echo"))
     parser.add_argument("--data", nargs="+", metavar="DATASET", help="data sets that `lnsynth prepare` prepared")
     parser.add_argument("--out", metavar="RUN", help="folder of the run")
     parser.add_argument("--resume", action="store_true",
-                        help="go on after the last checkpoint in RUN; preset and data may then be left out")
+                        help="go on from the last checkpoint in RUN; preset and data may then be left out")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="assignments",
                         help="change settings of the preset, e.g. training.batch=4 generator.denoiser.blocks=1")
-    parser.add_argument("--max-minutes", type=real(above=0), metavar="M", help="stop after M minutes, ready to resume")
+    parser.add_argument("--max-minutes", type=real(above=0), metavar="M", help="stop after M minutes; --resume goes on")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto",
-                        help="auto: a GPU where there is one (default); cpu leaves it alone")
+                        help="auto: a GPU where there is one (default); cpu: never")
     add_anyway(parser, MACHINE)
-    parser.add_argument("--dry-run", action="store_true", help="print what the preset costs, and train nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print the cost of the preset and exit")
 
 
 def run(args, callback) -> dict | None:
