@@ -162,7 +162,8 @@ def test_probabilities_that_do_not_fit_are_refused(folders, capsys):
 
 
 @pytest.mark.parametrize("arguments, wanted", [
-    ([], "missing: segmentation|images"), (["images_of_cats"], "segmentation|images"), (["segmentation"], "--predicted, --truth"),
+    ([], "missing: segmentation|images"), (["images_of_cats"], "segmentation|images"),
+    (["segmentation"], "--predicted, --truth"),
     (["segmentation", "--predicted", "nowhere", "--truth", "."], "nowhere: there is no such file"),
     (["segmentation", "--predicted", ".", "--truth", "lone.nii.gz"], "give folders for all"),
     (["segmentation", "--predicted", ".", "--truth", ".", "--set", "connectivity=8"], "one of 6, 18, 26"),
