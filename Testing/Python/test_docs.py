@@ -227,6 +227,15 @@ def test_the_site_builds_offline_and_its_pages_load_nothing_from_elsewhere(tmp_p
     assert [found for page in pages for found in loads.findall(page.read_text(encoding="utf-8"))] == []
 
 
+def test_columns_in_docstrings_become_lists(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "docs")
+    from docstring_lists import with_lists
+
+    text = "Reads.\n\nct     HU; of\n       a file\nlabels ids\n`n`  nodes\n\nTwo  spaces here,\nand no list."
+    made = "Reads.\n\n- `ct`: HU; of a file\n- `labels`: ids\n- `n`: nodes\n\nTwo  spaces here,\nand no list."
+    assert with_lists(text) == made
+
+
 @pytest.fixture
 def drawing(monkeypatch):
     """The script that draws the architecture."""
