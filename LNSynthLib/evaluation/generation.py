@@ -7,40 +7,25 @@ patches as two sets.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 
-from ..cases.prepared import PreparedCase, list_prepared
-from ..cases.sides import Member, check_sides, members
-from ..cases.trained_on import TrainedOn, held_out
-from ..conditions.encode import scale_hu, unscale_hu
-from ..images.boxes import Box, box_at, extent
-from ..images.volume import read
-from ..masks.labels import AIR, LabelTable, table_named
-from ..review.provenance import ANONYMOUS_KEY
-from ..review.samples import read_record
+from ..cases.sides import check_sides, members
 from ..review.samples import samples as whole_samples
-from ..runtime.errors import LNSynthError
-from ..runtime.events import Callback, Event, Progress, ignore
+from ..runtime.events import Callback, Progress, ignore
 from ..runtime.files import write_json, write_text
-from ..runtime.names import check_name, inside
-from ..runtime.pseudonyms import pseudonym
-from ..runtime.seeds import rng
 from ..runtime.tables import csv_text
-from ..training.data import random_start
-from .copies import FLIPS, Match, Searched, Sought, flipped
+from .copy_search import find_copies, sought_patch
 from .distribution import caveat, fid, mmd
 from .features import ABSENT, FeatureNet, lpips, pooled
 from .images import RANGE, SsimSettings, ms_ssim, mse, mse_01, psnr, scales
-from .memorisation import MemorisationSettings, Neighbour, detail, direction, nearest
+from .memorisation import MemorisationSettings, detail
+from .sample_pairs import Sample, SampleCases, check_unseen, form_of
 from .statistics import Interval, mean_interval
 from .tissue import TissueSettings, node_contrast, organ_errors
 
@@ -56,24 +41,6 @@ class ImageSettings:
     ssim: SsimSettings = field(default_factory=SsimSettings)
     tissue: TissueSettings = field(default_factory=TissueSettings)
     memorisation: MemorisationSettings = field(default_factory=MemorisationSettings)
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """A synthetic patch and the real one in its place: HU (X, Y, Z), their nodes, and the anatomy of both."""
-
-    name: str
-    case: PreparedCase
-    start: tuple[int, int, int]
-    table: LabelTable
-    synthetic: np.ndarray
-    nodes: np.ndarray
-    real: np.ndarray
-    real_nodes: np.ndarray
-    anatomy: np.ndarray
-
-    def scaled(self, hu: np.ndarray) -> np.ndarray:
-        return scale_hu(hu, self.case.info["window"])
 
 
 def evaluate_samples(samples: Path, data: list[Path], settings: ImageSettings | None = None, *,
@@ -97,23 +64,23 @@ def evaluate_samples(samples: Path, data: list[Path], settings: ImageSettings | 
     folders = whole_samples(samples)
     everyone = members(data)
     check_sides(everyone, callback)
-    _check_unseen(folders, everyone, callback)
-    cases = _Cases(data)
+    check_unseen(folders, everyone, callback)
+    cases = SampleCases(data)
     rows, sought, seen, real_seen, shapes = [], [], [], [], {}
     with Progress("measuring", len(folders), callback) as progress:
         for folder in folders:
             sample = cases.sample(folder)
             row, maps = _measure(sample, settings, features)
             rows.append(row)
-            sought.append((sample.case, sample.start, _sought(
+            sought.append((sample.case, sample.start, sought_patch(
                 sample.scaled(sample.synthetic), sample.anatomy, sample.nodes, sample.case, settings.memorisation)))
             if features:
                 seen.append(pooled(maps[0]))
                 real_seen.append(pooled(maps[1]))
-            shapes[_form(sample.case, sample.real.shape)] = sample.case
+            shapes[form_of(sample.case, sample.real.shape)] = sample.case
             progress.step()
     training = [(case, shape) for (_, shape), like in shapes.items() for case in cases.training(like)]
-    copies = _find_copies(rows, sought, seen, training, settings.memorisation, features, callback)
+    copies = find_copies(rows, sought, seen, training, settings.memorisation, features, callback)
     return {"samples": rows, "summary": _summary(rows, seen, real_seen, copies, features),
             "settings": asdict(settings) | {"range": RANGE}}
 
@@ -143,89 +110,6 @@ def write_images(out: Path, result: dict) -> list[Path]:
     return [out / "images.csv", out / "images.json"]
 
 
-def _check_unseen(folders: Iterable[Path], everyone: list[Member], callback: Callback) -> None:
-    """Raises LNSynthError where a sample is of a case held out of training that its generator was trained on; tells
-    of generators that do not say what they were trained on."""
-    held, generators = {member.case: member for member in held_out(everyone)}, {}
-    for folder in folders:
-        record = read_record(folder)
-        if (case := record.get("source", {}).get("case")) in held:
-            said = record.get("generator", {}).get("trained_on")
-            _, of = generators.setdefault(json.dumps(said, sort_keys=True), (
-                TrainedOn.read(said, None, f"the generator of {folder.name}"), {}))
-            of.setdefault(case, folder.name)
-    for record, of in generators.values():
-        for unknown in record.unknown:
-            callback(Event("measuring", message=f"note: {unknown}; whether it has seen a case of split val or test "
-                                                "cannot be checked"))
-        for case, name in of.items():
-            record.check([held[case]], f"The generator of {name}")
-
-
-class _Cases:
-    """The prepared cases of some data sets, opened as samples ask for them."""
-
-    def __init__(self, data: Iterable[Path]):
-        self.data = [Path(folder) for folder in data]
-
-    def sample(self, folder: Path) -> Sample:
-        record = read_record(folder)
-        try:
-            if record["what"] != "patch":
-                raise LNSynthError(f"{folder}: it is not a synthetic patch of a prepared case but {record['what']!r}; "
-                                   "give a folder of samples that `lnsynth synthesize` made.")
-            case, box = self.case(folder, record["source"]), _box(record["condition"])
-            table = LabelTable.load(table_named(case.info["settings"]["labels"], case.folder / "case.json"))
-            start = tuple(record["condition"]["start"])
-        except (KeyError, ValueError):
-            raise LNSynthError(f"{folder / 'provenance.json'}: it does not record which patch of which prepared case "
-                               "the sample was made from; make the sample again.") from None
-        hu, nodes, shape = read(folder / "ct.nii.gz").array, read(folder / "nodes.nii.gz").array, _shape(box)
-        if not hu.shape == nodes.shape == shape:
-            raise LNSynthError(f"{folder}: CT {hu.shape}, nodes {nodes.shape} and provenance {shape} differ in "
-                               "shape; make the sample again.")
-        return Sample(folder.name, case, start, table, hu.astype(np.float32), nodes,
-                      unscale_hu(case.ct(box), case.info["window"]), case.nodes(box), case.anatomy(box))
-
-    def case(self, folder: Path, source: dict) -> PreparedCase:
-        where = folder / "provenance.json"
-        name = f"{source['prepared_settings']['name']}/{check_name(source['case'], where, 'the case')}"
-        found = [inside(data / "prepared", name, where, "the prepared case") for data in self.data]
-        found = [PreparedCase.open(path) for path in found if (path / "case.json").is_file()]
-        for case in found:
-            if case.info["key"] == source["prepared_key"]:
-                return case
-        if source["prepared_key"].startswith(f"{ANONYMOUS_KEY}-"):
-            for case in self._prepared(source["prepared_settings"]["name"]):
-                if pseudonym(ANONYMOUS_KEY, case.info["key"]) == source["prepared_key"]:
-                    return case
-        why = "it was prepared anew since" if found else "none of them has it"
-        raise LNSynthError(f"{folder}: the case {source['case']} it was made from is not in "
-                           f"{', '.join(map(str, self.data))} as it was ({why}); give its data set, or make the sample "
-                           "again.")
-
-    @cache  # noqa: B019 (as long as the evaluation)
-    def _prepared(self, name: str) -> list[PreparedCase]:
-        """All cases of that preparation, for samples that do not say which one they are of."""
-        return [PreparedCase.open(path.parent) for data in self.data
-                for path in sorted((data / "prepared" / name).glob("[!.]*/case.json"))]
-
-    def training(self, like: PreparedCase) -> list[PreparedCase]:
-        """The training cases of all data sets that are prepared as this case is."""
-        folders = [data / "prepared" / like.info["settings"]["name"] for data in self.data]
-        return [case for folder in folders if folder.is_dir() for case in list_prepared(folder)
-                if case.split == "train" and case.info["nodes"]
-                and (case.spacing, case.info["window"]) == (like.spacing, like.info["window"])]
-
-
-def _box(condition: dict) -> Box:
-    return tuple(slice(s, s + n) for s, n in zip(condition["start"], condition["shape"], strict=True))
-
-
-def _shape(box: Box) -> tuple[int, ...]:
-    return extent(box)
-
-
 def _measure(sample: Sample, settings: ImageSettings, features: FeatureNet | None) -> tuple[dict, tuple]:
     """A sample's row, but for what needs other patches; and the feature maps of both volumes."""
     synthetic, real = sample.scaled(sample.synthetic), sample.scaled(sample.real)
@@ -249,112 +133,6 @@ def _measure(sample: Sample, settings: ImageSettings, features: FeatureNet | Non
         "organs": organs, "nodes": nodes, "real_nodes": true,
         "detail": detail(synthetic, real, inside, spacing, settings.memorisation),
     }, maps
-
-
-def _sought(scaled: np.ndarray, anatomy: np.ndarray, nodes: np.ndarray, like: PreparedCase,
-            settings: MemorisationSettings) -> Sought:
-    """A patch in [-1, 1] as it is looked for: by all its tissues but nodes."""
-    return Sought(scaled + 1, np.where(nodes == 0, anatomy, AIR), like.spacing, settings)
-
-
-def _form(case: PreparedCase, shape) -> tuple:
-    return case.info["settings"]["name"], tuple(shape)
-
-
-def _find_copies(rows: list[dict], sought: list[tuple[PreparedCase, tuple, Sought]], seen: list,
-                 training: list[tuple[PreparedCase, tuple]], settings: MemorisationSettings,
-                 features: FeatureNet | None, callback: Callback) -> dict:
-    """Adds "nearest" and "copied" to the rows. Returns the limit of each space, and what it rests on."""
-    volumes = {}  # by form: the cases, and what is searched in each
-    with Progress("searching for copies", len(training) + len(sought) + 2 * settings.planted, callback) as progress:
-        for case, shape in training:
-            of_form = volumes.setdefault(_form(case, shape), ([], []))
-            of_form[0].append(case)
-            of_form[1].append(Searched(lambda box, case=case: case.ct(box) + 1, case.shape, shape, settings))
-            progress.step()
-        for row, (case, start, patch) in zip(rows, sought, strict=True):
-            among, searched = volumes.get(_form(case, patch.shape), ([], []))
-            own = [(index, start) for index, other in enumerate(among) if other.id == case.id]
-            row["nearest"] = {"pixels": _found(patch.best(searched, own), among, settings)}
-            progress.step()
-        planted = _planted(volumes, settings, progress)
-    limits = {"pixels": 1 - settings.detail_limit if training else None, "features": None}
-    if features:
-        limits["features"] = _nearest_features(rows, seen, training, settings, features, callback)
-    else:
-        for row in rows:
-            row["nearest"]["features"] = None
-    for row in rows:
-        verdicts = {space: near["flagged"] for space, near in row["nearest"].items() if near}
-        if row["detail"] is not None:
-            verdicts["detail"] = row["detail"] >= settings.detail_limit
-        judged = {by: verdict for by, verdict in verdicts.items() if verdict is not None}
-        row["copied"] = [by for by, verdict in judged.items() if verdict] if judged else None
-    return {"limits": limits, "training_cases": len({case.folder for case, _ in training}),
-            "training_patients": len({case.info["patient"] for case, _ in training}), "planted": planted}
-
-
-def _found(match: Match | None, cases: list[PreparedCase], settings: MemorisationSettings) -> dict | None:
-    return match and {"case": cases[match.index].id, "start": list(match.start), "flips": list(match.flips),
-                      "distance": 1 - match.texture, "structure": match.structure,
-                      "flagged": match.texture >= settings.detail_limit}
-
-
-def _planted(volumes: dict, settings: MemorisationSettings, progress: Progress) -> dict | None:
-    """How many copies the search finds that are put before it, and how many honest patches it flags.
-
-    Copies of a random place of a training case in any flip, in turn exact, with noise of 5 HU, and blurred by 1 mm,
-    looked at by the tissues of another place. Honest are real patches, searched for in other patients alone.
-    """
-    forms, counts = list(volumes.items()), {"copies": 0, "found": 0, "honest": 0, "flagged": 0}
-    for number in range(settings.planted if forms else 0):
-        random = rng(settings.seed, "planted copies", number)
-        (_, shape), (cases, searched) = forms[number % len(forms)]
-        case, other = (cases[i] for i in random.integers(len(cases), size=2))
-        box, elsewhere = (tuple(slice(s, s + n) for s, n in zip(random_start(one, shape, random, at_node=True), shape,
-                                                                strict=True)) for one in (case, other))
-        real = case.ct(box).astype(np.float32)
-        low, high = case.info["window"]
-        spoilt = (real, real + random.normal(0, 10 / (high - low), real.shape),
-                  ndimage.gaussian_filter(real, [1 / mm for mm in case.spacing]))[number % 3]
-        copy = flipped(np.clip(spoilt, -1, 1), FLIPS[random.integers(len(FLIPS))])
-        match = _sought(copy, other.anatomy(elsewhere), other.nodes(elsewhere), case, settings).best(searched)
-        counts["copies"] += match is not None
-        counts["found"] += match is not None and match.texture >= settings.detail_limit
-        progress.step()
-        others = [one for one, c in zip(searched, cases, strict=True) if c.info["patient"] != case.info["patient"]]
-        match = _sought(real, case.anatomy(box), case.nodes(box), case, settings).best(others)
-        counts["honest"] += match is not None
-        counts["flagged"] += match is not None and match.texture >= settings.detail_limit
-        progress.step()
-    return counts if counts["copies"] or counts["honest"] else None
-
-
-def _nearest_features(rows: list[dict], seen: list, training: list[tuple[PreparedCase, tuple]],
-                      settings: MemorisationSettings, features: FeatureNet, callback: Callback) -> float | None:
-    """Adds the nearest training patch of another patient by features to the rows; returns the limit."""
-    places, real = [], []
-    with Progress("training patches", len(training) * settings.per_case, callback) as progress:
-        for case, shape in training:
-            random = rng(settings.seed, "memorisation", case.id)
-            for _ in range(settings.per_case):
-                start = random_start(case, shape, random, at_node=True)
-                patch = case.ct(box_at(start, shape))
-                places.append((case, start))
-                real.append(direction(pooled(features.maps(patch))))
-                progress.step()
-    found, limit = [None] * len(rows), None
-    if places:
-        found, limit = nearest(np.array([direction(vector) for vector in seen]), [row["patient"] for row in rows],
-                               np.array(real), [case.info["patient"] for case, _ in places], settings.percentile)
-    for row, neighbour in zip(rows, found, strict=True):
-        row["nearest"]["features"] = neighbour and _told(neighbour, places)
-    return limit
-
-
-def _told(neighbour: Neighbour, places: list) -> dict:
-    case, start = places[neighbour.index]
-    return {"case": case.id, "start": list(start), "distance": neighbour.distance, "flagged": neighbour.flagged}
 
 
 def _summary(rows: list[dict], seen: list, real_seen: list, copies: dict, features: FeatureNet | None) -> dict:
