@@ -89,8 +89,10 @@ class SampleCases:
 
     def case(self, folder: Path, source: dict) -> PreparedCase:
         where = folder / "provenance.json"
-        name = f"{source['prepared_settings']['name']}/{check_name(source['case'], where, 'the case')}"
-        found = [inside(data / "prepared", name, where, "the prepared case") for data in self.data]
+        id = check_name(source["case"], where, "the case")
+        names = [source["prepared_settings"]["name"]] if "prepared_settings" in source else self._preparations()
+        found = [inside(data / "prepared", f"{name}/{id}", where, "the prepared case")
+                 for data in self.data for name in names]
         found = [PreparedCase.open(path) for path in found if (path / "case.json").is_file()]
         for case in found:
             if case.info["key"] == source["prepared_key"]:
@@ -103,6 +105,11 @@ class SampleCases:
         raise LNSynthError(f"{folder}: the case {source['case']} it was made from is not in "
                            f"{', '.join(map(str, self.data))} as it was ({why}); give its data set, or make the sample "
                            "again.")
+
+    @cache  # noqa: B019 (as long as the evaluation)
+    def _preparations(self) -> list[str]:
+        """Names of all preparations: samples of the first versions do not say which one they are of."""
+        return sorted({path.parent.name for data in self.data for path in data.glob("prepared/*/prepare.json")})
 
     @cache  # noqa: B019 (as long as the evaluation)
     def _prepared(self, name: str) -> list[PreparedCase]:

@@ -1,7 +1,7 @@
 """What the first versions wrote is read, resumed, judged, measured and exported by this one.
 
-older_formats/ holds a data set of two phantoms, its preparation, a generator of a few weights with the run that it comes
-from, and a sample, as the version of 23 November 2026 wrote them; and verdicts and an experiment's plan of the day after.
+older_formats/ holds a data set of two phantoms, its preparation, a generator of a few weights with its training run and
+a sample, as the version of 23 November 2026 wrote them; and verdicts and an experiment's plan of the day after.
 """
 
 import csv
@@ -13,6 +13,8 @@ import pytest
 
 from LNSynthLib import cli
 from LNSynthLib.experiment.report.results import Results
+from LNSynthLib.segmentation.settings import SegmentSettings
+from LNSynthLib.segmentation.splits import divide
 
 
 @pytest.fixture
@@ -65,7 +67,16 @@ def test_samples_are_measured(older, capsys):
     lnsynth(capsys, "evaluate", "images", "--samples", "PAIRS", "--data", "DATASET", "--out", "SCORES")
     with open(older / "SCORES" / "images.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["sample"] for row in rows] == ["phantom-3-000"] and float(rows[0]["psnr"]) > 0
+    assert [row["sample"] for row in rows] == ["phantom-3-000", "all"] and float(rows[0]["psnr"]) > 0
+
+
+def test_samples_train_a_segmenter_once_they_are_accepted(older, capsys):
+    settings = SegmentSettings(strategy="both", spacing_mm=5.0)
+    left_out = divide([older / "DATASET"], [older / "PAIRS"], settings).left_out
+    assert [one["reason"] for one in left_out] == ["rejected by AB: no node"]
+    lnsynth(capsys, "review", "decide", "PAIRS", "phantom-3-000", "--accept", "--reviewer", "AB")
+    division = divide([older / "DATASET"], [older / "PAIRS"], settings)
+    assert [item.kind for item in division.train] == ["phantom", "synthetic"] and len(division.val) == 1
 
 
 def test_samples_of_an_earlier_format_that_people_judged_are_not_replaced(older, capsys):
@@ -75,4 +86,4 @@ def test_samples_of_an_earlier_format_that_people_judged_are_not_replaced(older,
 
 def test_a_plan_of_an_earlier_version_is_read(older):
     results = Results(older / "EXPERIMENT")
-    assert len(results.layout.cells) == 68 and not results.done() and not results.others()
+    assert len(results.layout.cells) == 71 and not results.done() and not results.others()
