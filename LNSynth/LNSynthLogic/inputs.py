@@ -10,7 +10,7 @@ import numpy as np
 from LNSynthLib.images.boxes import box_at
 from LNSynthLib.runtime.errors import LNSynthError
 
-from . import anatomy, segments, synthetic, volumes
+from . import anatomy, nodes_in_ct, segments, synthetic, volumes
 from .grids import affine_of, to_world, voxels
 from .jobs.process import library_command
 from .words import _
@@ -89,7 +89,8 @@ def _doubts(segmentation, ct) -> list[Check]:
 
     limits = NodeLimits()
     voxel_ml, hu = abs(np.linalg.det(affine_of(ct)[:3, :3])) / 1000, voxels(ct.GetImageData())[1]
-    large, odd = [], []
+    large, odd, kept = [], [], nodes_in_ct.kept_of(segmentation)
+    there = nodes_in_ct.crops(kept, ct) if kept is not None else {}
     for segment_id in segments.node_ids(segmentation):
         start, mask = segments.node_crop(segmentation, segment_id, ct)
         if not mask.size:
@@ -97,7 +98,7 @@ def _doubts(segmentation, ct) -> list[Check]:
         name = segmentation.GetSegmentation().GetSegment(segment_id).GetName()
         if (volume_ml := np.count_nonzero(mask) * voxel_ml) > limits.volume_ml:
             large.append(_("{name} ({ml:.0f} mL)").format(name=name, ml=volume_ml))
-        low, high = limits.shown_hu if segments.is_in_ct(segmentation, segment_id) else limits.made_hu
+        low, high = limits.shown_hu if nodes_in_ct.is_among((start, mask), there) else limits.made_hu
         mean = float(hu[box_at(start, mask.shape)].mean(where=mask))
         if not low <= mean <= high:
             odd.append(_("{name} ({hu:.0f} HU)").format(name=name, hu=mean))
@@ -114,24 +115,24 @@ def _doubts(segmentation, ct) -> list[Check]:
 def follow_nodes(parameters, seen: tuple[str, bool]) -> tuple[str, bool]:
     """Keeps "these nodes are in the CT", the copy of them as they were, and the chosen segmentation in step.
 
-    Switched on: the copy is made (`segments.say_in_ct`); switched off: it goes. Another segmentation chosen: what was
+    Switched on: the copy is made (`nodes_in_ct.keep`); switched off: it goes. Another segmentation chosen: what was
     said of that one counts. `seen` is what this function returned the last time.
     """
     nodes, in_ct = parameters.nodes, parameters.nodesInCT
     chosen = nodes.GetID() if nodes is not None else ""
     former, was_in_ct = seen
-    original = segments.original_of(nodes)
+    kept = nodes_in_ct.kept_of(nodes)
     if chosen != former and (was_in_ct or not in_ct):
-        in_ct = original is not None
-    elif in_ct and nodes is not None and parameters.ct is not None and original is None:
-        original = segments.say_in_ct(nodes, parameters.ct)
-    elif not in_ct and original is not None:
-        segments.say_not_in_ct(nodes)
-        original = None
+        in_ct = kept is not None
+    elif in_ct and nodes is not None and parameters.ct is not None and kept is None:
+        kept = nodes_in_ct.keep(nodes, parameters.ct)
+    elif not in_ct and kept is not None:
+        nodes_in_ct.forget(nodes)
+        kept = None
     if parameters.nodesInCT != in_ct:
         parameters.nodesInCT = in_ct
-    if parameters.originalNodes != original:
-        parameters.originalNodes = original
+    if parameters.keptNodes != kept:
+        parameters.keptNodes = kept
     return chosen, in_ct
 
 
@@ -143,7 +144,7 @@ def phantom_command(folder: Path, seed: int) -> list[str]:
 def load_phantom(scene, folder: Path):
     """(ct, nodes, anatomy): the first phantom of a data set that `phantom_command` made, as nodes of the scene.
 
-    The CT is called PHANTOM, and shows the nodes (`segments.original_of` has them as they are).
+    The CT is called PHANTOM, and shows the nodes (`nodes_in_ct`).
     Raises LNSynthError where the folder holds no phantom.
     """
     from LNSynthLib.cases.dataset import Dataset
@@ -159,7 +160,7 @@ def load_phantom(scene, folder: Path):
     organs = anatomy.add_anatomy(scene, ct, case.anatomy, _("PHANTOM anatomy"))
     nodes = segments.new_segmentation(scene, ct, _("PHANTOM nodes"))
     segments.add_instances(nodes, ct, case.nodes.array)
-    segments.say_in_ct(nodes, ct)
+    nodes_in_ct.keep(nodes, ct)
     return ct, nodes, organs
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from LNSynthLib.images.boxes import box_at
 from LNSynthLib.runtime.errors import LNSynthError
 
-from . import segments
+from . import nodes_in_ct, segments
 from .anatomy import labels as organ_labels
 from .grids import affine_of, shape_of, to_world
 from .surroundings import Surroundings, around, label_table, tissue_name
@@ -47,7 +47,6 @@ def vary(segmentation, segment_id: str, ct, anatomy, kind: str, rng: np.random.G
                            * place.canonical_spacing)
     save_state()
     segments.set_node(segmentation, segment_id, ct, *place.back(at, changed))
-    segments.set_in_ct(segmentation, segment_id, False)
     voxel_ml = spacing.prod() / 1000
     said = {"affine": _("{name} changed by a random affine map: moved by {mm:.1f} mm, {before:.2f} to {after:.2f} mL."),
             "elastic": _("{name} changed elastically at random: moved by {mm:.1f} mm, {before:.2f} to {after:.2f} mL.")}
@@ -144,10 +143,10 @@ def variants_from_job(scene, segmentation, ct, ids: dict[int, str], result: dict
     """The masks of a job with `vary_arguments` as segmentations "<name> variant i", all but the first hidden.
 
     ids: {value in the job's mask: segment id in `segmentation`}, whose names the nodes keep; a node that is as it was
-    there is in the CT as it was. Each refers to what the CT shows (`segments.original_of`) as `segmentation` does.
+    is in the CT as it was. Each refers to the nodes in the CT (`nodes_in_ct`) as `segmentation` does.
     Returns the new segmentation nodes.
     """
-    made, original = [], segments.original_of(segmentation)
+    made, kept = [], nodes_in_ct.kept_of(segmentation)
     for number, (path, outcome) in enumerate(zip(result["out"], result["results"], strict=True), start=1):
         name = _("{name} variant {number}").format(name=segmentation.GetName(), number=number)
         variant = segments.new_segmentation(scene, ct, name)
@@ -155,10 +154,9 @@ def variants_from_job(scene, segmentation, ct, ids: dict[int, str], result: dict
             start, mask = _crop_in_file(Path(path), node)
             known = ids.get(node["id"])
             known = known if known in segments.node_ids(segmentation) else None
-            segments.add_node(variant, ct, start, mask, name=name_of(segmentation, known) if known else None,
-                              in_ct=bool(known) and _shown(segmentation, known, ct, start, mask))
-        if original is not None:
-            segments.snapshot(variant, ct, of=original)
+            segments.add_node(variant, ct, start, mask, name=name_of(segmentation, known) if known else None)
+        if kept is not None:
+            nodes_in_ct.keep(variant, ct, of=kept)
         variant.GetDisplayNode().SetVisibility(number == 1)
         made.append(variant)
     return made
@@ -221,13 +219,6 @@ def _no_room(segmentation, place: Surroundings, index) -> str:
         return _("There is no room for a node of this size at the crosshair; choose a smaller short axis or another "
                  "place.")
     return _("No node fits here: the crosshair lies in {what}; move it into fat or soft tissue.").format(what=there)
-
-
-def _shown(segmentation, segment_id: str, ct, start, mask) -> bool:
-    """Whether the CT shows the node and this mask is the node as it is."""
-    first, was = segments.node_crop(segmentation, segment_id, ct)
-    return (segments.is_in_ct(segmentation, segment_id) and tuple(first) == tuple(start)
-            and np.array_equal(was, mask))
 
 
 def _crop_in_file(path: Path, node: dict) -> tuple[list[int], np.ndarray]:

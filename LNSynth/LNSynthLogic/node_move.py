@@ -159,7 +159,6 @@ class Session:
             return _("{name} stays where it was.").format(name=name)
         save_state()
         segments.set_node(self.segmentation, self.segment_id, self.ct, first, inside)
-        segments.set_in_ct(self.segmentation, self.segment_id, False)
         return " ".join([_("{name} changed by hand.").format(name=name), covers.text()]).strip()
 
     def cancel(self) -> None:

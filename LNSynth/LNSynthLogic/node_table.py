@@ -12,7 +12,7 @@ from LNSynthLib.images.boxes import box_at
 from . import anatomy as organs
 from . import nodes_in_ct
 from .grids import affine_of, ct_in, shape_of, to_world
-from .segments import BINARY, is_in_ct, need_labelmap, node_crop, node_ids, original_of
+from .segments import BINARY, need_labelmap, node_crop, node_ids
 from .terminology import structure
 from .words import _
 
@@ -28,7 +28,7 @@ class Row:
     segment_id: str
     name: str
     color: tuple[float, float, float]     # RGB 0..1
-    in_ct: bool                           # the CT shows it as it is; else it is new
+    in_ct: bool | None                    # False: it is new; None: not compared yet
     volume_ml: float | None = None
     short_axis_mm: float | None = None    # as in RECIST 1.1
     nearest: str = ""
@@ -41,7 +41,7 @@ class Row:
         organ = _("{organ}, {mm:.0f} mm").format(organ=self.nearest, mm=self.distance_mm) if self.nearest else ""
         return (self.name, "" if self.volume_ml is None else _("{number:.2f}").format(number=self.volume_ml),
                 "" if self.short_axis_mm is None else number.format(number=self.short_axis_mm), organ,
-                _("yes") if self.in_ct else _("new"))
+                {True: _("yes"), False: _("new"), None: ""}[self.in_ct])
 
 
 class NodeTable:
@@ -50,27 +50,27 @@ class NodeTable:
     def __init__(self):
         self._sizes: dict[str, tuple] = {}     # segment id -> (place, start, mask, measures)
         self._nearest: dict[str, tuple] = {}   # segment id -> (mask, state of the anatomy, organ and distance)
-        self._shown: tuple = (None, {})        # (state, crops) of the nodes as the CT shows them
+        self._in_ct: tuple = (None, {})        # (state, crops) of the nodes in the CT
 
     def forget(self) -> None:
         self._sizes.clear()
         self._nearest.clear()
-        self._shown = (None, {})
+        self._in_ct = (None, {})
 
     def rows(self, segmentation, ct, anatomy) -> list[Row]:
         """A row for each segment, with the measures that are known: after a change the last ones, until `measure`."""
-        found, original = [], original_of(segmentation)
+        found, kept = [], nodes_in_ct.kept_of(segmentation)
         place = _place(segmentation, ct) if ct is not None else None
         organs_state = state_of(anatomy, ct) if ct is not None else None
-        compared = original is not None and ct is not None and self._shown[0] == state_of(original, ct)
+        compared = kept is not None and ct is not None and self._in_ct[0] == state_of(kept, ct)
         for segment_id in node_ids(segmentation):
             segment = segmentation.GetSegmentation().GetSegment(segment_id)
-            measures, in_ct = {}, is_in_ct(segmentation, segment_id)
+            measures, in_ct = {}, False if kept is None else None
             known = self._sizes.get(segment_id)
             if place is not None and known and known[0][1:] == place[1:]:
                 measures = dict(known[3])
                 if compared:
-                    in_ct = nodes_in_ct.is_among(known[1:3], self._shown[1])  # whoever changed it, and back again
+                    in_ct = nodes_in_ct.is_among(known[1:3], self._in_ct[1])
                 organ = self._nearest.get(segment_id)
                 if organ and organ[0] is known[2] and organ[1] == organs_state and organ[2]:
                     measures.update(nearest=organ[2][0], distance_mm=organ[2][1])
@@ -87,9 +87,9 @@ class NodeTable:
                 del known[gone]
         if ids:
             need_labelmap(segmentation)
-        place, original = _place(segmentation, ct), original_of(segmentation)
-        if original is not None and self._shown[0] != (now := state_of(original, ct)):
-            self._shown = now, nodes_in_ct.crops(original, ct)
+        place, kept = _place(segmentation, ct), nodes_in_ct.kept_of(segmentation)
+        if kept is not None and self._in_ct[0] != (now := state_of(kept, ct)):
+            self._in_ct = now, nodes_in_ct.crops(kept, ct)
         for segment_id in ids:
             if self._size(segmentation, segment_id, ct, place) and time.perf_counter() > end:
                 return False

@@ -14,7 +14,7 @@ from LNSynthLib.review.samples import PAIR, read_record
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.files import sha256
 
-from . import segments, volumes
+from . import nodes_in_ct, segments, volumes
 from .grids import boxes
 from .synthetic import SYNTHETIC, mark_synthetic, provenance_of
 from .words import _
@@ -74,13 +74,14 @@ def add_sample(scene, sample: Sample, like=None):
     mark_synthetic(volume, provenance)
     volume.SetAttribute(SAMPLE, str(folder))
     segmentation = segments.new_segmentation(scene, volume, _("Nodes of {name}").format(name=volume.GetName()))
-    ids = segments.add_instances(segmentation, volume, nodes.array, in_ct=True)
+    ids = segments.add_instances(segmentation, volume, nodes.array)
     made = {node["id"] for node in provenance.get("nodes", ()) if node.get("state") == "made"}
     for value, segment_id in zip(sample.values, ids, strict=True):
         segmentation.GetSegmentation().GetSegment(segment_id).SetTag(MADE, "1" if value in made else "0")
     segmentation.SetAttribute(SYNTHETIC, "1")
     segmentation.SetAttribute(SAMPLE, str(folder))
     segmentation.SetAttribute(AS_LOADED, _digest(segmentation, volume))
+    nodes_in_ct.keep(segmentation, volume)
     return volume, segmentation
 
 
@@ -88,6 +89,8 @@ def unload_sample(volume, segmentation) -> bool:
     """Takes what `load_sample` brought out of the scene. False where its nodes were changed since: then both stay."""
     if segmentation.GetScene() is not None and segmentation.GetAttribute(AS_LOADED) != _digest(segmentation, volume):
         return False
+    if segmentation.GetScene() is not None:
+        nodes_in_ct.forget(segmentation)
     volumes.take_out(segmentation)
     volumes.take_out(volume)
     return True

@@ -53,7 +53,7 @@ class CompareView(VTKObservationMixin):
     def source_nodes(self):
         """The segmentation to outline on the source CT: its nodes as they are in it, else those that are wanted."""
         p = self.host.parameters
-        return p.originalNodes if p.nodesInCT and p.originalNodes is not None else p.nodes
+        return p.keptNodes if p.nodesInCT and p.keptNodes is not None else p.nodes
 
     def source(self, synthetic, folder):
         """The chosen CT where a synthetic one (volume of the library; folder of its sample or None) is of it, or None.

@@ -13,7 +13,7 @@ class LNSynthParameterNode:
     ct: vtkMRMLScalarVolumeNode
     nodes: vtkMRMLSegmentationNode           # one segment a lymph node
     nodesInCT: bool = False                  # the nodes of `nodes` are visible in the CT
-    originalNodes: vtkMRMLSegmentationNode   # hidden copy of those nodes, as they were when nodesInCT was switched on
+    keptNodes: vtkMRMLSegmentationNode   # hidden copy of those nodes, as they were when nodesInCT was switched on
     anatomy: vtkMRMLSegmentationNode
     anatomyFast: bool = True
     device: str = "auto"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import qt
 import slicer
-from LNSynthLogic import review_queue, segments
+from LNSynthLogic import nodes_in_ct, review_queue, segments
 from LNSynthLogic.jobs import process
 from slicer.i18n import tr as _
 
@@ -41,10 +41,10 @@ class ReviewExport:
 
     def _export_seg(self) -> None:
         p = self.host.parameters
-        unmarked = [i for i in segments.node_ids(p.nodes) if not segments.is_in_ct(p.nodes, i)]
-        if unmarked and not slicer.util.confirmYesNoDisplay(
-                _("Nodes not marked as visible in this CT (table under Nodes): {count}. A DICOM segmentation "
-                  "says that they are there. Write it?").format(count=len(unmarked)), windowTitle="LNSynth"):
+        new = [i for i, in_ct in nodes_in_ct.are_in_ct(p.nodes, p.ct).items() if not in_ct]
+        if new and not slicer.util.confirmYesNoDisplay(
+                _("Nodes that are new or changed, so not in this CT (table under Nodes): {count}. A DICOM "
+                  "segmentation says that they are there. Write it?").format(count=len(new)), windowTitle="LNSynth"):
             return
         dicom = qt.QFileDialog.getExistingDirectory(
             self.ui.reviewSection, _("The DICOM folder of {name}").format(name=p.ct.GetName()),

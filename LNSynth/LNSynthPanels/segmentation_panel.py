@@ -5,7 +5,7 @@ from pathlib import Path
 
 import qt
 import slicer
-from LNSynthLogic import node_scores, node_table, segments, synthetic
+from LNSynthLogic import node_scores, node_table, nodes_in_ct, segments, synthetic
 from LNSynthLogic.jobs import commands, environment
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
@@ -86,7 +86,8 @@ class SegmentationPanel(VTKObservationMixin):
         from LNSynthLib.images.volume import read
 
         made = segments.new_segmentation(self.host.scene, ct, _("Nodes found by {model}").format(model=model))
-        ids = segments.add_instances(made, ct, read(path).array, in_ct=True)
+        ids = segments.add_instances(made, ct, read(path).array)
+        nodes_in_ct.keep(made, ct)
         if synthetic.is_synthetic(ct):
             made.SetAttribute(synthetic.SYNTHETIC, "1")
         self._said = _("{count} lymph nodes found: check and correct them (for research).").format(count=len(ids))

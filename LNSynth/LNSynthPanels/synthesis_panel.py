@@ -129,7 +129,7 @@ class SynthesisPanel:
     def _node_sizes(self) -> tuple[list, list]:
         """Extents (mm) of the nodes to be made and to be removed, measured again only when one has changed."""
         p = self.host.parameters
-        original = p.originalNodes if p.nodesInCT and p.mode == "in-place" else None
+        original = p.keptNodes if p.nodesInCT and p.mode == "in-place" else None
         state = (node_table.state_of(p.nodes, p.ct), node_table.state_of(original, p.ct), p.ct.GetID(), p.remake,
                  p.vary)
         if self._sizes[0] != state:
@@ -176,12 +176,12 @@ class SynthesisPanel:
         p, folder, names = self.host.parameters, self.host.temporary_folder(), display_names.Names()
         files = commands.Exported(
             self.host.export_ct(), folder / "nodes.nii",
-            folder / "present.nii" if p.nodesInCT and p.originalNodes is not None else None, self._export_anatomy())
+            folder / "present.nii" if p.nodesInCT and p.keptNodes is not None else None, self._export_anatomy())
         names.add(files.ct, p.ct)
         names.add(files.anatomy, p.anatomy)
         names.add(files.nodes, p.nodes, segments.write_mask(p.nodes, p.ct, files.nodes))
         if files.present is not None:
-            names.add(files.present, p.originalNodes, segments.write_mask(p.originalNodes, p.ct, files.present))
+            names.add(files.present, p.keptNodes, segments.write_mask(p.keptNodes, p.ct, files.present))
         return files, names
 
     def _export_anatomy(self) -> Path | None:

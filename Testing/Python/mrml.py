@@ -75,11 +75,15 @@ def add_ct(scene, array=None, affine=None, name: str = "CT"):
 
 
 def add_nodes(scene, ct, array=None, in_ct: bool = False, name: str = "Nodes"):
-    """A node segmentation on the CT's grid with one segment a value of `array` (the phantom's nodes by default)."""
-    from LNSynthLogic import segments
+    """A node segmentation on the CT's grid with one segment a value of `array` (the phantom's nodes by default).
+
+    in_ct: the CT shows them."""
+    from LNSynthLogic import nodes_in_ct, segments
 
     segmentation = segments.new_segmentation(scene, ct, name)
-    segments.add_instances(segmentation, ct, phantom().nodes.array if array is None else array, in_ct)
+    segments.add_instances(segmentation, ct, phantom().nodes.array if array is None else array)
+    if in_ct:
+        nodes_in_ct.keep(segmentation, ct)
     return segmentation
 
 

@@ -24,7 +24,7 @@ class Parameters:
     ct: object = None
     nodes: object = None
     nodesInCT: bool = False
-    originalNodes: object = None
+    keptNodes: object = None
     anatomy: object = None
     device: str = "auto"
     generator: str = ""
@@ -113,22 +113,22 @@ def test_synthesis_asks_for_one_thing_after_the_other(scene, ready):
 
 def test_all_nodes_of_a_ct_may_be_removed_in_place(scene, ready):
     empty = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "empty")
-    removed = replace(ready, nodes=empty, nodesInCT=True, originalNodes=ready.nodes)
+    removed = replace(ready, nodes=empty, nodesInCT=True, keptNodes=ready.nodes)
     assert what_is_missing("synthesis", removed, READY) == ""
     assert what_is_missing("synthesis", replace(removed, mode="patch"), READY)
     assert "varied" in what_is_missing("synthesis", replace(removed, vary=True, anatomy=empty), READY)
 
 
 def test_nodes_that_another_ct_shows_are_refused(scene, ready):
-    from LNSynthLogic import segments
+    from LNSynthLogic import nodes_in_ct
 
     other = mrml.add_ct(scene, np.zeros((8, 8, 8), np.int16), name="other")
-    marked = replace(ready, nodesInCT=True, originalNodes=segments.say_in_ct(ready.nodes, ready.ct))
+    marked = replace(ready, nodesInCT=True, keptNodes=nodes_in_ct.keep(ready.nodes, ready.ct))
     assert what_is_missing("synthesis", marked, READY) == ""
     assert "another CT" in what_is_missing("synthesis", replace(marked, ct=other), READY)
     assert what_is_missing("synthesis", replace(marked, ct=other, nodesInCT=False), READY) == ""
-    segments.say_not_in_ct(ready.nodes)  # the cure
-    cured = replace(marked, ct=other, originalNodes=segments.say_in_ct(ready.nodes, other))
+    nodes_in_ct.forget(ready.nodes)  # the cure
+    cured = replace(marked, ct=other, keptNodes=nodes_in_ct.keep(ready.nodes, other))
     assert what_is_missing("synthesis", cured, READY) == ""
     scene.RemoveNode(other)
     assert "another CT" in what_is_missing("synthesis", replace(cured, ct=ready.ct), READY)

@@ -3,7 +3,7 @@
 import mrml
 import numpy as np
 import pytest
-from LNSynthLogic import segments
+from LNSynthLogic import nodes_in_ct, segments
 from LNSynthLogic.jobs import display_names
 
 
@@ -33,7 +33,7 @@ def test_files_and_numbers_become_names(case, tmp_path):
 def test_numbers_are_those_of_the_mask_that_the_error_is_about(case, tmp_path):
     ct, nodes = case
     names, wanted, present = display_names.Names(), tmp_path / "nodes.nii", tmp_path / "nodes.nii.present.nii"
-    original = segments.say_in_ct(nodes, ct)
+    original = nodes_in_ct.keep(nodes, ct)
     segments.remove_node(nodes, segments.node_ids(nodes)[0])
     names.add(wanted, nodes, segments.write_mask(nodes, ct, wanted))
     names.add(present, original, segments.write_mask(original, ct, present))

@@ -160,7 +160,7 @@ def test_what_is_made_and_what_is_removed(scene):
     stays, moved, deleted = segments.node_ids(nodes)
     three, four, five, six = ((float(n), float(n), 2.0 * n) for n in (3, 4, 5, 6))
     assert nodes_in_ct.sizes_mm(nodes, None, ct) == ([three, four, five], [])
-    original = segments.say_in_ct(nodes, ct)
+    original = nodes_in_ct.keep(nodes, ct)
     assert nodes_in_ct.sizes_mm(nodes, original, ct) == ([], [])
     segments.set_node(nodes, moved, ct, (11, 10, 10), np.ones((4, 4, 4), bool))
     segments.remove_node(nodes, deleted)

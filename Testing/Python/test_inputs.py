@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import mrml
 import numpy as np
 import pytest
-from LNSynthLogic import anatomy, inputs, segments, synthetic, volumes
+from LNSynthLogic import anatomy, inputs, nodes_in_ct, segments, synthetic, volumes
 from LNSynthLogic.jobs import process
 
 from LNSynthLib.images import checks
@@ -132,8 +132,8 @@ def test_the_sample_phantom_comes_from_its_job(scene, tmp_path):
     assert np.array_equal(anatomy.labels(organs, ct), case.anatomy.array)
     array, ids = segments.instances(nodes, ct)
     assert np.array_equal(array, case.nodes.array) and len(ids) == case.nodes.array.max()
-    assert all(segments.is_in_ct(nodes, i) for i in ids.values())
-    assert segments.node_ids(segments.original_of(nodes)) == segments.node_ids(nodes)
+    assert nodes_in_ct.are_in_ct(nodes, ct) == dict.fromkeys(ids.values(), True)
+    assert segments.node_ids(nodes_in_ct.kept_of(nodes)) == segments.node_ids(nodes)
     assert anatomy.missing_for_conditions(organs) == ""
 
 
@@ -152,50 +152,50 @@ def test_saying_what_the_ct_shows_and_unsaying_it(scene):
     ct = mrml.add_ct(scene)
     nodes = mrml.add_nodes(scene, ct)
     ids = segments.node_ids(nodes)
-    assert segments.original_of(nodes) is None and segments.original_of(None) is None
-    first = segments.say_in_ct(nodes, ct)
-    assert segments.original_of(nodes) == first and all(segments.is_in_ct(nodes, i) for i in ids)
+    assert nodes_in_ct.kept_of(nodes) is None and nodes_in_ct.kept_of(None) is None
+    first = nodes_in_ct.keep(nodes, ct)
+    assert nodes_in_ct.kept_of(nodes) == first and all(nodes_in_ct.are_in_ct(nodes, ct).values())
     segments.remove_node(nodes, ids[0])
-    second = segments.snapshot(nodes, ct)  # takes the first one's place
+    second = nodes_in_ct.keep(nodes, ct)  # takes the first one's place
     assert first.GetScene() is None and segments.node_ids(second) == ids[1:]
-    segments.say_not_in_ct(nodes)
-    assert segments.original_of(nodes) is None and second.GetScene() is None
-    assert not any(segments.is_in_ct(nodes, i) for i in ids[1:])
+    nodes_in_ct.forget(nodes)
+    assert nodes_in_ct.kept_of(nodes) is None and second.GetScene() is None
+    assert nodes_in_ct.are_in_ct(nodes, ct) == dict.fromkeys(ids[1:], False)
 
 
 def test_the_box_nodes_are_in_the_ct_follows_the_chosen_segmentation(scene):
     ct = mrml.add_ct(scene)
     a, b = mrml.add_nodes(scene, ct, name="A"), mrml.add_nodes(scene, ct, name="B")
-    p = SimpleNamespace(ct=ct, nodes=None, nodesInCT=False, originalNodes=None)
+    p = SimpleNamespace(ct=ct, nodes=None, nodesInCT=False, keptNodes=None)
     seen = inputs.follow_nodes(p, inputs.UNSEEN)
 
     def step(**changes):
         nonlocal seen
         vars(p).update(changes)
         seen = inputs.follow_nodes(p, seen)
-        return p.nodesInCT, p.originalNodes
+        return p.nodesInCT, p.keptNodes
 
     assert step(nodes=a) == (False, None)
     in_ct, original = step(nodesInCT=True)
-    assert in_ct and original == segments.original_of(a) is not None
-    assert segments.is_in_ct(a, segments.node_ids(a)[0])
+    assert in_ct and original == nodes_in_ct.kept_of(a) is not None
+    assert all(nodes_in_ct.are_in_ct(a, ct).values())
     assert step() == (True, original)  # nothing changed, no second copy
     assert step(nodes=b) == (False, None)  # nobody has said it of these
-    assert not segments.is_in_ct(b, segments.node_ids(b)[0])
+    assert not any(nodes_in_ct.are_in_ct(b, ct).values())
     assert step(nodes=a) == (True, original)
     assert step(nodes=None) == (False, None)
-    assert step(nodes=b, nodesInCT=True)[1] == segments.original_of(b) is not None  # a script sets both at once
+    assert step(nodes=b, nodesInCT=True)[1] == nodes_in_ct.kept_of(b) is not None  # a script sets both at once
     assert step(nodesInCT=False) == (False, None)
-    assert segments.original_of(b) is None and segments.original_of(a) == original
+    assert nodes_in_ct.kept_of(b) is None and nodes_in_ct.kept_of(a) == original
     seen = inputs.UNSEEN  # the module is opened on a restored scene
-    assert step(nodes=a, nodesInCT=True, originalNodes=original) == (True, original)
+    assert step(nodes=a, nodesInCT=True, keptNodes=original) == (True, original)
 
 
 def test_what_the_ct_shows_is_saved_with_the_scene(scene, tmp_path):
     ct = mrml.add_ct(scene)
     nodes = mrml.add_nodes(scene, ct)
     before = segments.instances(nodes, ct)[0]
-    segments.say_in_ct(nodes, ct)
+    nodes_in_ct.keep(nodes, ct)
     segments.remove_node(nodes, segments.node_ids(nodes)[0])
     (tmp_path / "saved").mkdir()
     assert scene.SaveSceneToSlicerDataBundleDirectory(str(tmp_path / "saved"), None)
@@ -203,12 +203,12 @@ def test_what_the_ct_shows_is_saved_with_the_scene(scene, tmp_path):
     again.SetURL(str(next((tmp_path / "saved").glob("*.mrml"))))
     assert again.Connect()
     loaded = again.GetFirstNodeByName("Nodes")
-    original = segments.original_of(loaded)
+    original = nodes_in_ct.kept_of(loaded)
     assert original.GetHideFromEditors()
     ct = again.GetFirstNodeByName("CT")
     assert np.array_equal(segments.instances(original, ct)[0], before)
     assert len(segments.node_ids(loaded)) == len(segments.node_ids(original)) - 1
-    assert all(segments.is_in_ct(loaded, i) for i in segments.node_ids(loaded))
+    assert nodes_in_ct.are_in_ct(loaded, ct) == dict.fromkeys(segments.node_ids(loaded), True)
 
 
 def test_the_first_ct_is_an_image_that_a_scanner_made(scene):

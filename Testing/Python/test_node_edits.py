@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from LNSynthLogic import grids, node_edits, segments, volumes
+from LNSynthLogic import grids, node_edits, nodes_in_ct, segments, volumes
 from LNSynthLogic.jobs.process import Job, State, library_command
 from mrml import (
     add_anatomy,
@@ -50,7 +50,7 @@ def state(segmentation, ct):
     found = []
     for segment_id in segments.node_ids(segmentation):
         segment = segmentation.GetSegmentation().GetSegment(segment_id)
-        tags = {tag: segment_tag(segment, tag) for tag in (segments.IN_CT, "TerminologyEntry")}
+        tags = {tag: segment_tag(segment, tag) for tag in ("TerminologyEntry",)}
         start, mask = segments.node_crop(segmentation, segment_id, ct)
         found.append((segment_id, segment.GetName(), tuple(segment.GetColor()), tags, start, mask.tolist()))
     return found
@@ -170,7 +170,7 @@ def test_a_random_change_keeps_clear_of_everything(case, kind):
             assert before[0] == after[0] and np.array_equal(before[1], after[1])
             continue
         changed += 1
-        assert "mm" in said and not segments.is_in_ct(nodes, segment_id)
+        assert "mm" in said and not nodes_in_ct.are_in_ct(nodes, ct)[segment_id]
         start, mask = segments.node_crop(nodes, segment_id, ct)
         box = tuple(slice(s, s + n) for s, n in zip(start, mask.shape, strict=True))
         assert 0.5 <= mask.sum() / before[1].sum() <= 2
@@ -380,14 +380,15 @@ def test_variants_are_segmentations_of_their_own(case, scene, tmp_path):
     before = state(nodes, ct)
     result = run(node_edits.vary_arguments(tmp_path / "ct.nii", tmp_path / "anatomy.nii", tmp_path / "nodes.nii",
                                            tmp_path / "out.nii", 3, 11))
-    assert not any(map(segments.original_of, node_edits.variants_from_job(scene, nodes, ct, ids, result)))
-    shown = state(segments.snapshot(nodes, ct), ct)
+    nodes_in_ct.forget(nodes)
+    assert not any(map(nodes_in_ct.kept_of, node_edits.variants_from_job(scene, nodes, ct, ids, result)))
+    shown = state(nodes_in_ct.keep(nodes, ct), ct)
     nodes.SetName("Set")
     made = node_edits.variants_from_job(scene, nodes, ct, ids, result)
     assert [node.GetName() for node in made] == [f"Set variant {i}" for i in (1, 2, 3)]
-    originals = [segments.original_of(node) for node in made]  # else what the CT shows would stay, unmarked
+    originals = [nodes_in_ct.kept_of(node) for node in made]  # else what the CT shows would stay, unmarked
     assert [state(node, ct) for node in originals] == [shown] * 3
-    assert len({node.GetID() for node in (segments.original_of(nodes), *originals)}) == 4
+    assert len({node.GetID() for node in (nodes_in_ct.kept_of(nodes), *originals)}) == 4
     assert [bool(node.GetDisplayNode().GetVisibility()) for node in made] == [True, False, False]
     assert state(nodes, ct) == before
     names = [name for _id, name, *_ in before]
@@ -395,11 +396,12 @@ def test_variants_are_segmentations_of_their_own(case, scene, tmp_path):
     for variant in made:
         found = state(variant, ct)
         assert 0 < len(found) <= len(before) and {f[1] for f in found} <= set(names)
-        for _segment, name, _color, tags, start, mask in found:
+        in_ct = nodes_in_ct.are_in_ct(variant, ct)
+        for segment_id, name, _color, _tags, start, mask in found:
             was = next(b for b in before if b[1] == name)
             same = was[4] == start and was[5] == mask
             different += not same
-            assert tags[segments.IN_CT] == ("1" if same else "0")
+            assert in_ct[segment_id] == same
         clear(variant, ct, organs)
     assert different > 3
 

@@ -5,7 +5,7 @@ import time
 import mrml
 import numpy as np
 import pytest
-from LNSynthLogic import anatomy, grids, node_move, segments, volumes
+from LNSynthLogic import anatomy, grids, node_move, nodes_in_ct, segments, volumes
 from LNSynthLogic.node_move import Overlap
 from mrml import slicer
 from test_node_edits import Editor, centre, state
@@ -119,7 +119,7 @@ def test_a_drag_by_whole_voxels_is_exact_and_one_undo_step(scene, transform):
     after = state(nodes, ct)
     moved, now = segments.node_crop(nodes, session.segment_id, ct)
     assert tuple(np.subtract(moved, start)) == (2, -1, 1) and np.array_equal(now, mask)
-    assert editor.saved == 1 and not segments.is_in_ct(nodes, session.segment_id)
+    assert editor.saved == 1 and not nodes_in_ct.are_in_ct(nodes, ct)[session.segment_id]
     for _ in range(2):
         editor.undo()
         assert state(nodes, ct) == before

@@ -5,7 +5,7 @@ import time
 import mrml
 import numpy as np
 import pytest
-from LNSynthLogic import anatomy, grids, node_table, segments, volumes
+from LNSynthLogic import anatomy, grids, node_table, nodes_in_ct, segments, volumes
 from LNSynthLogic.node_table import NodeTable, Row
 from mrml import slicer
 from scipy import ndimage
@@ -115,9 +115,9 @@ def test_nodes_that_share_a_labelmap(case, monkeypatch):
 
 
 def test_the_ct_shows_a_node_as_long_as_it_is_as_it_was(case):
-    """Whatever tool changed it: the Segment Editor leaves the tag as it is."""
+    """Whatever tool changed it."""
     ct, nodes, _organs = case
-    segments.say_in_ct(nodes, ct)
+    nodes_in_ct.keep(nodes, ct)
     table, first = NodeTable(), segments.node_ids(nodes)[0]
     segment = nodes.GetSegmentation().GetSegment(first)
 
@@ -132,7 +132,7 @@ def test_the_ct_shows_a_node_as_long_as_it_is_as_it_was(case):
     was, voxels[at] = voxels[at], 0  # as painted
     image.Modified()
     segment.Modified()
-    assert in_ct() == [False] + [True] * (count - 1) and segments.is_in_ct(nodes, first)
+    assert in_ct() == [False] + [True] * (count - 1)
     voxels[at] = was  # as undone
     image.Modified()
     segment.Modified()
@@ -141,7 +141,7 @@ def test_the_ct_shows_a_node_as_long_as_it_is_as_it_was(case):
     segments.remove_node(nodes, first)
     segments.add_node(nodes, ct, start, mask)  # drawn again, just as it was
     assert in_ct() == [True] * count
-    segments.say_not_in_ct(nodes)
+    nodes_in_ct.forget(nodes)
     assert in_ct() == [False] * count
 
 

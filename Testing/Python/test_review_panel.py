@@ -12,7 +12,7 @@ import numpy as np
 import pythonqt
 import slicer
 import slicer_app
-from LNSynthLogic import compare_layout, samples, segments
+from LNSynthLogic import compare_layout, nodes_in_ct, samples, segments
 from slices import SliceViews
 from test_panels import Stage
 from test_scene_samples import make_sample
@@ -200,7 +200,13 @@ def test_exports_are_commands_that_the_library_takes(stage, tmp_path, monkeypatc
     stage.press("exportButton")
     stage.talk.answer = False
     stage.press("segExportButton")  # the nodes are not in the CT, and the question is answered with no
-    assert len(stage.talk.questions) == 1 and len(stage.jobs) == 1
+    assert len(stage.talk.questions) == 1 and len(stage.jobs) == 1 and ": 5." in stage.talk.questions[0]
+    p = stage.host.parameters
+    p.nodesInCT = True
+    stage.settle()
+    segments.set_node(p.nodes, segments.node_ids(p.nodes)[0], p.ct, (0, 0, 0), np.ones((2, 2, 2), bool))
+    stage.press("segExportButton")  # a node that any tool has changed is not in the CT any more
+    assert len(stage.talk.questions) == 2 and ": 1." in stage.talk.questions[1]
     stage.talk.answer = True
     stage.press("segExportButton")
     (_, export), (_, seg) = stage.jobs
@@ -278,7 +284,7 @@ def test_what_a_segmenter_finds_becomes_the_prediction(stage, tmp_path):
     stage.settle()
     assert len(segments.node_ids(p.prediction)) == 5 and "model" in p.prediction.GetName()
     assert "5 lymph nodes" in stage.ui.segmentationStatus.text
-    assert all(segments.is_in_ct(p.prediction, i) for i in segments.node_ids(p.prediction))
+    assert all(nodes_in_ct.are_in_ct(p.prediction, p.ct).values())
 
 
 SLICERS = "BFGRTV" "IQWYZ" "0123456789"  # keys of slice views, 3D views and the Segment Editor

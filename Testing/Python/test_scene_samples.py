@@ -5,7 +5,7 @@ import json
 import mrml
 import numpy as np
 import pytest
-from LNSynthLogic import compare_layout, samples, segments, synthetic, volumes
+from LNSynthLogic import compare_layout, nodes_in_ct, samples, segments, synthetic, volumes
 
 from LNSynthLib.images.volume import Volume, read, write
 from LNSynthLib.runtime.errors import LNSynthError
@@ -50,7 +50,7 @@ def test_a_sample_is_loaded_exactly_marked_and_gone_again(scene, sample):
     assert volume.GetDisplayNode().GetWindow() == 360
     array, _ = segments.instances(segmentation, volume)
     assert np.array_equal(array, mrml.phantom().nodes.array)
-    assert all(segments.is_in_ct(segmentation, i) for i in segments.node_ids(segmentation))
+    assert all(nodes_in_ct.are_in_ct(segmentation, volume).values())
     ids = segments.node_ids(segmentation)
     assert samples.nodes_to_look_at(segmentation) == [ids[1], ids[0], *ids[2:]]
     assert samples.nodes_of(volume) is segmentation and samples.nodes_of(ct) is None

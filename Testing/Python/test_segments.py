@@ -4,7 +4,7 @@ import mrml
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from LNSynthLogic import grids, segments
+from LNSynthLogic import grids, nodes_in_ct, segments
 from mrml import slicer, vtk
 
 from LNSynthLib.images.volume import LPS, Volume, read, to_sitk
@@ -101,11 +101,10 @@ def test_a_new_segment_says_what_it_is(scene):
     ct = make_ct(scene)
     study = mrml.add_patient(scene, ct)[1]
     segmentation = segments.new_segmentation(scene, ct, "Nodes")
-    ids = [segments.add_node(segmentation, ct, (i, 5, 5), np.ones((1, 2, 2)), in_ct=i == 1) for i in range(4)]
+    ids = [segments.add_node(segmentation, ct, (i, 5, 5), np.ones((1, 2, 2))) for i in range(4)]
     assert segments.node_ids(segmentation) == ids and len(set(ids)) == 4
     inner = segmentation.GetSegmentation()
     assert [inner.GetSegment(i).GetName() for i in ids] == ["Node 1", "Node 2", "Node 3", "Node 4"]
-    assert [segments.is_in_ct(segmentation, i) for i in ids] == [False, True, False, False]
     for colour in (inner.GetSegment(i).GetColor() for i in ids):
         assert colour[1] == max(colour) and min(colour) >= 0 and max(colour) <= 1  # greens
     assert len({inner.GetSegment(i).GetColor() for i in ids}) == 4
@@ -116,8 +115,6 @@ def test_a_new_segment_says_what_it_is(scene):
     assert segmentation.GetNodeReference(segmentation.GetReferenceImageGeometryReferenceRole()) == ct
     segments.remove_node(segmentation, ids[1])
     assert inner.GetSegment(segments.add_node(segmentation, ct, (9, 9, 9), np.ones((1, 1, 1)))).GetName() == "Node 5"
-    segments.set_in_ct(segmentation, ids[0], True)
-    assert segments.is_in_ct(segmentation, ids[0])
 
 
 TRANSFORMS = {
@@ -244,7 +241,6 @@ def test_segments_drawn_by_people_are_nodes(scene):
     stroke = grids.oriented_image(whole.astype(np.uint8), (0, 0, 0), grids.affine_of(ct))
     LOGIC.SetBinaryLabelmapToSegment(stroke, segmentation, segment_id, LOGIC.MODE_MERGE_MAX)  # as the paint effect
     assert segments.node_ids(segmentation) == [segment_id]
-    assert not segments.is_in_ct(segmentation, segment_id)
     assert np.array_equal(full(ct, *segments.node_crop(segmentation, segment_id, ct)), whole)
     array, ids = segments.instances(segmentation, ct)
     assert ids == {1: segment_id} and np.array_equal(array > 0, whole)
@@ -276,8 +272,6 @@ def test_a_crop_that_is_empty_or_outside_is_an_error_of_the_caller(scene):
         segments.node_crop(segmentation, "gone", ct)
     with pytest.raises(LNSynthError, match="no segment"):
         segments.set_node(segmentation, "gone", ct, (0, 0, 0), np.ones((1, 1, 1), bool))
-    with pytest.raises(LNSynthError, match="no segment"):
-        segments.is_in_ct(segmentation, "gone")
 
 
 def test_a_surface_becomes_a_labelmap(scene):
@@ -319,10 +313,9 @@ def test_closed_surfaces_follow_an_edit(scene):
     assert segmentation.GetClosedSurfaceInternalRepresentation(third).GetNumberOfPoints() > 0
 
 
-def test_nodes_and_their_tags_survive_a_file(scene, tmp_path):
+def test_nodes_survive_a_file(scene, tmp_path):
     ct = make_ct(scene)
     segmentation, a, b, first, second = two_nodes(scene, ct)
-    segments.set_in_ct(segmentation, second, True)
     path = str(tmp_path / "nodes.seg.nrrd")
     storage = scene.AddNewNodeByClass("vtkMRMLSegmentationStorageNode")
     storage.SetFileName(path)
@@ -330,7 +323,6 @@ def test_nodes_and_their_tags_survive_a_file(scene, tmp_path):
     again = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
     assert storage.ReadData(again)
     assert segments.node_ids(again) == [first, second]
-    assert [segments.is_in_ct(again, i) for i in (first, second)] == [False, True]
     assert np.array_equal(full(ct, *segments.node_crop(again, first, ct)), a)
     assert np.array_equal(full(ct, *segments.node_crop(again, second, ct)), b)
     assert again.GetSegmentation().GetSegment(first).GetTerminology() == segments.node_terminology()
@@ -344,12 +336,11 @@ def test_masks_of_real_cts_survive_scene_and_file(scene, shared_data, tmp_path, 
     x, y, z = (n // 3 for n in volume.shape)
     mask[x:x + 9, y:y + 5, z:z + 3], mask[x + 9:x + 12, y:y + 5, z:z + 3], mask[0, 0, 0] = 2, 5, 7
     segmentation = segments.new_segmentation(scene, ct, "Nodes")
-    ids = segments.add_instances(segmentation, ct, mask, in_ct=True)
+    ids = segments.add_instances(segmentation, ct, mask)
     assert segments.write_mask(segmentation, ct, tmp_path / "nodes.nii") == dict(zip((1, 2, 3), ids, strict=True))
     written = read(tmp_path / "nodes.nii")
     assert written.array.dtype == np.uint16 and np.array_equal(written.array, np.searchsorted([0, 2, 5, 7], mask))
     np.testing.assert_allclose(written.affine, volume.affine, atol=1e-4)
-    assert all(segments.is_in_ct(segmentation, i) for i in ids)
 
 
 def test_a_mask_of_another_grid_is_refused(scene):
@@ -366,21 +357,20 @@ def test_a_ct_that_scales_is_refused(scene):
         segments.new_segmentation(scene, ct, "Nodes")
 
 
-def test_the_snapshot_keeps_the_nodes_as_they_were(scene):
+def test_the_kept_copy_stays_as_the_nodes_were(scene):
     ct = make_ct(scene)
     segmentation, a, b, first, second = two_nodes(scene, ct)
     segmentation.GetSegmentation().CollapseBinaryLabelmaps(False)  # one labelmap for both, as in a saved file
     mrml.move(ct, mrml.add_transform(scene, mrml.rigid()))
     mrml.move(segmentation, ct.GetParentTransformNode())
-    copy = segments.snapshot(segmentation, ct)
+    copy = nodes_in_ct.keep(segmentation, ct)
     assert copy.GetHideFromEditors() and copy.GetScene() == scene and copy.GetDisplayNode() is None
     segments.set_node(segmentation, first, ct, (1, 1, 1), np.ones((3, 3, 3), bool))
     segments.remove_node(segmentation, second)
     assert segments.node_ids(copy) == [first, second]
     assert np.array_equal(full(ct, *segments.node_crop(copy, first, ct)), a)
     assert np.array_equal(full(ct, *segments.node_crop(copy, second, ct)), b)
-    assert all(segments.is_in_ct(copy, i) for i in (first, second))
-    assert not segments.is_in_ct(segmentation, first)
+    assert nodes_in_ct.are_in_ct(segmentation, ct) == {first: False}
 
 
 def test_an_edit_can_be_undone(scene):
@@ -390,12 +380,10 @@ def test_an_edit_can_be_undone(scene):
     history.SetSegmentation(segmentation.GetSegmentation())
     history.SaveState()
     segments.set_node(segmentation, first, ct, (1, 1, 1), np.ones((3, 3, 3), bool))
-    segments.set_in_ct(segmentation, first, True)
     segments.remove_node(segmentation, second)
     assert history.RestorePreviousState()
     assert np.array_equal(full(ct, *segments.node_crop(segmentation, first, ct)), a)
     assert np.array_equal(full(ct, *segments.node_crop(segmentation, second, ct)), b)
-    assert not segments.is_in_ct(segmentation, first)
     assert history.RestoreNextState()
     assert segments.node_ids(segmentation) == [first]
     assert segments.node_crop(segmentation, first, ct)[0] == (1, 1, 1)

@@ -10,7 +10,7 @@ from pathlib import Path
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.files import read_json
 
-from ..segments import original_ct
+from ..nodes_in_ct import ct_of
 from ..words import _
 from .environment import Environment
 from .process import library_command
@@ -86,14 +86,14 @@ def _synthesis(p, environment: Environment) -> str:
     if p.nodes is None:
         return _("Choose or create a segmentation for the nodes (section Input).")
     drawn = p.nodes.GetSegmentation().GetNumberOfSegments()
-    removed = p.nodesInCT and p.originalNodes is not None and p.originalNodes.GetSegmentation().GetNumberOfSegments()
+    removed = p.nodesInCT and p.keptNodes is not None and p.keptNodes.GetSegmentation().GetNumberOfSegments()
     if not drawn and not (removed and p.mode == "in-place"):
         return _("There are no nodes yet: draw or add one (section Nodes).")
     if p.vary and not drawn:
         return _("There is no node that could be varied: draw or add one (section Nodes).")
     if p.vary and p.anatomy is None:
         return _("Nodes are varied at random only with the anatomy, so that none covers an organ (section Anatomy).")
-    if p.nodesInCT and p.originalNodes is not None and original_ct(p.originalNodes) is not p.ct:
+    if p.nodesInCT and p.keptNodes is not None and ct_of(p.keptNodes) is not p.ct:
         return _("These nodes were marked as visible in another CT: choose that one, or, if this CT "
                  "shows them, untick and re-tick the box below the nodes (section Input).")
     if p.generator and (missing := generator_missing(Path(p.generator))):

@@ -275,9 +275,9 @@ def segmentations_are_compared(stage):
     """The nodes against those that the CT shows: the one that was added is false, the others are found."""
     widget = stage.widget
     parameters, table = widget.parameters, widget.ui.comparisonTable
-    assert parameters.originalNodes is not None, "there is no copy of the nodes that the CT shows"
+    assert parameters.keptNodes is not None, "there is no copy of the nodes that the CT shows"
     widget.ui.segmentationSection.collapsed = False  # else nothing is compared
-    parameters.prediction, parameters.reference = parameters.nodes, parameters.originalNodes
+    parameters.prediction, parameters.reference = parameters.nodes, parameters.keptNodes
     wait(lambda: table.rowCount > 0, "comparison", 30)
     count = widget.ui.nodesTable.rowCount
     results = sorted(table.item(row, 1).text() for row in range(table.rowCount))
