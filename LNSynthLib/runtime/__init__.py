@@ -1,0 +1,1 @@
+"""What everything stands on: files that are whole or absent, locks, events, cancellation, errors, devices, seeds."""

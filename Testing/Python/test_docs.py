@@ -1,6 +1,7 @@
 """README and the documentation: links lead somewhere, options exist, commands and Python run from top to bottom."""
 
 import argparse
+import ast
 import os
 import re
 import shlex
@@ -247,6 +248,8 @@ def drawing(monkeypatch):
 
 def test_the_architecture_names_every_room_and_its_picture_is_drawn_from_the_code(drawing):
     assert sorted(drawing.phrases()) == sorted(drawing.rooms())
+    packages = (REPOSITORY / "LNSynthLib").rglob("__init__.py")
+    assert [path for path in packages if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))] == []
     drawn = drawing.PICTURE.read_text(encoding="utf-8")
     assert drawn == drawing.picture(), "rooms or imports have changed: python docs/draw_architecture.py draws them anew"
     text = (REPOSITORY / "ARCHITECTURE.md").read_text(encoding="utf-8")
