@@ -15,7 +15,7 @@ import numpy as np
 from ..images import synthetic
 from ..images.synthetic import marked
 from ..images.volume import Volume, canonical, read, stem, write
-from ..runtime.content import NONE, check
+from ..runtime.content import NONE, check, check_format
 from ..runtime.errors import LNSynthError
 from ..runtime.files import atomic_path, read_json, sha256, sha256_array, sha256_once, write_json
 from ..runtime.locks import turn
@@ -102,6 +102,7 @@ class Dataset:
                 "phantom."
             )
         manifest = read_json(folder / "dataset.json")
+        check_format(manifest, FORMAT, folder / "dataset.json")
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or "cases" not in manifest:
             raise LNSynthError(f"{folder}: its dataset.json is not a manifest of format {FORMAT}; restore the file "
                                "from a copy.")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..images.boxes import Box, box_of, clipped, extent, within
-from ..runtime.content import NONE, NUMBER, check, count, positive
+from ..runtime.content import NONE, NUMBER, check, check_format, count, positive
 from ..runtime.errors import LNSynthError
 from ..runtime.files import read_json, sha256, sha256_once, write_json
 from ..runtime.names import check_name
@@ -56,6 +56,7 @@ class PreparedCase:
         if not (folder / "case.json").is_file():
             raise LNSynthError(f"{folder}: there is no prepared case here (no case.json); run `lnsynth prepare` first.")
         info = read_json(folder / "case.json")
+        check_format(info, FORMAT, folder / "case.json")
         if not isinstance(info, dict):
             raise LNSynthError(f"{folder / 'case.json'}: it does not describe a case; run `lnsynth prepare` again.")
         missing = [f"{name}.b2nd" for name in ARRAYS if not (folder / f"{name}.b2nd").is_file()]

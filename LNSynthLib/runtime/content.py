@@ -51,6 +51,14 @@ def check(value: Any, shape: Any, where: object, at: str = "") -> Any:
     return value
 
 
+def check_format(content: Any, ours: int, where: object) -> None:
+    """Raises LNSynthError where "format" of a file's content is the number of a later version's: above `ours`."""
+    found = content.get("format") if isinstance(content, dict) else None
+    if isinstance(found, int) and found > ours:
+        raise LNSynthError(f"{where} has format {found}, and this version of LNSynth reads formats up to {ours}; use "
+                           "the version that wrote it, or a later one.")
+
+
 def count(value: Any, where: object) -> None:
     """A shape: a whole number from 1 up."""
     positive(_typed(value, (int,), where, "it"), where)

@@ -95,7 +95,7 @@ def test_what_is_no_data_set_is_refused(tmp_path):
         Dataset.create(tmp_path)
     with pytest.raises(LNSynthError, match="no case 'x' in this data set"):
         dataset.load("x")
-    for content in ("[1, 2]", json.dumps({"format": 99, "cases": []})):
+    for content in ("[1, 2]", json.dumps({"format": "one", "cases": []})):
         (tmp_path / "dataset.json").write_text(content)
         with pytest.raises(LNSynthError, match="not a manifest of format 1"):
             Dataset.open(tmp_path)

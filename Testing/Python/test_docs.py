@@ -266,6 +266,26 @@ def test_arrows_that_others_imply_are_left_out_and_rooms_lie_below_what_imports_
         drawing.floors({"a": {"b"}, "b": {"a"}})
 
 
+def test_the_formats_have_the_numbers_that_the_code_has():
+    from LNSynthLib.cases import dataset, prepare, prepared
+    from LNSynthLib.conditions import transforms
+    from LNSynthLib.experiment import cells
+    from LNSynthLib.synthesis import synthesize
+    from LNSynthLib.synthesis.variants import make
+    from LNSynthLib.training import loop
+
+    page = (REPOSITORY / "docs" / "formats" / "index.md").read_text(encoding="utf-8")
+    rows = {row.split("|")[1].strip(): row for row in page.splitlines() if row.startswith("| ")}
+    assert f"`format` {dataset.FORMAT} " in rows["data set"]
+    assert f"`format` {prepared.FORMAT}, `version` {prepare.VERSION} " in rows["prepared case"]
+    assert f"`draws` {loop.DRAWS} " in rows["generator and training run"]
+    assert synthesize.FORMAT == make.FORMAT
+    sample = f"in `key` {synthesize.FORMAT}, in node changes {transforms.VERSION} "
+    assert sample in rows["sample with its provenance"]
+    said = (REPOSITORY / "docs" / "formats" / "experiment.md").read_text(encoding="utf-8")
+    assert cells.FORMATS == {"generator": 2} and "generators are at 2" in said and "all others at 1" in said
+
+
 def test_there_is_one_source_of_the_version():
     """LNSynthLib/__init__.py: the package takes it from there, and nothing else repeats it but the changelog."""
     assert re.search(rf"^## \[{re.escape(__version__)}\]", (REPOSITORY / "CHANGELOG.md").read_text("utf-8"), re.M)

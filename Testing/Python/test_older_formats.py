@@ -84,6 +84,15 @@ def test_samples_of_an_earlier_format_that_people_judged_are_not_replaced(older,
     assert "people have judged them" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("file", ["dataset.json", "prepared/default/phantom-3/case.json"])
+def test_a_format_of_a_later_version_is_refused_by_name(older, capsys, file):
+    path = older / "DATASET" / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
+    assert cli.main(["synthesize", "--generator", "RUN", "--data", "DATASET", "--out", "NEW", "--steps", "2"]) == 2
+    told = f"{Path(file).name} has format 2, and this version of LNSynth reads formats up to 1"
+    assert told in capsys.readouterr().err
+
+
 def test_a_plan_of_an_earlier_version_is_read(older):
     results = Results(older / "EXPERIMENT")
     assert len(results.layout.cells) == 71 and not results.done() and not results.others()
