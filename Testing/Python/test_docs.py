@@ -225,7 +225,10 @@ def test_the_site_builds_offline_and_its_pages_load_nothing_from_elsewhere(tmp_p
     pages = list(site.rglob("*.html"))
     assert len(pages) > 40
     loads = re.compile(r"<(?:script|img|iframe|link)\b[^>]*?(?:src|href)=\"(?:https?:)?//[^\"]+\"")
-    assert [found for page in pages for found in loads.findall(page.read_text(encoding="utf-8"))] == []
+    texts = {page.name: page.read_text(encoding="utf-8") for page in pages}
+    assert [found for text in texts.values() for found in loads.findall(text)] == []
+    assert [(name, found) for name, text in texts.items() for found in re.findall(r"<img\b[^>]*>", text)
+            if not re.search(r'alt="[^"]+"', found)] == []
 
 
 def test_columns_in_docstrings_become_lists(monkeypatch):
