@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
 
 HIGHEST_SEED = 2**63 - 1
 MOST = 10**6  # cases, variants, steps, workers: more is a slip of the hand
@@ -51,23 +52,44 @@ seed = whole(0, HIGHEST_SEED)
 count = whole(1)   # of things of which there is one at least: steps, variants, samples a case
 number = whole(0)  # of things of which there may be none: workers beside this process, nodes to add
 
-def add_generator(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--generator", metavar="FOLDER",
-                        help="folder of a generator or of a training run (default: the demo generator)")
 
+@dataclass(frozen=True)
+class Sampling:
+    """How samples are made, as verbs, the module's jobs and the batch ask for it, all in the same words."""
 
-def add_sampling(parser: argparse.ArgumentParser, sampler: bool = True) -> None:
-    """--sampler (unless the verb has one of its own), --steps and --seed."""
-    if sampler:
-        parser.add_argument("--sampler", choices=("dpmpp", "ddim", "ddpm"), default="dpmpp",
-                            help="dpmpp: DPM-Solver++, good in 25 steps (default); ddim; ddpm: wants hundreds of steps")
-    parser.add_argument("--steps", type=count, default=25, metavar="N", help="sampling steps (default 25)")
-    parser.add_argument("--seed", type=seed, default=0, metavar="S", help="random seed (default 0)")
+    generator: str | None = None  # a folder; None: the demo generator
+    sampler: str = "dpmpp"
+    steps: int = 25
+    seed: int = 0
+    device: str = "auto"
+
+    @staticmethod
+    def add_to(parser: argparse.ArgumentParser, sampler: bool = True) -> None:
+        """The options --generator, --sampler (unless the verb chooses it itself), --steps, --seed and --device."""
+        parser.add_argument("--generator", metavar="FOLDER",
+                            help="folder of a generator or of a training run (default: the demo generator)")
+        if sampler:
+            parser.add_argument("--sampler", choices=("dpmpp", "ddim", "ddpm"), default="dpmpp",
+                                help="dpmpp: DPM-Solver++, good in 25 steps (default); ddim; ddpm: wants hundreds of "
+                                     "steps")
+        parser.add_argument("--steps", type=count, default=25, metavar="N", help="sampling steps (default 25)")
+        parser.add_argument("--seed", type=seed, default=0, metavar="S", help="random seed (default 0)")
+        add_device(parser)
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Sampling:
+        """What was chosen on the command line."""
+        return cls(**{field.name: getattr(args, field.name) for field in fields(cls) if hasattr(args, field.name)})
+
+    def to_argv(self) -> list[str]:
+        """The options that say the same again, for a process that is started."""
+        chosen = {name: str(value) for name, value in asdict(self).items() if value is not None}
+        return [word for name, value in chosen.items() for word in (f"--{name}", value)]
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto", metavar="DEVICE", help="where to compute: auto, cpu, cuda, cuda:1 "
-                                                                           "or mps (default auto)")
+    parser.add_argument("--device", default="auto", metavar="DEVICE",
+                        help="where to compute: auto, cpu, cuda, cuda:1 or mps (default auto)")
 
 
 def add_anatomy_version(parser: argparse.ArgumentParser) -> None:

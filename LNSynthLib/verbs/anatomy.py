@@ -5,6 +5,10 @@ The result is a mask in TotalSegmentator v2 `total` ids on the CT's grid, with t
 data set, cases that have an anatomy mask keep it; after an interruption, the same command goes on from there.
 """
 
+import argparse
+
+from ..options import add_anatomy_version, add_device
+
 WRITES = ("out", "data")  # see `cli`
 
 
@@ -14,14 +18,14 @@ def add_arguments(parser):
     what.add_argument("--data", metavar="DATASET", help="folder that import or fetch made")
     parser.add_argument("--out", metavar="FILE", help="with --ct, the mask to write: .nii.gz, .nrrd or .mha")
     parser.add_argument("--fast", action="store_true", help="use the 3 mm model: much faster, but coarser")
-    parser.add_argument("--device", default="auto", metavar="NAME",
-                        help="auto, cpu, cuda, cuda:1 or mps (default auto)")
+    add_device(parser)
     parser.add_argument("--table", default="abdomen14", metavar="NAME|YAML",
                         help="label table with the structures to segment (default abdomen14)")
     parser.add_argument("--labels", metavar="MASK",
                         help="with --ct: take these TotalSegmentator labels instead of running it")
-    parser.add_argument("--version", type=int, choices=(1, 2), default=2,
-                        help="TotalSegmentator version of the ids of --labels (default 2)")
+    add_anatomy_version(parser)
+    parser.add_argument("--version", type=int, choices=(1, 2), dest="anatomy_version", default=argparse.SUPPRESS,
+                        help=argparse.SUPPRESS)  # as the option was called once
 
 
 def run(args, callback):
@@ -49,10 +53,10 @@ def _one(args, table, callback) -> dict:
     if args.labels:
         ct = read(Path(args.ct))
         check_ct(ct, args.ct)
-        labels = load(Path(args.labels), ct, args.version, table)
+        labels = load(Path(args.labels), ct, args.anatomy_version, table)
         if not table.from_totalsegmentator(labels.array).any():
             raise LNSynthError(f"{args.labels}: it holds none of the structures of {table.name}; give TotalSegmentator "
-                               "`total` labels, and say --version 1 if they are of its version 1.")
+                               "`total` labels, and say --anatomy-version 1 if they are of its version 1.")
     else:
         check_weights(args.fast)  # before a large CT is read
         labels = segment(read(Path(args.ct)), table, args.fast, args.device, args.ct, callback)

@@ -3,17 +3,15 @@
 Everything is written to the folder --out; open its index.html. Takes some minutes on two CPU cores.
 """
 
-from ..options import MACHINE, add_anyway, add_device, add_generator, add_sampling
+from ..options import MACHINE, Sampling, add_anyway
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("--out", default="demo_out", metavar="OUT", help="folder (default demo_out)")
+    parser.add_argument("--out", default="demo_out", metavar="FOLDER", help="output folder (default demo_out)")
     parser.add_argument("--ct", metavar="CT", help="your CT instead of the phantom: NIfTI, NRRD, MHA or a DICOM folder")
     parser.add_argument("--anatomy", metavar="MASK", help="its TotalSegmentator v2 labels (see `lnsynth anatomy`)")
-    add_generator(parser)
-    add_sampling(parser, sampler=False)
+    Sampling.add_to(parser, sampler=False)
     add_anyway(parser, MACHINE)
-    add_device(parser)
 
 
 def run(args, callback) -> dict:

@@ -4,21 +4,10 @@ The CT may have any size, orientation and spacing; it keeps its grid, and every 
 the nodes keeps its value. The result is marked SYNTHETIC in its header and has a provenance file beside it.
 """
 
-from ..options import (
-    MACHINE,
-    add_anatomy_version,
-    add_anonymous,
-    add_device,
-    add_generator,
-    add_mask_options,
-    add_sampling,
-    count,
-    real,
-)
+from ..options import MACHINE, Sampling, add_anatomy_version, add_anonymous, add_mask_options, count, real
 
 
 def add_arguments(parser) -> None:
-    add_generator(parser)
     parser.add_argument("--ct", required=True, metavar="CT", help="NIfTI, NRRD, MHA or the folder of a DICOM series")
     parser.add_argument("--nodes", required=True, metavar="MASK", help="node mask on the CT's grid")
     parser.add_argument("--anatomy", metavar="MASK", help="TotalSegmentator labels on the CT's grid (recommended)")
@@ -35,8 +24,7 @@ def add_arguments(parser) -> None:
                              "generator's smoother image")
     parser.add_argument("--margin", type=real(above=0), default=6.0, metavar="MM",
                         help="how far around a node the CT may change (default 6)")
-    add_sampling(parser)
-    add_device(parser)
+    Sampling.add_to(parser)
 
 
 def run(args, callback) -> dict:

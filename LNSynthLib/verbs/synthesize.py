@@ -1,36 +1,32 @@
 """Generate CT patches from the prepared cases of data sets, their lymph nodes changed at random.
 
-Each sample is a folder under OUT: CT in HU, nodes, anatomy, montage and provenance, marked SYNTHETIC. Run again, it
+Each sample is a folder under --out: CT in HU, nodes, anatomy, montage and provenance, marked SYNTHETIC. Run again, it
 makes only what is missing. The samples are the same whatever the number of workers. Several GPUs:
 torchrun --nproc-per-node N -m LNSynthLib synthesize ...
 """
 
-from ..options import MACHINE, add_anonymous, add_anyway, count, real, seed
+from ..options import MACHINE, Sampling, add_anonymous, add_anyway, count, real
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("--generator", metavar="WEIGHTS|RUN",
-                        help="folder of a generator or of a training run (default: the demo weights)")
     parser.add_argument("--data", nargs="+", required=True, metavar="DATASET",
                         help="data sets that `lnsynth prepare` prepared in the generator's form")
     parser.add_argument("--prepared", metavar="NAME",
                         help="preparation of the data sets to take, where several fit the generator")
-    parser.add_argument("--out", required=True, metavar="OUT", help="folder for the samples")
-    parser.add_argument("--per-case", type=count, default=1, metavar="K", help="samples a case (default 1; paper: 10)")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="folder for the samples")
+    parser.add_argument("--per-case", type=count, default=1, metavar="K", help="samples per case (default 1; paper: "
+                                                                               "10)")
     parser.add_argument("--split", choices=("train", "val", "test", "all"), default="train",
                         help="cases to start from (default train, so that no test case leaks into training data)")
-    parser.add_argument("--sampler", choices=("dpmpp", "ddim", "ddpm"), default="dpmpp",
-                        help="dpmpp: DPM-Solver++, good in 25 steps (default); ddim; ddpm: wants hundreds of steps")
-    parser.add_argument("--steps", type=count, default=25, metavar="N", help="sampling steps (default 25)")
-    parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of what is random (default 0)")
+    Sampling.add_to(parser)
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="assignments",
                         help="change how nodes vary, e.g. remove=0 translation_mm=4")
-    parser.add_argument("--workers", type=count, default=1, metavar="N", help="processes at once (default 1: this one)")
+    parser.add_argument("--workers", type=count, default=1, metavar="N", help="number of processes (default 1)")
     parser.add_argument("--threads", type=count, default=1, metavar="N",
                         help="CPU threads for one sample (default 1; another number changes a sample's last bits)")
     parser.add_argument("--filter", metavar="MODEL",
-                        help="a trained segmenter that judges the samples of OUT afterwards: those whose nodes it does "
-                             "not find are listed in OUT/filter.csv and left out of training")
+                        help="a trained segmenter that judges the samples afterwards: those whose nodes it does not "
+                             "find are listed in FOLDER/filter.csv and left out of training")
     parser.add_argument("--threshold", type=real(0, 1), default=0.7, metavar="T",
                         help="with --filter: a node is found where more than this share of it is (default 0.7)")
     parser.add_argument("--filter-rule", choices=("every", "any", "mean"), default="every",
@@ -38,7 +34,6 @@ def add_arguments(parser) -> None:
     add_anonymous(parser, "pseudonyms for the cases in names, pictures and provenance; seeds follow from them, so that "
                           "the samples are others than without")
     add_anyway(parser, MACHINE)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
 
 
 def run(args, callback) -> dict:
@@ -120,9 +115,8 @@ def _shared(args, callback) -> dict:
     from ..runtime.shares import run_shares
 
     arguments = ["synthesize", "--data", *args.data, "--out", args.out, "--anyway"]  # the whole has been checked
-    for name in ("per_case", "split", "sampler", "steps", "seed", "threads", "device"):
-        arguments += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
-    arguments += ["--generator", args.generator] if args.generator else []
+    arguments += ["--per-case", str(args.per_case), "--split", args.split, "--threads", str(args.threads)]
+    arguments += Sampling.of(args).to_argv()
     arguments += ["--prepared", args.prepared] if args.prepared else []
     arguments += ["--anonymous"] if args.anonymous else []
     arguments += ["--set", *args.assignments] if args.assignments else []

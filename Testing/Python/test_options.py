@@ -1,11 +1,12 @@
 """Numbers on the command line: what makes no sense is refused before any work, whatever the verb."""
 
 import argparse
+from dataclasses import fields
 
 import pytest
 
 from LNSynthLib import cli
-from LNSynthLib.options import real, whole
+from LNSynthLib.options import Sampling, real, whole
 
 
 def parsers(parser, name):
@@ -70,3 +71,18 @@ def test_a_number_out_of_range_is_one_sentence(line, capsys):
     assert cli.main(line.split()) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "argument --" in said and ("it must be" in said or "finite" in said)
+
+
+def test_what_was_asked_of_sampling_is_asked_again_in_the_same_words():
+    parser = argparse.ArgumentParser()
+    Sampling.add_to(parser)
+    assert Sampling.of(parser.parse_args([])) == Sampling()
+    asked = Sampling("runs/mine", "ddim", 7, 2**40, "cuda:1")
+    assert Sampling.of(parser.parse_args(asked.to_argv())) == asked
+    assert {word for word in asked.to_argv() if word.startswith("--")} == {f"--{f.name}" for f in fields(Sampling)}
+
+
+def test_the_version_of_anatomy_labels_is_asked_as_everywhere_and_as_before():
+    for words, version in ((["--anatomy-version", "1"], 1), (["--version", "1"], 1), ([], 2)):
+        args = cli.parse(["anatomy", "--ct", "ct.nii", "--out", "out.nii", *words], argparse.Namespace())
+        assert args.anatomy_version == version

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from LNSynthLib.options import Sampling
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.files import read_json
 
@@ -32,12 +33,11 @@ def variants(parameters, files: Exported, prefix: str) -> list[str]:
     """Synthesis: samples <samplesFolder>/<prefix>-001 and so on."""
     p = parameters
     arguments = ["--ct", files.ct, "--nodes", files.nodes, "--out", p.samplesFolder, "--prefix", prefix,
-                 "--mode", p.mode, "--count", p.variants, "--sampler", p.sampler, "--steps", p.steps,
-                 "--seed", p.seed, "--device", p.device,
+                 "--mode", p.mode, "--count", p.variants,
+                 *Sampling(p.generator or None, p.sampler, p.steps, p.seed, p.device).to_argv(),
                  "--anyway"]  # Input told what may be wrong with the nodes, and they are in sight
     arguments += ["--present", files.present] if files.present else []
     arguments += ["--anatomy", files.anatomy] if files.anatomy else []
-    arguments += ["--generator", p.generator] if p.generator else []
     arguments += ["--vary"] if p.vary else []
     arguments += ["--remake"] if p.remake else []
     return library_command("variants", *arguments)
