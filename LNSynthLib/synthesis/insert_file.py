@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -66,19 +66,31 @@ def insert_file(generator: Path, ct: Path, nodes: Path, out: Path, settings: Ins
         made = insert(source.stored, mask, model, settings, anatomy=organs, anatomy_version=anatomy_version, only=only,
                       remove=remove, scaling=source.scaling, device=device, name=str(nodes), callback=callback)
 
-    source.remember(made.ct, made.patches)
-    callback(Event("writing the CT"))
-    with atomic_path(out) as beside:
-        source.write(beside, made.ct, description(facts))
+    def about(outputs: dict) -> dict:
         record = provenance(
             "removal" if remove else "insertion", facts, labels=model.form.labels, seed=settings.seed,
             sampler=settings.sampler, steps=settings.steps, device=device,
             source={name: {"file": Path(p).name, "sha256": digest(p)} for name, p in inputs.items()} | known,
             condition={"settings": asdict(settings), "anatomy_version": anatomy_version, "patches": made.patches},
-            outputs={Path(out).name: sha256(beside)})
-        record = nameless(record) if anonymous else record
+            outputs=outputs)
+        return nameless(record) if anonymous else record
+
+    source.remember(made.ct, made.patches)
+    callback(Event("writing the CT"))
+    return {"file": str(out),
+            **write_recorded(out, lambda beside: source.write(beside, made.ct, description(facts)), about)}
+
+
+def write_recorded(out: Path, write: Callable[[Path], None], about: Callable[[dict], dict]) -> dict:
+    """Writes a synthetic CT and, beside it, its provenance; returns that.
+
+    write: writes the CT to the path it is given; about(outputs): the record, outputs: {file name: SHA-256}
+    """
+    with atomic_path(out) as beside:
+        write(beside)
+        record = about({Path(out).name: sha256(beside)})
         # Before the CT gets its name: no synthetic CT is ever without it. Until then, and should this be killed, the
         # record of the CT that is there stays too: `read_provenance` takes the one that fits.
         write_json(sidecar(out), {**record, **replaced(out)})
     write_json(sidecar(out), record)
-    return {"file": str(out), **record}
+    return record

@@ -36,6 +36,7 @@ def add_arguments(parser):
 def run(args, callback):
     from pathlib import Path
 
+    from ..conditions.edit_nodes import NodeEdits, edited
     from ..images.synthetic import kind
     from ..images.volume import Volume, stem
     from ..masks.labels import LabelTable
@@ -49,15 +50,15 @@ def run(args, callback):
         check_apart(_outputs(args), [Path(path) for path in (args.nodes, args.ct, args.anatomy) if path])
     if args.out and args.out.lower().endswith(".dcm"):
         return _seg(args, callback)
-    table = LabelTable.load(args.table)
-    outs = _outputs(args)
+    table, outs = LabelTable.load(args.table), _outputs(args)
+    edits = NodeEdits(args.remove, args.add, args.short_axis, args.vary, seed=args.seed)
     ct, anatomy, nodes = _read(args, table, telling(callback))
     grid = ct or nodes
     made = bool(args.add or args.vary or nodes and kind(Path(args.nodes), nodes) or ct and kind(Path(args.ct), ct))
     changing = bool(args.remove or args.add or args.vary)
     written, results = [], []
     with Progress("nodes", max(1, args.vary), callback) as progress:
-        for variant, (mask, records) in enumerate(_variants(args, table, ct, anatomy, nodes), 1):
+        for variant, (mask, records) in enumerate(edited(nodes, ct, anatomy, table, edits), 1):
             # By the numbers that every verb will read: a node that is left alone is number 1, and its pieces are nodes.
             measures = _measure(numbered(Volume(mask, grid.affine)).array, grid, anatomy, table)
             results.append({"nodes": measures, "changes": records})
@@ -65,7 +66,7 @@ def run(args, callback):
                 out = outs[variant - 1]
                 _write_mask(out, mask, grid, nodes, made)
                 _write_csv(out.with_name(stem(out) + ".csv"), measures)
-                how = {"seed": args.seed, "vary": _vary() if args.vary else None}
+                how = {"seed": args.seed, "vary": edits.how.record() if args.vary else None}  # for `replay`
                 write_json(out.with_name(stem(out) + ".json"), {**how, **results[-1]})
                 written.append(str(out))
             progress.step()
@@ -167,56 +168,6 @@ def _read(args, table, tell):
         only_told = args.anyway or not (args.remove or args.add or args.vary)
         check_plausible(doubts(numbered(nodes), ct, shown=False, organs=anatomy), args.nodes, only_told, tell)
     return ct, anatomy, nodes
-
-
-def _vary() -> dict:
-    """What the changes were made with, for `conditions.transforms.replay`."""
-    from ..conditions.transforms import VarySettings
-
-    return VarySettings().record()
-
-
-def _variants(args, table, ct, anatomy, nodes):
-    """(mask, records) of each variant to write, on the grid of the files."""
-    import numpy as np
-
-    from ..conditions.placement import add, kept_clear
-    from ..conditions.shape_prior import ShapePrior
-    from ..conditions.transforms import VarySettings, vary
-    from ..images.volume import Volume, canonical
-    from ..masks.body import label_map
-    from ..masks.nodes import numbered, remove
-    from ..runtime.seeds import rng
-
-    mask, records = np.zeros(ct.shape, np.uint16) if nodes is None else numbered(nodes).array, []
-    for index in args.remove:
-        mask = remove(mask, index)
-        records.append({"id": index, "operation": "removed"})
-    if not (args.add or args.vary):
-        yield mask, records
-        return
-    image = canonical(ct)
-    raw, mask = (canonical(Volume(array, ct.affine)).array for array in (anatomy.array, mask))
-    labels = label_map(image.array, raw, image.spacing, table, nodes=mask)
-    labels = kept_clear(labels, raw, table)
-    if args.add:
-        mask, added = add(mask, labels, image.spacing, table, args.add, rng(args.seed, "add"), ShapePrior.load(),
-                          args.short_axis)
-        records += [{"operation": "added", **record} for record in added]
-    for variant in range(max(1, args.vary)):
-        changed, changes = mask, []
-        if args.vary:
-            changed, changes = vary(mask, labels, image.spacing, rng(args.seed, "vary", variant), VarySettings(), table)
-        yield _back(np.asarray(changed), ct), records + changes
-
-
-def _back(array, original):
-    """An array of the canonical volume on the grid that `original` came with."""
-    import numpy as np
-    from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
-
-    canonical = np.array([[0, 1], [1, 1], [2, 1]])
-    return np.ascontiguousarray(apply_orientation(array, ornt_transform(canonical, io_orientation(original.affine))))
 
 
 def _measure(mask, grid, anatomy, table) -> list[dict]:

@@ -35,7 +35,7 @@ def test_every_number_has_a_range():
 
 def test_every_default_is_in_its_range():
     for name, action in options():
-        if action.type is not None and action.default not in (None, []) and callable(action.type):
+        if action.type is not None and action.default not in (None, [], argparse.SUPPRESS) and callable(action.type):
             values = action.default if isinstance(action.default, tuple) else (action.default,)
             for value in values:
                 assert action.type(str(value)) == value, f"{name} {action.option_strings}"
