@@ -1,8 +1,10 @@
 """The library as notebooks use it: what it offers, and that it computes what the command line computes."""
 
 import inspect
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import mrml
 import numpy as np
@@ -59,10 +61,8 @@ def test_every_name_is_there_documented_and_typed():
 
 def test_a_room_hides_no_name():
     """`LNSynthLib.phantom` is a package as soon as it was imported, whatever `__getattr__` would give."""
-    folder = model_folder.__file__.rsplit("generators", 1)[0]
-    from pathlib import Path
-
-    assert not {path.stem for path in Path(folder).iterdir()} & set(ln.__all__)
+    rooms = {path.stem for path in Path(ln.__file__).parent.iterdir()}
+    assert "phantom" in rooms and not rooms & set(ln.__all__)
 
 
 def test_insert_gives_the_voxels_of_the_command_line(drawn, generator, made, tmp_path):
@@ -126,3 +126,16 @@ def test_variants_and_patches_are_made_by_the_same_settings(drawn, tmp_path):
         ln.make_variants(tmp_path / "ct.nii.gz", tmp_path / "nodes.nii.gz", tmp_path / "out", counts=1)
     with pytest.raises(ln.LNSynthError, match="no data set|prepared"):
         ln.synthesize(tmp_path, tmp_path / "patches", per_case=1)
+
+
+def test_the_ten_lines_of_the_readme_insert_a_node_and_draw_it(tmp_path, monkeypatch):
+    """As they stand but for fewer sampling steps."""
+    readme = (Path(model_folder.__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", readme, re.S)[1]
+    quick = code.replace("ln.load_generator(), scene.anatomy)",
+                         "ln.load_generator(), scene.anatomy, settings=ln.InsertSettings(steps=1))")
+    assert quick != code and len([line for line in code.splitlines() if line.strip()]) <= 12
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    exec(compile(quick, "README.md", "exec"), {})  # noqa: S102
+    assert kind(tmp_path / "synthetic.nii.gz") == "synthetic" and (tmp_path / "synthetic.png").stat().st_size > 10_000
