@@ -72,8 +72,9 @@ def test_imports_are_resolved(tmp_path):
 
 
 def test_a_floor_imports_only_floors_below():
+    face = LIBRARY / "__init__.py"  # the library's public face: it imports `api` when a name of it is first used
     wrong = [f"{path.relative_to(REPOSITORY)}:{line} imports {name}"
-             for path in MODULES for line, name in imports(path)
+             for path in MODULES if path != face for line, name in imports(path)
              if name.split(".")[0] == "LNSynthLib" and floor(name) > floor(module_name(path))]
     assert wrong == []
 
