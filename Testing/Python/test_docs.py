@@ -67,12 +67,18 @@ SMALLER_IN_TUTORIALS = {
 
 
 def blocks(page: Path) -> list[str | list[str]]:
-    """The page's code that is to run, in order: a block of Python as one text, one of commands as a list of lines.
+    """The page's code that is to run, in order: blocks of Python that follow on each other as one text, a block of
+    commands as a list of lines.
 
     Other blocks carry the name of what they are (text, yaml). Commands come without their comments.
     """
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)
-    return [block if language else _commands(block) for language, block in found if language in ("", "python")]
+    made = []
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S):
+        if language == "python" and made and isinstance(made[-1], str):
+            made[-1] += block
+        elif language in ("", "python"):
+            made.append(block if language else _commands(block))
+    return made
 
 
 def _commands(block: str) -> list[str]:
