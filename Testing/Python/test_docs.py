@@ -208,17 +208,15 @@ def test_the_guide_runs_from_the_top_to_the_bottom(tmp_path, monkeypatch, capsys
 @pytest.mark.slow
 @pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
 def test_a_tutorial_runs_from_the_top_to_the_bottom(page, tmp_path, monkeypatch, capsys):
-    """Its commands and its Python, in order, in an empty folder."""
+    """Its commands in order, in an empty folder, and then its Python as one program."""
     monkeypatch.chdir(tmp_path)
-    for block in blocks(page):
-        if isinstance(block, str):
-            done = subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", block], capture_output=True,
-                                  text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
-            assert done.returncode == 0, f"{block}\n{done.stderr}"
-            continue
-        for command in block:
-            if not reason_not_to_run(command):
-                run(command, SMALLER_IN_TUTORIALS, capsys)
+    for command in commands([page]):
+        if not reason_not_to_run(command):
+            run(command, SMALLER_IN_TUTORIALS, capsys)
+    program = "\n".join(block for block in blocks(page) if isinstance(block, str))
+    done = subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", program], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_site_builds_offline_and_its_pages_load_nothing_from_elsewhere(tmp_path):
