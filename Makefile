@@ -70,7 +70,7 @@ lock:
 	$(LOCK_VENV)/bin/python -c 'import re; from importlib.metadata import requires; \
 	  print(*(r for r in requires("TotalSegmentator") if ";" not in r and \
 	  re.match("[A-Za-z0-9_-]+", r)[0] not in ("dipy", "fury", "imgkit", "xvfbwrapper")), sep="\n")' > $(LOCK_VENV)/needs.txt
-	$(LOCK_VENV)/bin/python -m pip install ".[docs,fetch,test]" hatchling $(LOCK_PINS) -r $(LOCK_VENV)/needs.txt
+	$(LOCK_VENV)/bin/python -m pip install ".[bundle,docs,fetch,test]" hatchling $(LOCK_PINS) -r $(LOCK_VENV)/needs.txt
 	{ sed -n '/^#/p' requirements.lock; $(LOCK_VENV)/bin/python -m pip freeze --all --exclude pip --exclude lnsynth \
 	  --exclude TotalSegmentator | sed 's/+[a-z0-9.]*$$//'; } > $(LOCK_VENV)/lock && mv $(LOCK_VENV)/lock requirements.lock
 

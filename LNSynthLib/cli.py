@@ -38,6 +38,7 @@ VERBS = {
     "review": "accept or reject synthetic samples, and list those that training may use",
     "segment": "train nnU-Net on real and synthetic pairs, or segment a CT with it",
     "evaluate": "measure segmentations or synthetic images against real ones",
+    "export": "write a generator as a MONAI bundle",
     "inspect": "list the identifiers that would travel with a folder",
     "experiment": "the paper's comparisons as one resumable run, and its report",
     "demo": "the whole chain on a phantom, or on your CT, as a web page",
