@@ -119,8 +119,8 @@ def model_card(form: DataForm, facts: dict) -> str:
     }
     table = "\n".join(f"| {name} | {said} |" for name, said in rows.items())
     return ("# A generator of LNSynth\n\nIt synthesises abdominal lymph nodes in CT. For research; not a medical "
-            f"device; its images are SYNTHETIC.\n\n| | |\n|---|---|\n{table}\n\n## Run it\n\nIn this folder, with LNSynth and "
-            f"`fire` installed:\n\n```\n{RUN}\n```\n")
+            f"device; its images are SYNTHETIC.\n\n| | |\n|---|---|\n{table}\n\n## Run it\n\nIn this folder, with "
+            f"LNSynth and `fire` installed:\n\n```\n{RUN}\n```\n")
 
 
 def licence(facts: dict) -> str:
