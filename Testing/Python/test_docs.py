@@ -170,6 +170,15 @@ def test_every_option_that_is_mentioned_exists(mention):
     assert {word for word in words if word.startswith("--")} <= known
 
 
+def test_the_module_has_what_the_page_about_it_names():
+    page = (REPOSITORY / "docs" / "slicer.md").read_text(encoding="utf-8")
+    form = (REPOSITORY / "LNSynth" / "Resources" / "UI" / "LNSynth.ui").read_text(encoding="utf-8")
+    shown = {re.sub("&amp;|…", "", words) for words in re.findall("<string>([^<]+)</string>", form)}
+    named = {" ".join(words.split()) for words in re.findall(r"(?<!\*)\*([^*]+)\*(?!\*)", page)}
+    assert len(named) > 12 and not {words for words in named if not any(words in known for known in shown)} - {
+        "In place", "Cancel"}  # choices and captions that the panels add
+
+
 def test_every_verb_is_in_the_table():
     page = REPOSITORY / "docs" / "command-line.md"
     table = re.findall(r"^\| `([a-z]+)` \|", page.read_text(encoding="utf-8"), re.M)
