@@ -3,7 +3,7 @@
     python Resources/make_panel_pictures.py [--out FOLDER] [--width 440]
 
 The module's own code runs over its form and a real scene with the phantom; what stands in for Slicer is in
-Testing/Python (slicer_app.py). All that is shown is drawn or computed from the phantom: no patient's image.
+Testing/Python/fixtures (slicer_app.py). All that is shown is drawn or computed from the phantom: no patient's image.
 """
 
 import argparse
@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 os.environ["QT_QPA_PLATFORM"] = "offscreen"
-sys.path.extend(str(Path(__file__).resolve().parents[1] / name) for name in (".", "LNSynth", "Testing/Python"))
+sys.path.extend(str(Path(__file__).resolve().parents[1] / name)
+                for name in (".", "LNSynth", "Testing/Python", "Testing/Python/fixtures"))
 
 import mrml
 import numpy as np
@@ -21,7 +22,7 @@ import panels
 import slicer_app
 from PIL import Image
 from slices import SliceViews
-from test_panels import Stage
+from stage import Stage
 from test_scene_samples import make_sample
 
 ROOT = Path(__file__).resolve().parents[1]

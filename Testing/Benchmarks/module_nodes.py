@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "LNSynth"), str(ROOT / "Testing" / "Python")]
+sys.path[:0] = [str(ROOT), str(ROOT / "LNSynth"), str(ROOT / "Testing" / "Python" / "fixtures")]
 
 import mrml  # noqa: E402
 from LNSynthLogic import anatomy, grids, inputs, segments  # noqa: E402

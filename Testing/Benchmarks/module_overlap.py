@@ -1,6 +1,6 @@
 """How long the edits of one node take in Slicer's own process, on a CT of full resolution (needs slicer-core).
 
-    PYTHONPATH=LNSynth:Testing/Python python Testing/Benchmarks/module_overlap.py [--spacing 0.8 0.8 1.0]
+    PYTHONPATH=LNSynth:Testing/Python/fixtures python Testing/Benchmarks/module_overlap.py [--spacing 0.8 0.8 1.0]
 
 For nodes of three sizes: beginning a move by hand, the first look at what it covers, each further step of the drag,
 the write at its end, a random affine and a random elastic change, and the table's measures. The CT is a phantom with

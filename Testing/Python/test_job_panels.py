@@ -14,7 +14,7 @@ import numpy as np
 import pythonqt
 import slicer_app
 from slices import SliceViews
-from test_panels import Stage as Module
+from stage import Stage as Module
 
 STUBBORN = ("import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
             "print('{\"stage\": \"work\", \"done\": 2, \"total\": 5, \"eta_s\": 40}', flush=True); time.sleep(60)")

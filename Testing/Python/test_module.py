@@ -10,7 +10,7 @@ import mrml
 import pythonqt
 import slicer
 import slicer_app
-from test_panels import Stage
+from stage import Stage
 
 
 @pytest.fixture

@@ -2,9 +2,6 @@
 says what stands in for it): in every state of a scene, and as people press its buttons."""
 
 import argparse
-import inspect
-import time
-import types
 
 import pytest
 
@@ -14,73 +11,13 @@ import mrml
 import pythonqt
 import slicer
 import slicer_app
-from PySide6.QtWidgets import QPushButton
 from slices import SliceViews
+from stage import Stage
 from test_scene_samples import make_sample
 
 STATES = "empty", "ct", "nodes", "all"
 # Buttons that ask for a file name or need the application's views; the self test in Slicer presses them.
 ASKS = {"installButton", "exportButton", "segExportButton", "compareButton", "flickerButton"}
-
-
-class Stage:
-    """The module on a scene. `jobs`: (title, command) of each job that a panel started; none of them is run."""
-
-    def __init__(self, scene, app, talk):
-        from LNSynth import LNSynthWidget
-
-        self.scene, self.app, self.talk, self.jobs = scene, app, talk, []
-        self.host = slicer.modules.LNSynthWidget = LNSynthWidget(types.SimpleNamespace(isEntered=False))
-        self.host.setup()
-        self.host.parent.isEntered = True
-        self.host.enter()
-        self.ui = self.host.ui
-        self.host.jobs.start = self._start
-        self.settle()
-
-    def _start(self, *arguments, **callbacks):
-        told = inspect.signature(type(self.host.jobs).start).bind(self.host.jobs, *arguments, **callbacks).arguments
-        self.jobs.append((told["title"], told["arguments"]))
-
-    def settle(self, seconds: float = 0.3) -> None:
-        """Lets timers and delayed refreshes happen."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            self.app.processEvents()
-            time.sleep(0.005)
-
-    def typed(self) -> None:
-        """Lets a folder or a name that was typed for the review count."""
-        self.until(lambda: not self.host._refresh_timer.active and not self.host.panels[6]._open_timer.active)
-
-    def until(self, ready, seconds: float = 30) -> None:
-        end = time.monotonic() + seconds
-        while not ready():
-            assert time.monotonic() < end, "it never came"
-            self.settle(0.05)
-
-    def put(self, state: str) -> None:
-        p = self.host.parameters
-        if state != "empty":
-            p.ct = mrml.add_ct(self.scene)
-        if state in ("nodes", "all"):
-            p.nodes = mrml.add_nodes(self.scene, p.ct)
-        if state == "all":
-            p.anatomy = mrml.add_anatomy(self.scene, p.ct)
-        self.settle()
-
-    def buttons(self) -> dict[str, QPushButton]:
-        return {name: widget for name, widget in vars(self.ui).items() if isinstance(widget, QPushButton)}
-
-    def press(self, name: str) -> None:
-        button = getattr(self.ui, name)
-        assert button.enabled, f"{name}: {button.toolTip}"
-        button.click()
-        self.settle(0.1)
-
-    def close(self) -> None:
-        self.host.exit()
-        self.host.cleanup()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import slicer
 import slicer_app
 from LNSynthLogic import compare_layout, nodes_in_ct, samples, segments
 from slices import SliceViews
-from test_panels import Stage
+from stage import Stage
 from test_scene_samples import make_sample
 
 from LNSynthLib.images.volume import Volume, write
