@@ -2,7 +2,7 @@
 #
 #   make demo      the whole chain on a phantom: demo_out/index.html
 #   make test      the quick tests            make test-all   the slow ones too
-#   make bench     the benchmarks             make lint       ruff
+#   make bench     the benchmarks             make lint       ruff and mypy
 #   make docs      the documentation: site/index.html
 #   make lock      new requirements.lock      make clean      what was built           make distclean  .venv too
 #
@@ -55,6 +55,7 @@ bench: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
+	$(BIN)/python Testing/check_types.py
 
 # Offline; a warning is an error (mkdocs.yml).
 docs: $(STAMP)

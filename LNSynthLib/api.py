@@ -156,7 +156,7 @@ def insert(ct: Volume, nodes: Volume, generator: LoadedGenerator, anatomy: Volum
             source={role: {"voxels_sha256": voxels_sha256(given)} for role, given in volumes.items()},
             condition={"settings": asdict(settings), "anatomy_version": 2, "patches": made.patches}, outputs=outputs)
 
-    CTFile(Path(), ct, (1.0, 0.0), volume.write).remember(made.ct, made.patches)
+    CTFile(Path(), ct, (1.0, 0.0), None).remember(made.ct, made.patches)
     return SyntheticCT(made.ct, nodes, made.patches, generator, about)
 
 

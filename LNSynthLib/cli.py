@@ -123,7 +123,7 @@ def _end(error: BaseException) -> tuple[int, str]:
         return EXIT_CANCELLED, "cancelled"
     if isinstance(error, LNSynthError):
         return EXIT_REFUSED, str(error)
-    if isinstance(error, OSError) and (why := WHY.get(error.errno)):
+    if isinstance(error, OSError) and (why := WHY.get(error.errno or 0)):
         return EXIT_REFUSED, f"{error.filename or 'A file'}: {why}."
     if isinstance(error, MemoryError):
         return EXIT_REFUSED, ("There is not enough memory for this; close other programs, use fewer --workers or a "

@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .cases.fingerprint import NAME as FINGERPRINT
 from .cases.trained_on import PRINTS
@@ -134,7 +135,7 @@ def _gzip(path: Path) -> Iterator[tuple[str, str]]:
 def _nifti(path: Path) -> Iterator[tuple[str, str]]:
     import nibabel
 
-    header = nibabel.load(path).header
+    header: Any = nibabel.load(path).header
     for field in ("descrip", "aux_file", "intent_name", "db_name", "data_type"):
         if field in header:
             yield f"header {field}", bytes(header[field]).split(b"\0")[0].decode("utf-8", "replace")

@@ -49,6 +49,9 @@ class Case:
     anatomy: Volume | None = None
     entry: dict = field(default_factory=dict)
 
+    def node_count(self) -> int:
+        return int(self.nodes.array.max()) if self.nodes is not None else 0
+
 
 class Dataset:
     """The folder and its manifest. `create` makes one, `open` finds one, `add` writes a case, `load` reads one.
@@ -165,9 +168,13 @@ class Dataset:
         raise LNSynthError(f"{self.folder}: there is no case {id!r} in this data set; its cases are {known or 'none'}.")
 
     def path(self, id: str, role: str) -> Path | None:
-        """Where the case's ct, nodes or anatomy lies, None where it has none."""
+        """Where the case's ct, nodes or anatomy lies, None where it has none; it always has a CT."""
         relative = self.entry(id)["files"].get(role)
         return self.folder / relative if relative else None
+
+    def ct_path(self, id: str) -> Path:
+        """Where the case's CT lies."""
+        return self.folder / self.entry(id)["files"]["ct"]
 
     def add(self, case: Case) -> dict:
         """Write a case's files and its manifest entry, which is returned; a case of the same id is replaced.
@@ -245,8 +252,8 @@ class Dataset:
 
     def load(self, id: str) -> Case:
         """Read a case whole. Raises LNSynthError where a file is gone, damaged or not that of the manifest."""
-        volumes = {role: read(path) if (path := self.checked_path(id, role)) else None for role in ROLES}
-        return Case(id=id, entry=self.entry(id), **volumes)
+        volumes = {role: read(path) for role in ROLES if (path := self.checked_path(id, role))}
+        return Case(id, volumes["ct"], volumes.get("nodes"), volumes.get("anatomy"), self.entry(id))
 
     def _write(self, entry: dict, role: str, volume: Volume, written: ExitStack, dtype, description: str = "") -> None:
         """A file of the case, in its place when `written` closes, and gone when that ends in an error."""

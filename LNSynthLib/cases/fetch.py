@@ -122,7 +122,7 @@ def fetch_collection(
                         "series": {"ct": study.ct, "seg": study.seg},
                     }
                     add_apart(dataset, case, ct.name, there)
-                    message = f"{study.patient}: {int(case.nodes.array.max())} nodes"
+                    message = f"{study.patient}: {case.node_count()} nodes"
                 except LNSynthError as error:
                     refused[study.patient] = message = str(error)
             progress.step(message=message)
@@ -155,7 +155,7 @@ def idc_studies(collection: str) -> list[Study]:
         "FROM read_parquet(?) WHERE collection_id = ? AND Modality IN ('CT', 'SEG')",
         [str(IDC_INDEX_PARQUET_FILEPATH), collection],
     ).fetchall()
-    series = defaultdict(lambda: {"CT": [], "SEG": []})
+    series: dict[tuple, dict[str, list]] = defaultdict(lambda: {"CT": [], "SEG": []})
     for patient, study, modality, *about in rows:
         series[patient, study][modality].append(about)
     studies = []

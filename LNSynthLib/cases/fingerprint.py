@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,7 @@ ALIKE = 0.7                   # likeness on 8 mm above which two CTs are one; th
 LEAST_SHARE = 0.4             # of the smaller CT that both must show
 MOST_CELLS = 10_000_000       # a body of 5 m3
 LEAST_CELLS = 2000            # in common (a litre), below which likeness says nothing
-FLIPS = tuple(itertools.product((1, -1), repeat=3))
+FLIPS = tuple((x, y, z) for x, y, z in itertools.product((1, -1), repeat=3))
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +110,7 @@ def of_case(dataset: Dataset, id: str) -> Fingerprint:
             return _checked(kept["cells"], str(kept["voxels"]), path)
     except LNSynthError:
         pass  # absent, or of no use
-    found = fingerprint(read(dataset.path(id, "ct")))
+    found = fingerprint(read(dataset.ct_path(id)))
     keep(dataset, id, found)
     return found
 
@@ -125,13 +126,14 @@ def keep(dataset: Dataset, id: str, found: Fingerprint) -> None:
 
 
 def _place(dataset: Dataset, id: str) -> Path:
-    return dataset.path(id, "ct").with_name(NAME)
+    return dataset.ct_path(id).with_name(NAME)
 
 
 def save(path: Path, prints: Sequence[Fingerprint]) -> None:
     """Fingerprints in one file, an array each, named by the SHA-256 of its voxels."""
     with atomic_path(path) as beside, open(beside, "wb") as stream:
-        np.savez_compressed(stream, **{found.voxels: found.cells for found in prints})
+        cells: dict[str, Any] = {found.voxels: found.cells for found in prints}
+        np.savez_compressed(stream, **cells)
 
 
 def load(path: Path) -> list[Fingerprint]:

@@ -87,7 +87,7 @@ def import_folder(
                     "source": item.source or source,
                 }
                 add_apart(dataset, case, item.image, there)
-                message = f"{item.id}: {int(case.nodes.array.max())} nodes"
+                message = f"{item.id}: {case.node_count()} nodes"
             except LNSynthError as error:
                 refused[item.id] = message = str(error)
             progress.step(message=message)
@@ -191,7 +191,7 @@ def pair_by_table(table: Path, images: Path, nodes: Path, anatomy: Path | None =
 def _splits(items: list[Item], source: str, shares: tuple, seed: int, there: dict[str, str]) -> dict[str, str]:
     """Each item's split: that of the patient's cases that the data set has (`there`: person to split), else the
     table's where it names one, else drawn by patient."""
-    named, spelt = dict(there), {}
+    named, spelt = dict(there), dict[str, str]()
     for item in items:
         who = person(patient := item.patient or item.id)
         spelt.setdefault(who, patient)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -71,7 +72,7 @@ def prepare(dataset: Dataset, settings: PrepareSettings, workers: int = 0, callb
         raise LNSynthError(f"{dataset.folder}: the data set has no case; add some with `lnsynth import`.")
     check_sides(members([dataset]), callback, skip_damaged=True)
     jobs = [(dataset.folder, e["id"], settings) for e in entries]
-    outcome = {"prepared": [], "unchanged": [], "failed": {}}
+    outcome: dict[str, Any] = {"prepared": [], "unchanged": [], "failed": {}}
     folder.parent.mkdir(exist_ok=True)
     told = Event("preparing", message=f"waiting until another program has prepared {settings.name} of this data set")
     with turn(folder, math.inf, waiting=lambda: callback(told)):
@@ -198,8 +199,8 @@ def checked(case: Case, where: dict[str, str], settings: PrepareSettings, table:
         ends = np.array([case.anatomy.array.min(), case.anatomy.array.max()])
         with _naming(where["anatomy"]):
             table.from_totalsegmentator(ends, _version(case))
-    volumes = {role: canonical(v) if (v := getattr(case, role)) is not None else None for role in ROLES}
-    return Case(id=case.id, entry=case.entry, **volumes)
+    nodes, anatomy = (canonical(v) if v is not None else None for v in (case.nodes, case.anatomy))
+    return Case(case.id, canonical(case.ct), nodes, anatomy, case.entry)
 
 
 @contextmanager
@@ -231,13 +232,14 @@ def compute(
         slab = grow(region, settings.margin_mm, ct.spacing, ct.shape)[2]
     affine, shape = isotropic_grid(_slices(ct, slab), settings.spacing_mm)
     wider = slice(max(0, slab.start - SPARE_SLICES), min(ct.shape[2], slab.stop + SPARE_SLICES))
-    ct, nodes, anatomy = (_slices(v, wider) if v is not None else None for v in (ct, nodes, anatomy))
+    ct = _slices(ct, wider)
+    nodes, anatomy = (_slices(v, wider) if v is not None else None for v in (nodes, anatomy))
     # Padding of -2000 or -3024 would pull the tissue beside it down when interpolated.
     measured = Volume(np.maximum(ct.array, LOWEST_HU), ct.affine)
     hu = resample_to(measured, affine, shape, order=1, cval=AIR_FILL_HU).array
     organs = resample_to(anatomy, affine, shape, order=0).array if anatomy is not None else None
     instances = np.zeros(shape, np.uint16)
-    lost = []
+    lost: list[int] = []
     if nodes is not None:
         with _naming(where["nodes"]):
             whole = Volume(nodes.array.astype(np.uint16), nodes.affine)

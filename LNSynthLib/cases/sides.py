@@ -11,6 +11,7 @@ used together.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Callable, Sequence
@@ -72,11 +73,11 @@ def members(folders: Sequence[str | Path | Dataset]) -> list[Member]:
     """Every case of some data sets, whether or not it has nodes or was prepared."""
     found = []
     for folder in folders:
-        dataset = folder if isinstance(folder, Dataset) else Dataset.open(folder)
+        dataset = folder if isinstance(folder, Dataset) else Dataset.open(Path(folder))
         for entry in dataset.cases():
             id = entry["id"]
             found.append(Member(f"case {id} in {dataset.folder}", id, entry["split"], entry["patient"],
-                                entry["sha256"]["ct"], lambda d=dataset, id=id: of_case(d, id)))
+                                entry["sha256"]["ct"], functools.partial(of_case, dataset, id)))
     return found
 
 

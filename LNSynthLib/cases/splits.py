@@ -18,11 +18,12 @@ def parse_shares(text: str) -> tuple[float, float, float]:
     if text == "paper":
         return PAPER
     if text in SPLITS:
-        return tuple(float(text == name) for name in SPLITS)
+        train, val, test = (float(text == name) for name in SPLITS)
+        return train, val, test
     if re.fullmatch(r"\d+(\.\d+)?(:\d+(\.\d+)?){2}", text):
-        shares = tuple(float(part) for part in text.split(":"))
-        if sum(shares) > 0:
-            return shares
+        train, val, test = (float(part) for part in text.split(":"))
+        if train + val + test > 0:
+            return train, val, test
     raise LNSynthError(f"The split {text!r} is unknown; give paper, train, val, test or three shares such as 70:15:15.")
 
 
@@ -36,7 +37,7 @@ def split_by_patient(patients: Mapping[str, str], shares: tuple = PAPER, seed: i
     by_source = defaultdict(list)
     for patient in sorted(patients):
         by_source[patients[patient]].append(patient)
-    result = {}
+    result: dict[str, str] = {}
     for source, members in sorted(by_source.items()):
         names = (name for name, count in zip(SPLITS, _counts(len(members), shares), strict=True) for _ in range(count))
         order = seeds.rng(seed, "split", source).permutation(len(members))

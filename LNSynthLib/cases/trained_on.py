@@ -18,6 +18,7 @@ import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..runtime.content import check
 from ..runtime.errors import LNSynthError
@@ -25,7 +26,8 @@ from .fingerprint import Fingerprint, load, near_duplicates, save
 from .sides import Member, person
 
 PRINTS = "trained_on.npz"
-RECORD = {"parts": [{"salt": str, "cases": [str], "patients": [str], "voxels": [str]}], "unknown": [str]}
+PART = {"salt": str, "cases": [str], "patients": [str], "voxels": [str]}
+RECORD: dict[str, Any] = {"parts": [PART], "unknown": [str]}
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class TrainedOn:
         if said is None:
             return cls(unknown=(f"{what} does not say what it was trained on",))
         check(said, RECORD, f"{what}: its record of what it was trained on is damaged")
-        parts = tuple({name: part[name] for name in RECORD["parts"][0]} for part in said["parts"])
+        parts = tuple({name: part[name] for name in PART} for part in said["parts"])
         unknown = tuple(said["unknown"])
         path = Path(folder) / PRINTS if folder is not None else None
         return cls(parts, tuple(load(path)) if path is not None and path.is_file() else (), unknown)

@@ -42,13 +42,21 @@ def edited(nodes: Volume | None, ct: Volume | None, anatomy: Volume | None, tabl
     ct       in HU, for the body
     anatomy  TotalSegmentator v2 ids on its grid, for the organs, which no node may cover; `table` names what it tells
     """
-    mask, records = np.zeros(ct.shape, np.uint16) if nodes is None else numbered(nodes).array, []
+    if nodes is not None:
+        mask = numbered(nodes).array
+    elif ct is not None:
+        mask = np.zeros(ct.shape, np.uint16)
+    else:
+        raise ValueError("without nodes, their grid is that of a CT")
+    records: list[dict] = []
     for index in edits.remove:
         mask = remove(mask, index)
         records.append({"id": index, "operation": "removed"})
     if not (edits.add or edits.vary):
         yield mask, records
         return
+    if ct is None or anatomy is None:
+        raise ValueError("adding and varying nodes needs the CT and the anatomy")
     image = canonical(ct)
     raw, mask = (canonical(Volume(array, ct.affine)).array for array in (anatomy.array, mask))
     labels = kept_clear(label_map(image.array, raw, image.spacing, table, nodes=mask), raw, table)
@@ -57,7 +65,7 @@ def edited(nodes: Volume | None, ct: Volume | None, anatomy: Volume | None, tabl
                           edits.short_axis_mm)
         records += [{"operation": "added", **record} for record in added]
     for variant in range(max(1, edits.vary)):
-        changed, changes = mask, []
+        changed, changes = mask, list[dict]()
         if edits.vary:
             changed, changes = vary(mask, labels, image.spacing, rng(edits.seed, "vary", variant), edits.how, table)
         yield _as_stored(np.asarray(changed), ct), records + changes

@@ -244,9 +244,9 @@ def pseudo_dataset(
                     "seed": seed,
                     "painted": records,
                 }
-                case = Case(id, Volume(hu, image.affine), Volume(instances, image.affine), raw, entry)
-                synthetic.remember(case.ct, "pseudo", before=image)
-                dataset.add(case)
+                painted = Case(id, Volume(hu, image.affine), Volume(instances, image.affine), raw, entry)
+                synthetic.remember(painted.ct, "pseudo", before=image)
+                dataset.add(painted)
             progress.step(message=id)
     return dataset
 
@@ -258,7 +258,8 @@ def place(
 
     Nodes of less than LEAST_FAT fat are dropped and replaced, in up to ROUNDS rounds.
     """
-    instances, kept = np.zeros(labels.shape, np.uint16), []
+    instances = np.zeros(labels.shape, np.uint16)
+    kept: list[dict] = []
     for _ in range(ROUNDS):
         if len(kept) == count:
             break
@@ -296,7 +297,7 @@ def _check_same_ct(dataset: Dataset, case: str, voxels: str, image: Volume, ct: 
         else:  # of an earlier version: a CT differs from what was painted into it in its nodes alone
             other = False
             if entry["id"].startswith(f"{case}-pseudo-"):
-                painted = read(dataset.path(entry["id"], "ct"))
+                painted = read(dataset.ct_path(entry["id"]))
                 other = (not same_grid(painted, image)[0]
                          or np.count_nonzero(painted.array == image.array) < SAME_SHARE * image.array.size)
         if other:

@@ -111,11 +111,11 @@ def _scaled(log_shape, field, spacing, node: np.ndarray, short_axis_mm: float) -
     tried, reached = [], axes_mm(node, np.diag(spacing))[1]
     for _ in range(SCALINGS):
         log_shape = log_shape + np.log(short_axis_mm / reached) * np.eye(3)
-        node = rasterise(log_shape, field, spacing)
-        if node is None:
+        scaled = rasterise(log_shape, field, spacing)
+        if scaled is None:
             break
-        reached = axes_mm(node, np.diag(spacing))[1]
-        tried.append((abs(np.log(reached / short_axis_mm)), node))
+        reached = axes_mm(scaled, np.diag(spacing))[1]
+        tried.append((abs(np.log(reached / short_axis_mm)), scaled))
     return min(tried, key=lambda one: one[0])[1] if tried else None
 
 

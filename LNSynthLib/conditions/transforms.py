@@ -68,8 +68,9 @@ def vary(nodes: np.ndarray, labels: np.ndarray, spacing, rng: np.random.Generato
         nodes[box][mask] = 0
         changed, start, record = vary_one(mask, [s.start for s in box], nodes, labels, spacing, rng, settings, table)
         if record["operation"] == "unchanged" and not table.free(labels[box][mask]).all():
-            start, record = _off_the_organ(mask, start, nodes, labels, spacing, settings, table)
-        if start is not None:
+            room, record = _off_the_organ(mask, start, nodes, labels, spacing, settings, table)
+            start = room if room is not None else start
+        if record["operation"] != "removed":
             nodes[box_at(start, changed.shape)][changed] = index
         records.append({"id": index, **record})
     return nodes, sorted(records, key=lambda r: r["id"])
@@ -220,8 +221,9 @@ def _affine(rng, settings, strength, voxels) -> tuple[dict, dict]:
     scale = np.exp(np.log(settings.scale) * strength * rng.uniform(-1, 1, 3))
     shift, rounding = (settings.translation_mm * strength * rng.uniform(-1, 1, 3)).tolist(), float(rng.random())
     sizes = ((scale, rounding), (1 / scale, 1 - rounding)) if voxels > 1 else ((scale, 1.0), (1 / scale, 1.0))
-    return tuple({"kind": "affine", "matrix": (matrix @ shear @ np.diag(size)).tolist(), "translation_mm": shift,
-                  "rounding": r} for size, r in sizes)
+    drawn, inverse = ({"kind": "affine", "matrix": (matrix @ shear @ np.diag(size)).tolist(), "translation_mm": shift,
+                       "rounding": r} for size, r in sizes)
+    return drawn, inverse
 
 
 def _elastic(rng, settings, strength, voxels) -> tuple[dict, None]:

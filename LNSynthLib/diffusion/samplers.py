@@ -70,6 +70,8 @@ def ddim(
         scale = math.sqrt(max(1 - after - drawn**2, 0.0) / (1 - now))
         x = (math.sqrt(after) - math.sqrt(now) * scale) * denoise(x, t) + scale * x
         if drawn > 0:
+            if noise is None:
+                raise ValueError("DDIM with eta above 0 needs noise")
             x = x + drawn * noise()
         _report(callback, done, times)
     return x
@@ -90,7 +92,7 @@ def dpmpp_2m(
     alpha sigma'/sigma. D extrapolates the last two estimates of x_0. The first step has only one, and the last, to t =
     0 where lambda is infinite, uses only one: there x' = x_0.
     """
-    previous, h_previous = None, None
+    previous, h_previous = None, math.nan  # there is none before the first step
     for done, (t, t_next) in enumerate(times, 1):
         now, after = float(alpha_bar[t]), float(alpha_bar[t_next])
         estimate = denoise(x, t)
@@ -105,7 +107,7 @@ def dpmpp_2m(
     return x
 
 
-SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpmpp": dpmpp_2m}
+SAMPLERS: dict[str, Callable[..., Tensor]] = {"ddpm": ddpm, "ddim": ddim, "dpmpp": dpmpp_2m}
 
 
 def _half_log_snr(alpha_bar: float) -> float:

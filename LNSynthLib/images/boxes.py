@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -17,25 +17,24 @@ def bounding_box(mask: np.ndarray) -> Box | None:
         if not len(hit):
             return None
         box.append(slice(int(hit[0]), int(hit[-1]) + 1))
-    return tuple(box)
+    return _three(box)
 
 
 def grow(box: Box, margin_mm: float, spacing: tuple, shape: tuple) -> Box:
     """The box with a margin in mm on each side of each axis, clipped to the volume."""
     margins = [int(np.ceil(margin_mm / s)) for s in spacing]
-    return tuple(
-        slice(max(0, b.start - m), min(n, b.stop + m)) for b, m, n in zip(box, margins, shape, strict=True)
-    )
+    return _three(slice(max(0, b.start - m), min(n, b.stop + m))
+                  for b, m, n in zip(box, margins, shape, strict=True))
 
 
-def box_at(start: Sequence[int], shape: Sequence[int]) -> Box:
+def box_at(start: Iterable[int], shape: Iterable[int]) -> Box:
     """The box of a shape that begins at an index."""
-    return tuple(slice(s, s + n) for s, n in zip(start, shape, strict=True))
+    return _three(slice(s, s + n) for s, n in zip(start, shape, strict=True))
 
 
-def box_of(shape: Sequence[int]) -> Box:
+def box_of(shape: Iterable[int]) -> Box:
     """The box of everything in an array of this shape."""
-    return tuple(slice(0, n) for n in shape)
+    return _three(slice(0, n) for n in shape)
 
 
 def extent(box: Box) -> tuple[int, ...]:
@@ -43,34 +42,34 @@ def extent(box: Box) -> tuple[int, ...]:
     return tuple(b.stop - b.start for b in box)
 
 
-def shifted(box: Box, by: Sequence[int]) -> Box:
+def shifted(box: Box, by: Iterable[int]) -> Box:
     """The box moved by a number of voxels along each axis."""
-    return tuple(slice(b.start + n, b.stop + n) for b, n in zip(box, by, strict=True))
+    return _three(slice(b.start + n, b.stop + n) for b, n in zip(box, by, strict=True))
 
 
 def within(box: Box, outer: Box) -> Box:
     """The same voxels as counted from where another box begins."""
-    return tuple(slice(b.start - o.start, b.stop - o.start) for b, o in zip(box, outer, strict=True))
+    return _three(slice(b.start - o.start, b.stop - o.start) for b, o in zip(box, outer, strict=True))
 
 
 def out_of(box: Box, outer: Box) -> Box:
     """The opposite of `within`: a box counted from where another begins, as counted from where that one is."""
-    return tuple(slice(b.start + o.start, b.stop + o.start) for b, o in zip(box, outer, strict=True))
+    return _three(slice(b.start + o.start, b.stop + o.start) for b, o in zip(box, outer, strict=True))
 
 
-def clipped(box: Box, shape: Sequence[int]) -> Box:
+def clipped(box: Box, shape: Iterable[int]) -> Box:
     """What of the box lies in an array of this shape; a side of it is empty or turned where nothing does."""
-    return tuple(slice(max(0, b.start), min(n, b.stop)) for b, n in zip(box, shape, strict=True))
+    return _three(slice(max(0, b.start), min(n, b.stop)) for b, n in zip(box, shape, strict=True))
 
 
 def common(a: Box, b: Box) -> Box:
     """What two boxes share; a side of it is empty or turned where they do not meet (`meet`)."""
-    return tuple(slice(max(x.start, y.start), min(x.stop, y.stop)) for x, y in zip(a, b, strict=True))
+    return _three(slice(max(x.start, y.start), min(x.stop, y.stop)) for x, y in zip(a, b, strict=True))
 
 
 def union(boxes: list[Box]) -> Box:
     """The smallest box around all of them."""
-    return tuple(slice(min(b.start for b in axis), max(b.stop for b in axis)) for axis in zip(*boxes, strict=True))
+    return _three(slice(min(b.start for b in axis), max(b.stop for b in axis)) for axis in zip(*boxes, strict=True))
 
 
 def size_mm(box: Box, spacing: tuple) -> list[float]:
@@ -89,3 +88,8 @@ def padded(array: np.ndarray, box: Box) -> np.ndarray:
     result = np.zeros(extent(box), array.dtype)
     result[within(inside, box)] = array[inside]
     return result
+
+
+def _three(sides: Iterable[slice]) -> Box:
+    i, j, k = sides
+    return i, j, k

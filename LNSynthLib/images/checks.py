@@ -43,7 +43,7 @@ def check_ct(ct: Volume, name: str) -> None:
             f"{low:.0f}), so the CT is not in Hounsfield units; export it with its rescale slope and intercept "
             "applied, once."
         )
-    denser = max(1, np.count_nonzero(hu > AIR_HU[1]))
+    denser = max(1, int(np.count_nonzero(hu > AIR_HU[1])))
     soft = np.count_nonzero((hu >= SOFT_HU[0]) & (hu <= SOFT_HU[1])) / denser
     dense = np.count_nonzero(hu > DENSE_HU) / denser
     if soft < LEAST_SOFT or dense > MOST_DENSE or dense > FEW_DENSE and _peaked(hu) > MOST_PEAKED:

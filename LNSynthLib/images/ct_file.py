@@ -31,7 +31,7 @@ class CTFile:
     path: Path
     stored: Volume
     scaling: tuple[float, float]
-    keep: Callable[[Path, np.ndarray, str], None]
+    keep: Callable[[Path, np.ndarray, str], None] | None  # None: of a DICOM series there is no such file
 
     def hu(self) -> Volume:
         """In HU; the stored voxels themselves where they are that."""
@@ -42,7 +42,7 @@ class CTFile:
     def write(self, path: Path, stored: Volume, description: str) -> None:
         """Writes changed voxels to another file, stored as in this one but without its texts; or, where the suffix
         asks for another kind of file, as a volume in HU."""
-        if file_kind(path) == file_kind(self.path) != "folder":
+        if self.keep is not None and file_kind(path) == file_kind(self.path):
             self.keep(Path(path), stored.array, description)
             return
         slope, intercept = self.scaling
@@ -75,7 +75,7 @@ def open_ct(path: Path) -> CTFile:
     kind = file_kind(path)
     if kind == "nifti":
         return _nifti(path, volume)
-    return _itk(path, volume) if kind == "itk" else CTFile(path, volume, (1.0, 0.0), write)
+    return _itk(path, volume) if kind == "itk" else CTFile(path, volume, (1.0, 0.0), None)
 
 
 def _nifti(path: Path, volume: Volume) -> CTFile:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ class Nifti:
     dtype   of the stored numbers, in the file's byte order; value = slope * number + inter
     """
 
-    header: object
+    header: Any  # nibabel's
     start: bytes
     shape: tuple[int, int, int]
     dtype: np.dtype
@@ -120,7 +121,7 @@ def _stream(path: Path, file) -> Stream:
     return Stream(path, file, GZIP if path.name.lower().endswith(".gz") else None)
 
 
-def _header(path: Path, stream: Stream) -> tuple[object, bytes]:
+def _header(path: Path, stream: Stream) -> tuple[Any, bytes]:
     """nibabel's view of the header, and its bytes."""
     import nibabel
 
@@ -232,6 +233,7 @@ def _affine(path: Path, header, shape: tuple) -> np.ndarray:
         if apart > 0.5 * size.min():
             raise LNSynthError(f"{path}: its sform and qform place voxels up to {apart:.3g} mm apart, and programs "
                                "differ in which they follow; save it with one geometry.")
+    assert sform is not None  # one of the two is there
     # Some programs take directions from the sform and sizes from pixdim; of a sheared axis, its length or its height.
     heights = 1 / np.linalg.norm(np.linalg.inv(sform[:3, :3]), axis=1)
     off = np.minimum(abs(spacing_of(sform) - size), abs(heights - size)) * (np.array(shape) - 1)

@@ -50,7 +50,7 @@ def contour(picture: np.ndarray, mask: np.ndarray, color: Sequence[int] = NODE_C
     edge = np.zeros(mask.shape, bool)
     for shift, axis in ((1, 0), (-1, 0), (1, 1), (-1, 1)):
         beside = np.roll(mask, shift, axis)
-        border = [slice(None)] * 2
+        border: list[slice | int] = [slice(None)] * 2
         border[axis] = 0 if shift > 0 else -1
         beside[tuple(border)] = 0
         edge |= (beside != 0) & (mask == 0)

@@ -37,17 +37,20 @@ class Volume:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return tuple(int(n) for n in self.array.shape)
+        i, j, k = self.array.shape
+        return int(i), int(j), int(k)
 
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel size in mm along i, j and k: the column norms of the affine, never its diagonal."""
-        return tuple(float(s) for s in spacing_of(self.affine))
+        i, j, k = spacing_of(self.affine)
+        return float(i), float(j), float(k)
 
     @property
     def extent_mm(self) -> tuple[float, float, float]:
         """Outer size in mm along i, j and k, from voxel edge to voxel edge."""
-        return tuple(n * s for n, s in zip(self.shape, self.spacing, strict=True))
+        i, j, k = (n * s for n, s in zip(self.shape, self.spacing, strict=True))
+        return i, j, k
 
 
 def is_volume_file(path: Path) -> bool:
@@ -192,7 +195,8 @@ def isotropic_grid(volume: Volume, spacing_mm: float) -> tuple[np.ndarray, tuple
     affine = np.eye(4)
     affine[:3, :3] = directions * spacing_mm
     affine[:3, 3] = directions @ first
-    return affine, tuple(int(n) for n in shape)
+    i, j, k = shape.tolist()
+    return affine, (i, j, k)
 
 
 def resample_to(

@@ -66,6 +66,7 @@ def label_map(ct_hu: np.ndarray, raw_anatomy: np.ndarray | None, spacing, table:
         inside = np.where(body, np.maximum(ct_hu, LOWEST_HU).astype(np.float32), np.float32(-100))
         smooth = ndimage.gaussian_filter(inside, [SMOOTHING_MM / mm for mm in spacing], truncate=3)
         for label in table.thresholds:
+            assert label.threshold is not None  # that is what they have
             low, high = label.threshold
             where = body if label.over_organs else body & ~organ
             labels[where & (smooth >= low) & (smooth < high)] = label.id
@@ -79,7 +80,7 @@ def organ_hu(ct_hu: np.ndarray, labels: np.ndarray, table: LabelTable, least_vox
 
     Returns one number per label id, None where the label has fewer than `least_voxels` voxels.
     """
-    values = []
+    values: list[float | None] = []
     for label in table.labels:
         hu = np.maximum(ct_hu[labels == label.id], LOWEST_HU).astype(np.float32)
         if hu.size < least_voxels:

@@ -92,8 +92,9 @@ def read_two(first: Path, second: Path, tell: Tell, *, names: Sequence[str] = ()
     if not any(partial):
         return ordered_as(a, b.affine), b
     grid = b if not partial[1] else ordered_as(a, b.affine) if not partial[0] else around(b, a)
-    return tuple(Volume(paste(mask, grid.affine, grid.shape, str(path)), grid.affine)
-                 for mask, path in ((a, first), (b, second)))
+    one, two = (Volume(paste(mask, grid.affine, grid.shape, str(path)), grid.affine)
+                for mask, path in ((a, first), (b, second)))
+    return one, two
 
 
 def covers_part(path: Path) -> bool:

@@ -62,7 +62,8 @@ def dicom_codes() -> frozenset[tuple[str, str]]:
     """(scheme, value) of every lymph node among the SNOMED CT codes that DICOM lists (pydicom's copy)."""
     from pydicom.sr._concepts_dict import concepts
 
-    return frozenset(("SCT", value) for keyword, values in concepts["SCT"].items()
+    codes: dict = concepts["SCT"]
+    return frozenset(("SCT", value) for keyword, values in codes.items()
                      if NAMED_NODE.search(keyword) and not NO_STRUCTURE.search(keyword) for value in values)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..images import itk_files, nifti
-from ..images.boxes import Box, shifted
+from ..images.boxes import Box, box_of, shifted
 from ..images.checks import check_labels
 from ..images.dicom_files import read_header
 from ..images.volume import NIFTI, Volume, is_volume_file
@@ -97,7 +97,7 @@ def label_table(path: Path) -> dict[int, str]:
         extensions = nifti.read_header(path).extensions()
     except LNSynthError:  # `read` says it too
         return {}
-    found = {}
+    found: dict[int, str] = {}
     for content in extensions:
         text = content.decode("utf-8", "replace")
         if "<LabelTable" in text:
@@ -151,7 +151,7 @@ def slicer_segmentation(path: Path) -> Segmentation | None:
         if not 0 <= layer < len(layers):
             raise LNSynthError(f"{path}: segment {n} lies in layer {layer}, and the file has {len(layers)}; export the "
                                "segmentation again.")
-        box, mask = there[layer].pop(value, (tuple(slice(0, 0) for _ in range(3)), np.zeros((0, 0, 0), bool)))
+        box, mask = there[layer].pop(value, (box_of((0, 0, 0)), np.zeros((0, 0, 0), bool)))
         meaning, codes = _terminology(fields.get(f"Segment{n}_Tags", ""))
         segments.append(Segment(fields.get(f"Segment{n}_Name", f"segment {n + 1}"), meaning, codes, box, mask))
         n += 1

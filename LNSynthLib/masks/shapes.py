@@ -72,8 +72,8 @@ def _distance_on(mask: np.ndarray, start, spacing, step: np.ndarray) -> tuple[np
     low = np.floor(corners.min(0)).astype(int) - 1
     shape = np.ceil(corners.max(0)).astype(int) + 2 - low
     distance, center = signed_distance(mask, spacing), np.argwhere(mask).mean(0) + MARGIN
-    away = np.sqrt(sum(((axis - c) * mm) ** 2 for axis, c, mm in zip(np.indices(distance.shape, sparse=True), center,
-                                                                    spacing, strict=True)))
+    axes = np.indices(distance.shape, sparse=True)
+    away = np.sqrt(sum(((axes[n] - center[n]) * spacing[n]) ** 2 for n in range(3)))
     first = step[:3, :3] @ low + step[:3, 3] - start + MARGIN
     return ndimage.affine_transform(distance - SHEET * away, step[:3, :3], first, tuple(shape), order=1,
                                     mode="nearest"), low
@@ -105,7 +105,7 @@ def fullest(field: np.ndarray, count: int) -> np.ndarray:
         while missing := count - np.count_nonzero(inside):
             beside = ndimage.binary_dilation(inside, TOUCHING) & ~inside
             # A few at a time: what lies beyond the first of them may be fuller than the last beside the node now.
-            few = min(-(-missing // 4), np.count_nonzero(beside))
+            few = min(-(-int(missing) // 4), int(np.count_nonzero(beside)))
             inside |= _highest(np.where(beside, field, -np.inf), few)
     return inside
 

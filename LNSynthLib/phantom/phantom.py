@@ -88,7 +88,7 @@ def phantom(seed: int, spacing: float | Sequence[float] = 1.0, nodes: int | None
 
     The same seed and spacing give the same arrays; another spacing gives another person.
     """
-    spacing = np.broadcast_to(np.asarray(spacing, float), 3)
+    sides = np.broadcast_to(np.asarray(spacing, float), 3)
     rng = seeds.rng(seed, "phantom")
     phase = str(rng.choice(list(PHASES), p=list(PHASES.values())))
     hu = draw_hu(rng, phase)
@@ -100,7 +100,7 @@ def phantom(seed: int, spacing: float | Sequence[float] = 1.0, nodes: int | None
         rng,
         (-half_width, back, bottom),
         (half_width, habitus.back + 2 * habitus.depth + habitus.wall + habitus.fat + 18, top),
-        spacing,
+        sides,
         step=step,
     )
     draw_frame(scene, habitus, hu)
@@ -140,8 +140,8 @@ def phantom_dataset(
     """
     note = "Procedural phantoms drawn by LNSynth: no patient's image. SYNTHETIC."
     dataset = Dataset.open_or_create(folder, kind="phantom", note=note)
-    made = {e["id"] for e in dataset.cases()}
-    numbers = [i for i in range(cases) if _case_id(seed, i) not in made]
+    there = {e["id"] for e in dataset.cases()}
+    numbers = [i for i in range(cases) if _case_id(seed, i) not in there]
     orders = [(i, seeds.derive(seed, "phantom case", i), spacing, nodes) for i in numbers]
     splits = split_in_turn(cases, shares)
     parts = len(numbers) * (PARTS + 1)  # and its writing
@@ -170,7 +170,8 @@ def _case_id(seed: int, number: int) -> str:
 
 
 def _draw(order: tuple, step: Callable[[], None] = lambda: None) -> Phantom:
-    return phantom(*order[1:], step)
+    _number, seed, spacing, nodes = order
+    return phantom(seed, spacing, nodes, step)
 
 
 def draw_hu(rng: np.random.Generator, phase: str) -> dict[str, float]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.interpolate import BSpline, PchipInterpolator
 
-from ..images.boxes import box_of, extent, within
+from ..images.boxes import Box, box_at, box_of, extent, within
 
 DEFORMATION_MM = 9.0  # no point is moved further than this, so a box grown by it holds the whole solid
 FAR = np.float32(60.0)  # distances are not followed beyond this
@@ -76,12 +76,12 @@ class Scene:
             field = np.tensordot(field, basis, axes=(0, 1))
         return field / np.float32(0.479**1.5)  # a cubic B-spline basis keeps .479 of the variance along each axis
 
-    def box(self, lo, hi) -> tuple[slice, slice, slice] | None:
+    def box(self, lo, hi) -> Box | None:
         """The part of the grid that can hold a solid lying within lo..hi (mm), None where that is outside."""
         start = np.floor((np.asarray(lo, float) - DEFORMATION_MM - self.lo) / self.spacing).astype(int)
         stop = np.ceil((np.asarray(hi, float) + DEFORMATION_MM - self.lo) / self.spacing).astype(int) + 1
         start, stop = np.maximum(start, 0), np.minimum(stop, self.shape)
-        return tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True)) if np.all(start < stop) else None
+        return box_at(start.tolist(), (stop - start).tolist()) if np.all(start < stop) else None
 
     def solid(self, distance, lo, hi) -> Solid | None:
         """Evaluates distance(x, y, z) within lo..hi (mm)."""

@@ -28,7 +28,7 @@ b.status{text-transform:uppercase;font-size:12px;letter-spacing:.04em;float:righ
 
 def contact_sheet(title: str, found: list[Standing]) -> str:
     """The page as HTML text; `found` as `standings.standings` gives it."""
-    counts = {}
+    counts: dict[str, int] = {}
     for standing in found:
         counts[standing.status] = counts.get(standing.status, 0) + 1
     said = ", ".join(f"{count} {status}" for status, count in counts.items())

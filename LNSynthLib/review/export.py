@@ -74,6 +74,7 @@ def export(folder: Path, out: Path, layout: Layout, *, rule: Rule = "any-reject"
 def _case(standing: Standing, out: Path, layout: Layout, anonymous: bool) -> dict:
     """Copies one sample; returns its row of the table."""
     sample, name, decision = standing.sample, standing.sample.name, standing.decision
+    assert decision is not None  # it was accepted
     record, reviewer, note = read_record(sample), decision.reviewer, decision.note
     for file in PAIR:
         if sha256(sample / file) != record.get("outputs", {}).get(file):

@@ -98,10 +98,10 @@ def reason(standing: Standing) -> str:
     """Why a sample is left out, for people; empty where it is not."""
     if standing.status == "damaged":
         return f"damaged: {standing.damaged}"
-    if standing.status == "rejected":
+    if standing.status == "rejected" and standing.decision:
         note = f": {standing.decision.note}" if standing.decision.note else ""
         return f"rejected by {standing.decision.reviewer or 'a reviewer'}{note}"
-    if standing.status == "dropped":
+    if standing.status == "dropped" and standing.verdict:
         return f"dropped by the filter: {standing.verdict.reason}"
     return ""
 

@@ -27,7 +27,7 @@ LOCK_S = 30.0  # to wait for another reviewer's write, which takes milliseconds
 @dataclass(frozen=True)
 class Decision:
     sample: str
-    verdict: Literal["accept", "reject"]
+    verdict: str      # one of VERDICTS
     note: str
     time: str      # ISO 8601, UTC
     reviewer: str

@@ -80,11 +80,13 @@ def end_with_parent(pid: int | None = None) -> None:
         except psutil.NoSuchProcess:
             return False
 
+    main = threading.main_thread().ident or 0
+
     def watch() -> None:
         while lives():
             time.sleep(WATCH_S)
-        if hasattr(signal, "pthread_kill"):  # wakes the main thread even where it waits
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+        if sys.platform != "win32":  # wakes the main thread even where it waits
+            signal.pthread_kill(main, signal.SIGTERM)
         else:
             _thread.interrupt_main(signal.SIGTERM)
         time.sleep(LAST_WORDS_S)
@@ -138,12 +140,14 @@ def run_child(arguments: list[str], on_line: Callable[[str], None], env: dict[st
     """
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                                text=True, encoding="utf-8", errors="replace", env=child_environment(env))
+    output = process.stdout
+    assert output is not None  # it is a pipe
     try:
-        for line in process.stdout:
+        for line in output:
             on_line(line.rstrip("\n"))
         return process.wait()
     except BaseException:
         kill_tree(process.pid)
         raise
     finally:
-        process.stdout.close()
+        output.close()

@@ -35,7 +35,7 @@ def why_not_written(error: BaseException, folder: str | Path) -> str:
     if isinstance(error, OSError):
         named = error.filename if isinstance(error.filename, str | os.PathLike) else None
         ours = named is None or Path(os.path.abspath(named)).is_relative_to(os.path.abspath(folder))
-        return WHY.get(error.errno, "") if ours else ""  # or else an input cannot be read
+        return WHY.get(error.errno or 0, "") if ours else ""  # or else an input cannot be read
     if not isinstance(error, Exception) or isinstance(error, LNSynthError):
         return ""
     if any(said in str(error) for said in ("No space left on device", "os error 28")):
@@ -83,7 +83,7 @@ def check_output(path: str | Path) -> None:
         if shutil.disk_usage(folder).free < LEAST_FREE:
             raise _unwritten(path, FULL)
     except OSError as error:
-        raise _unwritten(path, WHY.get(error.errno, f"{error.strerror}; choose another place")) from None
+        raise _unwritten(path, WHY.get(error.errno or 0, f"{error.strerror}; choose another place")) from None
 
 
 def _sync(path: Path) -> None:

@@ -54,16 +54,16 @@ def this_machine(device: str = "auto") -> Machine:
     """What a job on this device may use; memory is infinite where nothing tells it."""
     from .devices import pick
 
-    device = pick(device)
-    if device.type == "cuda":
+    where = pick(device)
+    if where.type == "cuda":
         import torch
 
-        card = torch.cuda.get_device_properties(device)
+        card = torch.cuda.get_device_properties(where)
         return Machine(card.total_memory, f"the {card.name} has {card.total_memory / GB:.0f} GB",
                        bf16=torch.cuda.is_bf16_supported())
     free = free_memory()
     return Machine(free, f"{free / GB:.1f} GB of this machine's memory are free",
-                   cores() if device.type == "cpu" else 0)
+                   cores() if where.type == "cpu" else 0)
 
 
 def cores() -> int:

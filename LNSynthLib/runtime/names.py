@@ -44,13 +44,14 @@ def check_name(name: object, where: object, what: str = "the id") -> str:
     if why := problem(name):
         raise LNSynthError(f"{where}: {what} {shown(name)} cannot name a folder (it {why}); use letters, digits, dots "
                            "and dashes.")
+    assert isinstance(name, str)  # or it has a problem
     return name
 
 
 def check_id(name: object, where: object, what: str = "the id") -> str:
     """As `check_name`, for what is about to be made: ASCII letters, digits, dots and dashes, a letter or digit first.
     """
-    check_name(name, where, what)
+    name = check_name(name, where, what)
     if not ID.fullmatch(name):
         raise LNSynthError(f"{where}: {what} {shown(name)} cannot name a folder; use letters, digits, dots and "
                            "dashes, a letter or digit first.")
@@ -80,8 +81,9 @@ def inside(folder: Path, relative: object, where: object, what: str = "the path"
     out of the folder.
     """
     folder = Path(folder)
-    parts = PurePosixPath(relative).parts if isinstance(relative, str) else ()
-    if not parts or PureWindowsPath(relative).is_absolute() or any(problem(part) for part in parts):
+    text = relative if isinstance(relative, str) else ""
+    parts = PurePosixPath(text).parts
+    if not parts or PureWindowsPath(text).is_absolute() or any(problem(part) for part in parts):
         raise LNSynthError(f"{where}: {what} {shown(relative)} is not a path inside {folder}; correct it.")
     path = folder.joinpath(*parts)
     try:

@@ -23,5 +23,5 @@ def unplaced(text: str, folder: str | Path) -> str:
                                                   (Path(sys.prefix), "PYTHON"), (Path(sys.base_prefix), "PYTHON"),
                                                   (Path.home(), "~")) if len(place.parts) > 1 and place.is_absolute()}
     for place in sorted(known, key=len, reverse=True):  # the home may hold the others
-        text = re.sub(rf"{re.escape(place)}(?![\w.-])", lambda _, name=known[place]: name, text)
+        text = re.sub(rf"{re.escape(place)}(?![\w.-])", known[place], text)  # names without a backslash
     return text

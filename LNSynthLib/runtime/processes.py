@@ -11,7 +11,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from typing import Any
@@ -24,7 +24,7 @@ class WorkerDied(Exception):
     """A worker process was ended from outside, as a system does whose memory is full."""
 
 
-def each(function: Callable, jobs: Iterable, workers: int) -> Iterator[tuple[Any, Any]]:
+def each(function: Callable, jobs: Iterable, workers: int) -> Generator[tuple[Any, Any], None, None]:
     """(job, function(job)) of each job as it ends; with 0 workers in this process, in order.
 
     Where a worker dies, the result of its job is a `WorkerDied`, and another worker takes its place. What `function`
@@ -35,7 +35,8 @@ def each(function: Callable, jobs: Iterable, workers: int) -> Iterator[tuple[Any
         for job in jobs:
             yield job, function(job)
         return
-    left, team = deque(jobs), []
+    left: deque = deque(jobs)
+    team: list[_Worker] = []
     try:
         while left or any(worker.busy for worker in team):
             while left and len(team) < workers:

@@ -58,8 +58,8 @@ def build(cls: type[T], values: dict, where: str = "settings") -> T:
     """
     if not isinstance(values, dict):
         raise LNSynthError(f"{where}: a mapping of settings is needed here, not {values!r}.")
-    hints = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    hints, described = typing.get_type_hints(cls), dataclasses.fields(typing.cast(Any, cls))  # T has no bound to say it
+    fields = {field.name: field for field in described if field.init}
     for key in values:
         if key not in fields:
             raise LNSynthError(f"{where}: unknown setting {key!r}; known are {', '.join(fields)}.")
@@ -78,7 +78,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return value
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return value if isinstance(value, kind) else build(kind, value, where)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:

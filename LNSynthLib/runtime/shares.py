@@ -40,15 +40,18 @@ def _start(arguments, rank, workers) -> subprocess.Popen:
 
 
 def _read(rank: int, process: subprocess.Popen, events: queue.Queue) -> None:
-    with process.stdout:
-        for line in process.stdout:
+    output = process.stdout
+    assert output is not None  # it is a pipe
+    with output:
+        for line in output:
             events.put((rank, Event.from_json(line), line.strip()))
     events.put((rank, None, None))
     process.wait()
 
 
 def _gather(events: queue.Queue, workers: int, callback: Callback) -> list[dict]:
-    began, latest, results, last_line = time.monotonic(), {}, {}, {}
+    began, latest, results = time.monotonic(), {}, {}
+    last_line: dict[int, str] = {}
     running = set(range(workers))
     while running:
         rank, event, line = events.get()

@@ -30,7 +30,7 @@ class Stream:
     def __init__(self, path: Path, file, packing: int | None = None):
         self.path, self.file, self.packing = path, file, packing
         self.most = (os.fstat(file.fileno()).st_size - file.tell()) * (RATIO if packing else 1)
-        self.inflate = zlib.decompressobj(packing) if packing else None
+        self.inflate = zlib.decompressobj(packing or GZIP)  # not used where nothing is packed
 
     def read(self, count: int) -> bytes:
         """Exactly `count` bytes."""
@@ -53,7 +53,7 @@ class Stream:
         check_room(self.path, size)
         try:
             buffer = np.empty(size, np.uint8)
-            view, at = memoryview(buffer), 0
+            view, at = memoryview(buffer.data), 0
             while at < size:
                 piece = self._some(size - at)
                 view[at:at + len(piece)] = piece
@@ -88,7 +88,7 @@ class Stream:
                     if not (more := self.file.read(PIECE)):
                         return b""
                     packed = more.lstrip(b"\0")
-                self.inflate = zlib.decompressobj(self.packing)
+                self.inflate = zlib.decompressobj(self.packing or GZIP)
             else:
                 packed = self.inflate.unconsumed_tail or self.file.read(PIECE)
             plain = self.inflate.decompress(packed, count)

@@ -14,6 +14,7 @@ import re
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -140,7 +141,7 @@ def _is_left(entry: os.DirEntry) -> bool:
     if host != _host() or start == UNKNOWN or _start(int(pid)) in (start, UNKNOWN):
         return False
     try:
-        return not hasattr(os, "getuid") or entry.stat(follow_symlinks=False).st_uid == os.getuid()
+        return sys.platform == "win32" or entry.stat(follow_symlinks=False).st_uid == os.getuid()
     except OSError:
         return False
 
@@ -148,7 +149,7 @@ def _is_left(entry: os.DirEntry) -> bool:
 @functools.cache
 def _host() -> str:
     try:
-        table = os.stat("/proc/self/ns/pid").st_ino  # containers number their processes for themselves
+        table = str(os.stat("/proc/self/ns/pid").st_ino)  # containers number their processes for themselves
     except OSError:
         table = ""
     return hashlib.sha256(f"{socket.gethostname()} {table}".encode()).hexdigest()[:8]

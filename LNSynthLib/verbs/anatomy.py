@@ -89,6 +89,7 @@ def _data_set(args, table, callback) -> dict:
 
         for id in missing:
             path = dataset.checked_path(id, "ct")
+            assert path is not None  # every case has a CT
             dataset.attach_anatomy(id, segment(read(path), table, args.fast, args.device, str(path), told))
             progress.step(message=id)
     print(f"{dataset.folder}: {len(missing)} cases labelled, {len(dataset.cases()) - len(missing)} had labels")

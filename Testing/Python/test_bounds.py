@@ -96,7 +96,7 @@ def test_objects_damage_and_what_is_missing(tmp_path):
                         (tmp_path / "absent.npz", None), (tmp_path, None)):
         with pytest.raises(LNSynthError, match="the arrays cannot be read"):
             read_npz(path, names)
-    with pytest.raises(LNSynthError, match="no fingerprint"):
+    with pytest.raises(LNSynthError, match="not a CT fingerprint"):
         fingerprint.load(good)
 
 
