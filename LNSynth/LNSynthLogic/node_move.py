@@ -17,7 +17,7 @@ from . import segments
 from .grids import affine_of, shape_of
 from .node_edits import crop_of, name_of
 from .surroundings import around
-from .volumes import check_transform, take_out
+from .volumes import check_transform, place_beside, take_out
 from .words import _
 
 AROUND_MM = 15.0     # more of the surroundings than the node covers, so that not every step has to read them again
@@ -190,6 +190,7 @@ class Session:
 
     def _make_preview(self):
         node = _hidden_node(self.scene, "vtkMRMLSegmentationNode", _("Moved node"))
+        place_beside(node, self.ct)  # of segments of a node without an item the subject hierarchy complains
         node.SetAndObserveTransformNodeID(self.ct.GetTransformNodeID())
         node.SetReferenceImageGeometryParameterFromVolumeNode(self.ct)
         segment_id = segments.add_node(node, self.ct, self._start, self._mask,

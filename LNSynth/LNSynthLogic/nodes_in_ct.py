@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from .segments import node_crop, node_ids
+from .volumes import place_beside, take_out
 from .words import _
 
 KEPT = "LNSynth.originalNodes"  # reference of a segmentation to its kept copy, in saved scenes too
@@ -22,13 +23,14 @@ def keep(segmentation, ct, of=None):
     """
     scene, former, of = segmentation.GetScene(), kept_of(segmentation), of or segmentation
     if former is not None:
-        scene.RemoveNode(former)
+        take_out(former)
     copy = scene.CreateNodeByClass("vtkMRMLSegmentationNode")
     copy.UnRegister(None)
     copy.SetHideFromEditors(True)
     copy.SetName(scene.GenerateUniqueName(_("{name} in the CT").format(name=segmentation.GetName())))
     copy.GetSegmentation().DeepCopy(of.GetSegmentation())
-    scene.AddNode(copy)  # whole: the subject hierarchy, where hidden nodes have no item, complains of later segments
+    scene.AddNode(copy)
+    place_beside(copy, segmentation)  # of segments of a node without an item the subject hierarchy complains
     copy.SetAndObserveTransformNodeID(of.GetTransformNodeID())
     copy.SetNodeReferenceID(copy.GetReferenceImageGeometryReferenceRole(), ct.GetID())
     segmentation.SetNodeReferenceID(KEPT, copy.GetID())
@@ -39,7 +41,7 @@ def forget(segmentation) -> None:
     """The CT shows none of these nodes: the kept copy goes."""
     copy = kept_of(segmentation)
     if copy is not None:
-        segmentation.GetScene().RemoveNode(copy)
+        take_out(copy)
 
 
 def kept_of(segmentation):

@@ -126,10 +126,15 @@ def place_beside(node, other) -> None:
 
 
 def take_out(node) -> None:
-    """A node leaves its scene, with its display and storage nodes; nothing happens where it has left already."""
+    """A node leaves its scene, with its display and storage nodes and its item in the subject hierarchy; nothing
+    happens where it has left already."""
     scene = node.GetScene()
     if scene is None:
         return
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    item = hierarchy.GetItemByDataNode(node)
+    if item != hierarchy.GetInvalidItemID():
+        hierarchy.RemoveItem(item, False, True)
     own = [node.GetNthDisplayNode(index) for index in range(node.GetNumberOfDisplayNodes())]
     own += [node.GetNthStorageNode(index) for index in range(node.GetNumberOfStorageNodes())]
     scene.RemoveNode(node)
