@@ -1,6 +1,6 @@
 """The self test in the real application, as one command; the exit status is 0 where every step passed, else 1.
 
-    Slicer --no-splash --testing --additional-module-paths LNSynth --python-script Testing/Slicer/run_all.py
+    Slicer --no-splash --testing --additional-module-paths "$PWD/LNSynth" --python-script Testing/Slicer/run_all.py
 
 LNSYNTH_PICTURES=FOLDER keeps a screenshot of each panel and layout.
 """
