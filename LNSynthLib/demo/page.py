@@ -13,6 +13,7 @@ from ..images import pictures
 from ..masks.labels import LabelTable
 from ..masks.nodes import measure, shell
 from ..runtime.events import duration
+from ..runtime.page_style import COLORS
 from ..synthesis.patch_draft import Draft
 from ..synthesis.write_sample import BANNER
 
@@ -24,13 +25,14 @@ KINDS = {
 }
 NEAR_MM = 45.0
 
-STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:1100px;margin:0 auto;padding:0 1rem 4rem;background:#fafaf8}
-.banner{background:#be1e28;color:#fff;font-weight:600;text-align:center;padding:.5rem;margin:0 -1rem 1rem}
+STYLE = COLORS + """
+body{font:16px/1.5 system-ui,sans-serif;max-width:1100px;margin:0 auto;padding:0 1rem 4rem}
+.banner{font-weight:600;text-align:center;padding:.5rem;margin:0 -1rem 1rem}
 img{max-width:100%;image-rendering:auto;background:#101012;border-radius:4px}
 table{border-collapse:collapse;margin:1rem 0;font-size:14px}
-td,th{padding:.25rem .75rem;text-align:right;border-bottom:1px solid #ddd}
-td:first-child,th:first-child{text-align:left}code{background:#eee;padding:0 .2em}.small{font-size:14px;color:#555}
+td,th{padding:.25rem .75rem;text-align:right;border-bottom:1px solid var(--line)}
+td:first-child,th:first-child{text-align:left}code{background:var(--shade);padding:0 .2em}
+.small{font-size:14px;color:var(--quiet)}.wide{overflow-x:auto}
 """
 
 
@@ -137,7 +139,7 @@ def _table(drafts, made) -> str:
 
         rows.append(f"<tr><td>{name}<td>{len(numbers)}<td>{mean('volume_ml', 1)}<td>{mean('short_axis_mm', 0)}"
                     f"<td>{mean('hu', 0)}<td>{mean('contrast', 0)}<td>{mean('dice', 2)}</tr>")
-    return f"<table>{''.join(rows)}</table>"
+    return f"<div class=wide tabindex=0><table>{''.join(rows)}</table></div>"
 
 
 def _image(picture: np.ndarray, title: str) -> str:

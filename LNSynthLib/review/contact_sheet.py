@@ -9,20 +9,21 @@ from pathlib import Path
 
 from ..images.synthetic import BANNER
 from ..runtime.errors import LNSynthError
+from ..runtime.page_style import COLORS
 from .standings import Standing, reason
 
 WIDTH = 900  # pixels of a montage on the page
 
-STYLE = """
-body{font:15px/1.45 system-ui,sans-serif;margin:0 auto;padding:0 1rem 3rem;background:#fafaf8;color:#222}
-.banner{background:#be1e28;color:#fff;font-weight:600;text-align:center;padding:.5rem;margin:0 -1rem 1rem}
+STYLE = COLORS + """
+body{font:15px/1.45 system-ui,sans-serif;margin:0 auto;padding:0 1rem 3rem}
+.banner{font-weight:600;text-align:center;padding:.5rem;margin:0 -1rem 1rem}
 .sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(30rem,100%),1fr));gap:1rem}
-figure{margin:0;border-top:6px solid;border-radius:4px;background:#fff;box-shadow:0 1px 3px #0003}
+figure{margin:0;border-top:6px solid;border-radius:4px;background:var(--raised);box-shadow:0 1px 3px #0003}
 figure img{width:100%;display:block;background:#101012}
 figcaption{padding:.5rem .75rem}
 b.status{text-transform:uppercase;font-size:12px;letter-spacing:.04em;float:right}
 .accepted{border-color:#2f8f4e}.rejected,.damaged{border-color:#be1e28}.dropped{border-color:#c77700}
-.undecided{border-color:#9a9a9a}.small{font-size:13px;color:#555}
+.undecided{border-color:#9a9a9a}.small{font-size:13px;color:var(--quiet)}
 """
 
 

@@ -39,8 +39,8 @@ def segmented(results: Results, name: str) -> str:
     if not examples:
         return note("Figure 2 needs prepared test cases: not yet, or their files are no longer there.")
     return _grid(examples) + note(
-        f"Axial slices of test cases, {SIDE_MM:g} mm across, through the largest node. <b style='color:#2b9e50'>Green"
-        "</b>: true nodes, drawn along their outer border; <b style='color:#eb3c32'>red</b>: prediction, along its "
+        f"Axial slices of test cases, {SIDE_MM:g} mm across, through the largest node. <b class=truth>Green"
+        "</b>: true nodes, drawn along their outer border; <b class=guess>red</b>: prediction, along its "
         f"inner border. DSC is of the whole case, first seed. {_window(results)} Not chosen by look: "
         f"{_choice('case')}.")
 

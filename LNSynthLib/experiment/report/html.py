@@ -9,27 +9,30 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from ...runtime.page_style import COLORS
+
 MISSING = "<span class=missing>not yet</span>"
 UNDEFINED = "<span class=missing>–</span>"
 
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:1200px;margin:0 auto;padding:0 1rem 4rem;background:#fff;color:#222}
-h1{font-size:1.7rem;margin:1rem 0 .25rem}h2{font-size:1.25rem;margin:2.5rem 0 .5rem;border-bottom:2px solid #222}
+STYLE = COLORS + """
+body{font:15px/1.5 system-ui,sans-serif;max-width:1200px;margin:0 auto;padding:0 1rem 4rem}
+h1{font-size:1.7rem;margin:1rem 0 .25rem}h2{font-size:1.25rem;margin:2.5rem 0 .5rem;border-bottom:2px solid}
 h3{font-size:1.05rem;margin:1.5rem 0 .25rem}p{max-width:75em;margin:.5rem 0}
-.banner{background:#be1e28;color:#fff;font-weight:600;padding:.6rem 1rem;margin:0 -1rem 1rem;text-align:center}
+.banner{font-weight:600;padding:.6rem 1rem;margin:0 -1rem 1rem;text-align:center}
 .banner.low{margin:.25rem 0;padding:.15rem;font-size:12px}
-.note{font-size:13px;color:#555}.missing{color:#888;font-style:italic;white-space:nowrap}
-code{background:#f0f0f0;padding:0 .2em}
+.note{font-size:13px;color:var(--quiet)}.missing{color:var(--quiet);font-style:italic;white-space:nowrap}
+code{background:var(--shade);padding:0 .2em}
 .wide{overflow-x:auto}table{border-collapse:collapse;margin:.5rem 0;font-size:13.5px}
-td,th{padding:.25rem .6rem;text-align:right;vertical-align:top;border-bottom:1px solid #ddd}
-th{border-bottom:1.5px solid #222;vertical-align:bottom}td:first-child,th:first-child{text-align:left}
+td,th{padding:.25rem .6rem;text-align:right;vertical-align:top;border-bottom:1px solid var(--line)}
+th{border-bottom:1.5px solid;vertical-align:bottom}td:first-child,th:first-child{text-align:left}
 table:not(.words) td:first-child{white-space:nowrap}
-tr.group td{background:#f3f3f0;font-weight:600;border-bottom:none;padding-top:.4rem}
+tr.group td{background:var(--shade);font-weight:600;border-bottom:none;padding-top:.4rem}
 table.words td,table.words th{text-align:left}
-.small{display:block;font-size:11px;color:#666;white-space:nowrap}.paper{display:block;font-size:11px;color:#999}
+.small{display:block;font-size:11px;color:var(--quiet);white-space:nowrap}.paper{display:block;font-size:11px;color:var(--quiet)}
 .tiles{display:grid;gap:3px;margin:0 0 .9rem}.tiles figure{margin:0}.tiles img{width:100%;display:block}
 .tiles figcaption{font-size:11px;line-height:1.25;text-align:center;overflow-wrap:anywhere}
-.tiles .blank{background:#f3f3f0;display:flex;align-items:center;justify-content:center;font-size:12px}
+.tiles .blank{background:var(--shade);display:flex;align-items:center;justify-content:center;font-size:12px}
+.truth{border-bottom:3px solid #2b9e50}.guess{border-bottom:3px solid #eb3c32}
 img.chart{max-width:100%;display:block;margin:.5rem 0}
 .key i{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin:0 .3em 0 .9em;vertical-align:-.05em}
 details{margin:.5rem 0;font-size:13px}summary{cursor:pointer;font-weight:600}pre{white-space:pre-wrap;font-size:12px}
@@ -66,7 +69,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str] | str], words: bool 
     for row in rows:
         lines.append(f"<tr class=group><td colspan={len(head)}>{row}</tr>" if isinstance(row, str) else
                      f"<tr>{''.join(f'<td>{cell}' for cell in row)}</tr>")
-    return f"<div class=wide><table{' class=words' if words else ''}>{''.join(lines)}</table></div>"
+    return f"<div class=wide tabindex=0><table{' class=words' if words else ''}>{''.join(lines)}</table></div>"
 
 
 def note(words: str) -> str:
