@@ -34,7 +34,7 @@ from .masks.nodes import NodeMeasure, measure, numbered
 from .masks.plausibility import check_plausible, doubts
 from .masks.read import read_nodes as read_mask
 from .phantom.phantom import Phantom, phantom
-from .review.provenance import description, provenance
+from .review.provenance import Sampled, description, provenance
 from .runtime.devices import pick
 from .runtime.errors import LNSynthError
 from .runtime.events import Callback, ignore
@@ -151,8 +151,9 @@ def insert(ct: Volume, nodes: Volume, generator: LoadedGenerator, anatomy: Volum
     def about(outputs: dict) -> dict:
         volumes = {"ct": ct, "nodes": nodes} | ({"anatomy": anatomy} if anatomy is not None else {})
         return provenance(
-            "removal" if remove else "insertion", generator.facts, labels=generator.model.form.labels,
-            seed=settings.seed, sampler=settings.sampler, steps=settings.steps, device=generator.device,
+            "removal" if remove else "insertion", generator.facts,
+            Sampled(settings.seed, settings.sampler, settings.steps, generator.device),
+            labels=generator.model.form.labels,
             source={role: {"voxels_sha256": voxels_sha256(given)} for role, given in volumes.items()},
             condition={"settings": asdict(settings), "anatomy_version": 2, "patches": made.patches}, outputs=outputs)
 

@@ -24,7 +24,7 @@ from ..masks.nodes import boxes, remove
 from ..masks.read import read_anatomy, telling
 from ..masks.shapes import on_grid
 from ..phantom.phantom import phantom_dataset
-from ..review.provenance import description, prepared_source, provenance
+from ..review.provenance import Sampled, description, prepared_source, provenance
 from ..runtime.devices import pick
 from ..runtime.errors import LNSynthError
 from ..runtime.events import Callback, Progress, ignore
@@ -151,8 +151,8 @@ def _sample(name: str, draft: Draft, model, facts, out: Path, run_seed: int, ste
 
     def about(outputs: dict) -> dict:
         return provenance(
-            "patch", facts, labels=model.form.labels, seed=seed, sampler="dpmpp", steps=steps,
-            device=device, source=prepared_source(draft.case), run={"run_seed": run_seed, "sample": name},
+            "patch", facts, Sampled(seed, "dpmpp", steps, device, {"run_seed": run_seed, "sample": name}),
+            labels=model.form.labels, source=prepared_source(draft.case),
             condition={"start": list(draft.start), "shape": list(hu.shape), "nodes": draft.records},
             outputs=outputs)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,15 +22,27 @@ ANONYMOUS_KEY = "prepared"  # the kind of a pseudonym for a prepared case's key
 PACKAGES = ("torch", "monai", "numpy", "scipy")  # those whose arithmetic is in the result
 
 
-def provenance(what: str, facts: dict, *, labels: str, seed: int, sampler: str, steps: int, source: dict,
-               condition: dict, device: torch.device | str, outputs: dict, run: dict | None = None) -> dict:
+@dataclass(frozen=True)
+class Sampled:
+    """How a volume was sampled.
+
+    run: where the seed is derived from: "run_seed", as the user gave it, and which "sample" of the run this is
+    """
+
+    seed: int
+    sampler: str
+    steps: int
+    device: torch.device | str
+    run: dict = field(default_factory=dict)
+
+
+def provenance(what: str, facts: dict, sampled: Sampled, *, labels: str, source: dict, condition: dict,
+               outputs: dict) -> dict:
     """The content of a sidecar, JSON-ready. It holds no time and no path: the same work gives the same sidecar.
 
     what       "patch", "insertion" or "removal"
     facts      of the generator, as `generators.model_folder.load` returns them
     labels     the generator's label table (`DataForm.labels`)
-    seed, sampler, steps   of the sampling
-    run        where the seed is derived from: "run_seed", as the user gave it, and which "sample" of the run this is
     source     which case or files it was made from, with their SHA-256
     condition  what the generator was conditioned on: patches, labels, how nodes were transformed
     outputs    file name: SHA-256
@@ -40,10 +53,11 @@ def provenance(what: str, facts: dict, *, labels: str, seed: int, sampler: str, 
         "note": f"{WORD}: made by a generative model for research. Not a patient's image.",
         "generator": {name: facts[name] for name in ("kind", "weights_sha256", "settings")} | {
             "labels_sha256": sha256(table_path(labels)), "trained_on": _trained_on(facts)},
-        "sampling": {"seed": seed, "sampler": sampler, "steps": steps, **(run or {})},
+        "sampling": {"seed": sampled.seed, "sampler": sampled.sampler, "steps": sampled.steps, **sampled.run},
         "source": source,
         "condition": condition,
-        "made_on": {"device": device_name(device), "threads": torch.get_num_threads(), "machine": platform.machine()},
+        "made_on": {"device": device_name(sampled.device), "threads": torch.get_num_threads(),
+                    "machine": platform.machine()},
         "versions": {"lnsynth": __version__, "python": platform.python_version()} | {
             name: _version(name) for name in PACKAGES},
         "outputs": outputs,

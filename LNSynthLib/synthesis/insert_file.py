@@ -16,8 +16,8 @@ from ..images.volume import check_target
 from ..masks.nodes import numbered
 from ..masks.plausibility import check_plausible, doubts
 from ..masks.read import read_anatomy, read_nodes, telling
+from ..review.provenance import Sampled, description, provenance, replaced
 from ..review.provenance import anonymous as nameless
-from ..review.provenance import description, provenance, replaced
 from ..runtime.devices import pick
 from ..runtime.events import Callback, Event, ignore
 from ..runtime.files import atomic_path, check_apart, digest, sha256, write_json
@@ -68,8 +68,8 @@ def insert_file(generator: Path, ct: Path, nodes: Path, out: Path, settings: Ins
 
     def about(outputs: dict) -> dict:
         record = provenance(
-            "removal" if remove else "insertion", facts, labels=model.form.labels, seed=settings.seed,
-            sampler=settings.sampler, steps=settings.steps, device=device,
+            "removal" if remove else "insertion", facts,
+            Sampled(settings.seed, settings.sampler, settings.steps, device), labels=model.form.labels,
             source={name: {"file": Path(p).name, "sha256": digest(p)} for name, p in inputs.items()} | known,
             condition={"settings": asdict(settings), "anatomy_version": anatomy_version, "patches": made.patches},
             outputs=outputs)

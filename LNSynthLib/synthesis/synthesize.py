@@ -18,7 +18,7 @@ from ..cases.sides import check_sides, members
 from ..conditions.form import DataForm
 from ..conditions.transforms import VarySettings
 from ..generators import model_folder
-from ..review.provenance import ANONYMOUS_KEY, prepared_source, provenance
+from ..review.provenance import ANONYMOUS_KEY, Sampled, prepared_source, provenance
 from ..review.verdicts import judged
 from ..runtime.devices import pick
 from ..runtime.errors import LNSynthError
@@ -174,9 +174,9 @@ def _write(job: Job, plan: Draft, hu: np.ndarray, model, facts: dict, out: Path,
            device) -> None:
     def about(outputs: dict) -> dict:
         record = provenance(
-            "patch", facts, labels=model.form.labels, seed=job.seed, sampler=settings.sampler, steps=settings.steps,
-            device=device, source=prepared_source(job.case),
-            run={"run_seed": settings.seed, "sample": job.number, "at_once": at_once(model.form)},
+            "patch", facts, Sampled(job.seed, settings.sampler, settings.steps, device, {
+                "run_seed": settings.seed, "sample": job.number, "at_once": at_once(model.form)}),
+            labels=model.form.labels, source=prepared_source(job.case),
             condition={"start": list(plan.start), "shape": list(hu.shape), "nodes": plan.records,
                        "vary": settings.vary and settings.vary.record()},
             outputs=outputs)

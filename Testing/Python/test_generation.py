@@ -24,7 +24,7 @@ from LNSynthLib.evaluation.memorisation import MemorisationSettings
 from LNSynthLib.generators import model_folder
 from LNSynthLib.masks.labels import LabelTable
 from LNSynthLib.masks.nodes import records
-from LNSynthLib.review.provenance import prepared_source, provenance
+from LNSynthLib.review.provenance import Sampled, prepared_source, provenance
 from LNSynthLib.runtime.errors import LNSynthError
 from LNSynthLib.runtime.files import read_json, write_json
 from LNSynthLib.synthesis.patch_draft import Draft
@@ -74,8 +74,8 @@ def make_sample(out, name, case, scaled=None, start=(3, 2, 1), nodes=None):
     draft = Draft(case, FORM, start, anatomy, nodes, [])
 
     def about(outputs):
-        return provenance("patch", FACTS_OF_GENERATOR, labels="abdomen17", seed=1, sampler="dpmpp", steps=2,
-                          source=prepared_source(case), device="cpu", outputs=outputs,
+        return provenance("patch", FACTS_OF_GENERATOR, Sampled(1, "dpmpp", 2, "cpu"), labels="abdomen17",
+                          source=prepared_source(case), outputs=outputs,
                           condition={"start": list(start), "shape": [SIDE] * 3, "nodes": []})
 
     write_sample(out / name, draft, to_hu(scaled, WINDOW), FACTS_OF_GENERATOR, about)

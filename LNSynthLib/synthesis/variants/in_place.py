@@ -18,7 +18,7 @@ from ...images.synthetic import remember_mask
 from ...images.volume import Volume, canonical_view, crop, write
 from ...masks.labels import LabelTable
 from ...masks.nodes import boxes, instances, records
-from ...review.provenance import description, provenance
+from ...review.provenance import Sampled, description, provenance
 from ...runtime.errors import LNSynthError
 from ...runtime.events import Event
 from ...runtime.files import atomic_folder
@@ -140,9 +140,10 @@ class _InPlace:
 
         def about(outputs: dict) -> dict:
             record = provenance(
-                "insertion" if new else "removal", run.facts, labels=run.model.form.labels, seed=variant.seed,
-                sampler=self.settings.sampler, steps=self.settings.steps, device=run.device, source=run.source,
-                run={"run_seed": run.settings.seed, "sample": variant.number}, condition=condition, outputs=outputs)
+                "insertion" if new else "removal", run.facts,
+                Sampled(variant.seed, self.settings.sampler, self.settings.steps, run.device, {
+                    "run_seed": run.settings.seed, "sample": variant.number}),
+                labels=run.model.form.labels, source=run.source, condition=condition, outputs=outputs)
             return {"key": variant.key, "nodes": listed, **record}
 
         self.source.remember(ct, condition["patches"] + (condition["removal"] or {"patches": []})["patches"])

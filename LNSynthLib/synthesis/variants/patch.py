@@ -19,7 +19,7 @@ from ...images.volume import Volume, canonical_view
 from ...masks.body import node_hu
 from ...masks.labels import LabelTable
 from ...masks.nodes import records
-from ...review.provenance import plain_settings, provenance
+from ...review.provenance import Sampled, plain_settings, provenance
 from ...runtime.errors import LNSynthError
 from ...runtime.reproducible import exact
 from ...runtime.temporary import scratch
@@ -103,11 +103,11 @@ def _write(run, variant, job: Job, draft: Draft, hu: np.ndarray, before: np.ndar
 
     def about(outputs: dict) -> dict:
         record = provenance(
-            "patch", run.facts, labels=run.model.form.labels, seed=variant.seed, sampler=run.settings.sampler,
-            steps=run.settings.steps, device=run.device,
+            "patch", run.facts, Sampled(variant.seed, run.settings.sampler, run.settings.steps, run.device, {
+                "run_seed": run.settings.seed, "sample": variant.number, "at_once": at_once(run.model.form)}),
+            labels=run.model.form.labels,
             source={**run.source, "prepared_key": job.case.info["key"],
                     "prepared_settings": plain_settings(job.case.info)},
-            run={"run_seed": run.settings.seed, "sample": variant.number, "at_once": at_once(run.model.form)},
             condition={"mode": "patch", "start": list(draft.start), "shape": list(hu.shape), "nodes": draft.records,
                        "vary": run.settings.vary and run.settings.vary.record()},
             outputs=outputs)
