@@ -88,7 +88,7 @@ def _dataset(folder: Path, ct: Path | None, anatomy: Path | None, seed: int, cal
     check_ct(volume, str(ct))
     home = folder / "ct"
     dataset = Dataset.open_or_create(home)
-    about = {"source": Path(ct).name} | ({"synthetic": said} if (said := synthetic.kind(ct, volume)) else {})
+    about: dict = {"source": Path(ct).name} | ({"synthetic": said} if (said := synthetic.kind(ct, volume)) else {})
     organs = None
     if anatomy is not None:
         organs, about["anatomy_version"] = read_anatomy(anatomy, volume, 2, telling(callback), source=ct)
@@ -98,7 +98,8 @@ def _dataset(folder: Path, ct: Path | None, anatomy: Path | None, seed: int, cal
 
 def _variants(case: PreparedCase, form, seed: int) -> dict[str, Draft]:
     """Four node masks for one patch, by name. Where the case has no nodes, new ones are placed first."""
-    table, anatomy, nodes, records = LabelTable.load(form.labels), case.anatomy(), case.nodes(), []
+    table, anatomy, nodes = LabelTable.load(form.labels), case.anatomy(), case.nodes()
+    records: list[dict] = []
     if not nodes.any():
         nodes, records = add(nodes, anatomy, case.spacing, table, 5, rng(seed, "demo nodes"), ShapePrior.load())
         if not nodes.any():
@@ -131,14 +132,14 @@ def _variants(case: PreparedCase, form, seed: int) -> dict[str, Draft]:
 
 def _richest(nodes: np.ndarray, patch) -> tuple[int, int, int]:
     """First voxel of the patch, centred on one of the nodes, that holds most of all of them."""
-    best = None
+    most, best = -1, (0, 0, 0)
     for box in boxes(nodes).values():
-        start = [int(np.clip((b.start + b.stop - n) // 2, min(0, m - n), max(0, m - n)))
+        i, j, k = [int(np.clip((b.start + b.stop - n) // 2, min(0, m - n), max(0, m - n)))
                  for b, n, m in zip(box, patch, nodes.shape, strict=True)]
-        held = np.count_nonzero(padded(nodes, box_at(start, patch)))
-        if best is None or held > best[0]:
-            best = held, tuple(start)
-    return best[1]
+        held = int(np.count_nonzero(padded(nodes, box_at((i, j, k), patch))))
+        if held > most:
+            most, best = held, (i, j, k)
+    return best
 
 
 def _sample(name: str, draft: Draft, model, facts, out: Path, run_seed: int, steps: int, device,
@@ -169,6 +170,7 @@ def _in_place(dataset: Dataset, case: PreparedCase, form, generator: Path, out: 
     if not records[0]["placed"]:
         raise LNSynthError(f"There was no room for a new node in place ({records[0]['reason']}); try another --seed.")
     path = dataset.checked_path(case.id, "ct")
+    assert path is not None  # every case has a CT
     source, new = read(path), np.where(more == records[0]["id"], 1, 0).astype(np.uint8)
     mask = Volume(on_grid(Volume(new, case.affine), source.affine, source.shape), source.affine)
     folder = out / "in-place"

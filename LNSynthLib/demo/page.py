@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+from typing import Any
 
 import numpy as np
 
@@ -100,7 +101,7 @@ def in_place_picture(placed: dict) -> np.ndarray:
     change = made.astype(np.float32) - real
     rows = []
     for plane in pictures.PLANES:
-        size = {"plane": plane, "index": pictures.widest(mask, plane), "mm_per_pixel": 0.4}
+        size: dict[str, Any] = {"plane": plane, "index": pictures.widest(mask, plane), "mm_per_pixel": 0.4}
         rows.append([pictures.view(real, before.spacing, **size), pictures.view(made, before.spacing, **size),
                      pictures.view(made, before.spacing, nodes=mask, **size),
                      pictures.view(change, before.spacing, window=(-200, 200), **size)])
@@ -117,13 +118,14 @@ def node_numbers(hu: np.ndarray, draft: Draft, reach_mm: float = 4.0) -> list[di
         box, near = shell(draft.nodes, found.id, spacing, 0, reach_mm)
         around = shell(draft.nodes, found.id, spacing, max(spacing), reach_mm)[1] & fat[box]
         node, here = draft.nodes[box] == found.id, hu[box]
-        entry = {"volume_ml": found.volume_ml, "short_axis_mm": found.short_axis_mm, "hu": float(here[node].mean()),
-                 "contrast": None, "dice": None}
+        inside = float(here[node].mean())
+        entry = {"volume_ml": found.volume_ml, "short_axis_mm": found.short_axis_mm, "hu": inside, "contrast": None,
+                 "dice": None}
         if around.sum() >= 20:
             outside = float(here[around].mean())
-            bright = (node | near & fat[box]) & (here > (entry["hu"] + outside) / 2)
+            bright = (node | near & fat[box]) & (here > (inside + outside) / 2)
             overlap = 2 * (bright & node).sum() / (bright.sum() + node.sum())
-            entry |= {"contrast": entry["hu"] - outside, "dice": float(overlap)}
+            entry |= {"contrast": inside - outside, "dice": float(overlap)}
         numbers.append(entry)
     return numbers
 

@@ -78,7 +78,7 @@ def check_output(path: str | Path) -> None:
             raise _unwritten(path, f"{place} is a file and not a folder; choose another place")
         folder = place if place.is_dir() else place.parent
         if not os.access(folder, os.W_OK | os.X_OK):
-            only = os.statvfs(folder).f_flag & os.ST_RDONLY if hasattr(os, "ST_RDONLY") else False
+            only = sys.platform != "win32" and os.statvfs(folder).f_flag & os.ST_RDONLY
             raise _unwritten(path, WHY[errno.EROFS if only else errno.EACCES])
         if shutil.disk_usage(folder).free < LEAST_FREE:
             raise _unwritten(path, FULL)

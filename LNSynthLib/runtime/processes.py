@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -92,7 +93,7 @@ def _work(pipe, function: Callable, parent: int) -> None:
     """What a worker does until nobody has work for it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, _leave)
-    if hasattr(signal, "pthread_sigmask"):
+    if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         end_with_parent(parent)
@@ -116,7 +117,7 @@ def _leave(*_) -> None:
 @contextmanager
 def _interrupts_wait() -> Iterator[None]:
     """Within the block Ctrl-C waits, here and in the processes that are started, until these know what to do."""
-    if not hasattr(signal, "pthread_sigmask"):
+    if sys.platform == "win32":
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})

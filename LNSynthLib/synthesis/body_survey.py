@@ -84,6 +84,7 @@ def patch_labels(hu: np.ndarray, organs: np.ndarray | None, nodes: np.ndarray, g
     lost = (labels == AIR) & (resample_to(inside, grid.affine, grid.shape, order=0).array > 0)
     labels[lost] = BODY
     for label in table.thresholds:
+        assert label.threshold is not None  # that is what they have
         low, high = label.threshold
         labels[lost & (hu >= low) & (hu < high)] = label.id
     return labels

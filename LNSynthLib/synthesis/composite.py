@@ -34,7 +34,7 @@ def grain(native: np.ndarray, known: np.ndarray, shape, window, spacing, rng: np
     unrest = np.sqrt(sum(s * s for s in slopes)) + np.abs(native - np.clip(native, *window)) / 10
     mean = ndimage.uniform_filter(unrest, size)
     whole = tuple(slice(n // 2, m - (n - 1) // 2) for n, m in zip(size, native.shape, strict=True))
-    start = np.unravel_index(int(mean[whole].argmin()), mean[whole].shape)
+    start = [int(i) for i in np.unravel_index(int(mean[whole].argmin()), mean[whole].shape)]
     block = box_at(start, size)
     fine = native[block] - known[block]
     strength = fine.std()

@@ -60,13 +60,15 @@ def draft(case: PreparedCase, form: DataForm, seed: int, settings: VarySettings 
     random = rng(seed, "draft")
     start = random_start(case, form.patch, random, at_node=True)
     beyond = round(BEYOND_MM / form.spacing_mm)
-    wide = tuple(slice(s - beyond, s + n + beyond) for s, n in zip(start, form.patch, strict=True))
-    patch = tuple(slice(beyond, beyond + n) for n in form.patch)
-    anatomy, nodes, records = case.anatomy(wide), case.nodes(wide), []
+    wide = box_at([s - beyond for s in start], [n + 2 * beyond for n in form.patch])
+    patch = box_at([beyond] * 3, form.patch)
+    anatomy, nodes = case.anatomy(wide), case.nodes(wide)
+    records: list[dict] = []
     nodes = np.where(np.isin(nodes, np.unique(nodes[patch])), nodes, 0).astype(nodes.dtype)
     if settings is not None:
         nodes, records = vary(nodes, anatomy, case.spacing, random, settings, LabelTable.load(form.labels))
-    return Draft(case, form, tuple(start), np.ascontiguousarray(anatomy[patch]), np.ascontiguousarray(nodes[patch]),
+    i, j, k = start
+    return Draft(case, form, (i, j, k), np.ascontiguousarray(anatomy[patch]), np.ascontiguousarray(nodes[patch]),
                  records)
 
 

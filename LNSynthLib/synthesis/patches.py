@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..conditions.form import DataForm
-from ..images.boxes import Box, size_mm, union
+from ..images.boxes import Box, box_at, size_mm, union
 
 LEAST_CONTEXT_MM = 12.0  # seen around a node even where the patch must grow beyond what a generator was trained on
 
@@ -71,7 +71,8 @@ def covered(box: Box, affine: np.ndarray, grid: Grid) -> Box:
 
     What `resample_to` brings from the grid to the volume holds data there; elsewhere it fills in a constant.
     """
-    matrix, found = np.linalg.inv(grid.affine) @ affine, []
+    matrix = np.linalg.inv(grid.affine) @ affine
+    found: list[slice] = []
     for a, (side, size) in enumerate(zip(box, grid.shape, strict=True)):
         # A sheared volume's other axes move the index along this one too.
         ends = [sorted((matrix[a, b] * other.start, matrix[a, b] * (other.stop - 1)))
@@ -80,7 +81,8 @@ def covered(box: Box, affine: np.ndarray, grid: Grid) -> Box:
         first = math.ceil((-0.5 - low) / matrix[a, a] - 1e-6)
         last = math.floor((size - 0.5 - high) / matrix[a, a] + 1e-6)
         found.append(slice(max(side.start, first), min(side.stop, last + 1)))
-    return tuple(found)
+    i, j, k = found
+    return i, j, k
 
 
 def patch_grid(affine: np.ndarray, shape, box: Box, spacing_mm: float, patch) -> Grid:
@@ -99,13 +101,14 @@ def patch_grid(affine: np.ndarray, shape, box: Box, spacing_mm: float, patch) ->
 
     low, high = along([(-0.5, n - 0.5) for n in shape])
     first, last = along([(b.start - 0.5, b.stop - 0.5) for b in box])
-    patch = np.array(patch)
-    half = patch * spacing_mm / 2
+    sides = np.array(patch)
+    half = sides * spacing_mm / 2
     centre = np.where(high - low >= 2 * half, np.clip((first + last) / 2, low + half, high - half), (low + high) / 2)
     grid = np.eye(4)
     grid[:3, :3] = directions * spacing_mm
-    grid[:3, 3] = directions @ (centre - (patch - 1) / 2 * spacing_mm)
-    return Grid(grid, tuple(int(n) for n in patch))
+    grid[:3, 3] = directions @ (centre - (sides - 1) / 2 * spacing_mm)
+    i, j, k = sides.tolist()
+    return Grid(grid, (i, j, k))
 
 
 def source_box(grid: Grid, affine: np.ndarray, shape) -> Box | None:
@@ -117,4 +120,4 @@ def source_box(grid: Grid, affine: np.ndarray, shape) -> Box | None:
     reach = 2 + np.ceil(2 * np.maximum(0, np.linalg.norm(matrix[:3, :3], axis=1) - 1))
     start = np.maximum(0, np.floor(index.min(axis=1) - reach)).astype(int)
     stop = np.minimum(shape, np.ceil(index.max(axis=1) + reach + 1)).astype(int)
-    return tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True)) if (start < stop).all() else None
+    return box_at(start.tolist(), (stop - start).tolist()) if (start < stop).all() else None

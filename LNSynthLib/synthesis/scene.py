@@ -124,6 +124,7 @@ class Scene:
         present  the nodes that the patch is to hold, those it holds already among them
         """
         box = source_box(grid, self.ct.affine, self.ct.shape)
+        assert box is not None  # the patch lies around nodes of the CT
         native = self.ct.hu(box)
         padded = Volume(np.maximum(native.array, LOWEST_HU), native.affine)  # padding must not drag its neighbours down
         hu = resample_to(padded, grid.affine, grid.shape, order=1, cval=AIR_HU).array

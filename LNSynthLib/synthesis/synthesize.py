@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -138,7 +138,7 @@ def synthesize(generator: Path, data: list[Path], out: Path, settings: Synthesiz
         raise LNSynthError(f"{out}: {some} were made with other settings or by another version of LNSynth, and people "
                            "have judged them; choose another --out, or move them away first.")
     with exact(settings.threads), Progress("synthesising", len(todo) * settings.steps, callback) as progress:
-        for job, wanted, hu in sampled(todo, model, settings, device, progress):
+        for job, wanted, hu in sampled(todo, model, settings, device, progress.step):
             _write(job, wanted, hu, model, facts, out, settings, device)
             progress.step(0, f"{job.name} done")
     return {"folder": str(out), "made": [job.name for job in todo], "unchanged": unchanged,
@@ -156,16 +156,18 @@ def at_once(form: DataForm) -> int:
 
 
 def sampled(jobs: list[Job], model, settings: SynthesizeSettings, device,
-            progress: Progress) -> Iterator[tuple[Job, Draft, np.ndarray]]:
-    """(job, what was to be made, its CT in whole HU) of each job, in order; a step of progress for each of sampling."""
+            stepped: Callable[[int], None]) -> Iterator[tuple[Job, Draft, np.ndarray]]:
+    """(job, what was to be made, its CT in whole HU) of each job, in order; stepped(n): after each step of
+    sampling, n the samples in it."""
     together = at_once(model.form)
     for first in range(0, len(jobs), together):
         batch = jobs[first:first + together]
+        many = len(batch)
         plans = [draft(job.case, model.form, job.seed, settings.vary) for job in batch]
         filled = [*range(len(batch)), *[len(batch) - 1] * (together - len(batch))]
         scaled = model.sample(torch.cat([plans[i].condition() for i in filled]).to(device),
                               seeds=[batch[i].seed for i in filled], steps=settings.steps, sampler=settings.sampler,
-                              callback=lambda *_, done=batch: progress.step(len(done)))
+                              callback=lambda *_, many=many: stepped(many))
         volumes = to_hu(scaled.float().cpu().numpy()[:, 0], model.form.window)
         yield from zip(batch, plans, volumes, strict=False)
 

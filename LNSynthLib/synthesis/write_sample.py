@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -94,7 +94,7 @@ def compare(real: np.ndarray, before: np.ndarray, hu: np.ndarray, nodes: np.ndar
     """
     colors, rows = {label.id: label.color for label in table.labels if label.id > 1}, []
     for plane in pictures.PLANES:
-        size = {"mm_per_pixel": 0.5, "index": pictures.widest(through, plane), "plane": plane}
+        size: dict[str, Any] = {"mm_per_pixel": 0.5, "index": pictures.widest(through, plane), "plane": plane}
         rows.append([
             pictures.view(real, spacing, nodes=before, **size),
             pictures.view(real, spacing, nodes=nodes, labels=labels, colors=colors, **size),

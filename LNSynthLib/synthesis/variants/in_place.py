@@ -67,7 +67,7 @@ class _InPlace:
         except LNSynthError as error:
             raise LNSynthError(f"{run.files.present or run.files.ct}: {error}") from None
         self.labels = self._labels() if run.settings.vary else None
-        self.removed: tuple[tuple, Volume, list] | None = None  # which, the CT without them, how
+        self.removed: tuple[tuple, Volume, dict] | None = None  # which, the CT without them, how
         self.anatomy_file = None
         if self.anatomy is not None:
             self.anatomy_file = folder / "anatomy.nii.gz"
@@ -76,14 +76,15 @@ class _InPlace:
     def _labels(self) -> np.ndarray:
         """Where nodes may lie: ids of VARY_TABLE in the region of the nodes."""
         table, region = LabelTable.load(VARY_TABLE), self.wanted.region
+        assert self.anatomy is not None  # nodes are varied only with it
         hu, organs = self.canvas.hu(region), crop(self.anatomy, region).array
         labels = patch_labels(hu.array, organs, self.wanted.every(), Grid(hu.affine, hu.shape), self.seen.survey, table)
         return kept_clear(labels, organs, table)
 
     def make(self, variant, report) -> str:
         """Writes the variant's folder; where there is nothing to make, says why instead."""
-        nodes, changes = self.wanted.nodes.array, []
-        if self.run.settings.vary:
+        nodes, changes = self.wanted.nodes.array, list[dict]()
+        if self.run.settings.vary and self.labels is not None:
             nodes, changes = vary(nodes, self.labels, self.canvas.spacing, rng(variant.seed, "vary"),
                                   self.run.settings.vary, LabelTable.load(VARY_TABLE))
         apart = difference(nodes, self.wanted.present.array)
@@ -127,7 +128,8 @@ class _InPlace:
                 scaling=self.source.scaling, seen=self.seen, device=self.run.device,
                 name=str(self.run.files.present), callback=_share(report))
             self.removed = tuple(gone), result.ct, {"seed": seed, "patches": result.patches}
-        return self.removed[1:]
+        _which, ct, how = self.removed
+        return ct, how
 
     def _write(self, variant, ct: Volume, nodes: np.ndarray, new: list[int], apart: Difference,
                condition: dict) -> None:

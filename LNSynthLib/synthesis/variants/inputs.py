@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ...cases.dataset import voxels_sha256
 from ...cases.fingerprint import fingerprint
@@ -62,7 +63,7 @@ class Given:
         where `present` is not. Nodes that are doubted (`masks.plausibility`) are refused too, unless `anyway`.
         """
         ct = open_ct(files.ct)
-        how = {"source": files.ct, "names": files.segments}
+        how: dict[str, Any] = {"source": files.ct, "names": files.segments}
         nodes = read_nodes(files.nodes, ct.stored, tell, **how)
         present = read_nodes(files.present, ct.stored, tell, **how) if files.present is not None else None
         if present is None or not present.array.any():

@@ -37,7 +37,8 @@ def patches(run, todo: list, shares) -> Iterator:
                                       vary=run.settings.vary, threads=0)
         jobs = [Job(variant.folder.name, case, variant.number, variant.seed, variant.key) for variant in todo]
         steps = _Steps(shares, run.settings.steps)
-        for variant, (job, draft, hu) in zip(todo, sampled(jobs, run.model, settings, run.device, steps), strict=True):
+        for variant, (job, draft, hu) in zip(todo, sampled(jobs, run.model, settings, run.device, steps.step),
+                                              strict=True):
             _write(run, variant, job, draft, hu, padded(before, draft.box))
             shares.at(0, f"{variant.folder.name} done")
             yield variant, ""
