@@ -215,7 +215,7 @@ WRITING = {  # of every verb that writes, what it takes to be asked for {out}
     "synthesize": "--data x --out {out}", "insert": "--ct x --nodes x --out {out}",
     "variants": "--ct x --nodes x --out {out}", "review": "export x --as nifti --out {out}",
     "segment": "train --real x --out {out}", "evaluate": "segmentation --predicted x --truth x --out {out}",
-    "experiment": "run --plan smoke --out {out}", "demo": "--out {out}"}
+    "experiment": "run --plan smoke --out {out}", "demo": "--out {out}", "export": "bundle g --out {out}"}
 
 
 @pytest.mark.parametrize("name", [name for name in cli.VERBS if name not in ("doctor", "inspect")])  # which only tell
