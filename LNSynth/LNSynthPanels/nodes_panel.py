@@ -146,6 +146,7 @@ class NodesPanel:
         for i, row in enumerate(rows):
             for column, text in enumerate(row.texts()):
                 item = qt.QTableWidgetItem(text)
+                item.setToolTip(text)  # where the column is too narrow for it
                 if column == 0:
                     item.setData(qt.Qt.DecorationRole, qt.QColor.fromRgbF(*row.color))
                 elif column in (1, 2):

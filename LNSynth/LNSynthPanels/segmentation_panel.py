@@ -28,7 +28,7 @@ class SegmentationPanel(VTKObservationMixin):
         self._timer.setInterval(300)  # a brush stroke is many changes
         self._timer.connect("timeout()", self._compare)
         ui = self.ui
-        labels = [_("Node"), _("Result"), _("DSC"), _("Volume mL"), _("Short axis mm")]
+        labels = [_("Node"), _("Result"), _("DSC"), _("Volume\nmL"), _("Short\naxis mm")]
         ui.comparisonTable.setColumnCount(len(labels))
         ui.comparisonTable.setHorizontalHeaderLabels(labels)
         ui.comparisonTable.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
@@ -136,6 +136,7 @@ class SegmentationPanel(VTKObservationMixin):
                      f"{node.volume_ml:.2f}", f"{node.short_axis_mm:.1f}")
             for column, text in enumerate(texts):
                 cell = qt.QTableWidgetItem(text)
+                cell.setToolTip(text)  # where the column is too narrow for it
                 if column > 1:
                     cell.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
                 table.setItem(row, column, cell)
