@@ -81,7 +81,7 @@ class LNSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self.scene = slicer.mrmlScene
         self.logic = self.parameters = self.jobs = self.files = self.node_editor = self._refresh_timer = None
-        self.panels, self._choices, self._gui_tags = [], [], []
+        self.panels, self._choices, self._gui_tags = {}, [], []  # panels by name, in the order of the form
 
     def setup(self) -> None:
         ScriptedLoadableModuleWidget.setup(self)
@@ -115,10 +115,11 @@ class LNSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._refresh_timer.connect("timeout()", self.refresh)
 
         self.jobs, self.compare = JobsPanel(self), CompareView(self)
-        self.panels = [self.compare]
-        for panel in (SetupPanel, InputPanel, AnatomyPanel, NodesPanel, SynthesisPanel, ReviewPanel, SegmentationPanel,
-                      BatchPanel):
-            self.panels.append(panel(self))
+        self.panels = {"compare": self.compare}
+        for name, panel in (("setup", SetupPanel), ("input", InputPanel), ("anatomy", AnatomyPanel),
+                            ("nodes", NodesPanel), ("synthesis", SynthesisPanel), ("review", ReviewPanel),
+                            ("segmentation", SegmentationPanel), ("batch", BatchPanel)):
+            self.panels[name] = panel(self)
         self.addObserver(self.scene, self.scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(self.scene, self.scene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(self.scene, self.scene.EndImportEvent, self.onSceneEndImport)
@@ -132,9 +133,9 @@ class LNSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Also after a setup that failed: what it did not come to is None."""
         if self.jobs is not None:
             self.jobs.close()
-        for panel in self.panels:
+        for panel in self.panels.values():
             panel.close()
-        self.panels = []
+        self.panels = {}
         self.use_parameters(None)
         self.removeObservers()
         if self._refresh_timer is not None:
@@ -162,13 +163,13 @@ class LNSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         else:
             self.refresh()  # each wrapper that was connected leaves observers behind, up to Slicer 5.10
         self.node_editor.enter()
-        for panel in self.panels:
+        for panel in self.panels.values():
             if hasattr(panel, "enter"):
                 panel.enter()
 
     def exit(self) -> None:
         self.node_editor.exit()
-        for panel in self.panels:
+        for panel in self.panels.values():
             if hasattr(panel, "exit"):
                 panel.exit()
 
@@ -218,7 +219,7 @@ class LNSynthWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                     combo.setCurrentIndex(index)
             if self.parent.isEntered:  # else the Segment Editor may be at work, with the same editor node
                 self.node_editor.show(parameters.nodes, parameters.ct)
-        for panel in self.panels:
+        for panel in self.panels.values():
             panel.refresh()
 
     def refresh_soon(self, caller=None, event=None) -> None:

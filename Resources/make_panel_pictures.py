@@ -48,7 +48,7 @@ def setup(stage):
     missing = ("torch", "nibabel", "safetensors", "TotalSegmentator", "nnunetv2")
     here = environment.inspect(version_of=lambda name: "" if name in missing else environment.installed_version(name))
     former, environment.current = environment.current, lambda: here
-    next(panel for panel in stage.host.panels if type(panel).__name__ == "SetupPanel").refresh()
+    stage.host.panels["setup"].refresh()
     environment.current = former
 
 

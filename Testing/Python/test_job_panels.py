@@ -286,7 +286,7 @@ def test_what_is_installed_alone_never_brings_its_dependencies(stage, monkeypatc
     monkeypatch.setattr(stage.host.jobs, "run", lambda title, make, **told: steps.extend(
         step.arguments for item in make(environment=None, on_event=None, on_log=None, on_end=None).items
         for step in item.steps), raising=False)
-    panel = next(one for one in stage.host.panels if type(one) is setup_panel.SetupPanel)
+    panel = stage.host.panels["setup"]
     plan = environment.Plan("", ("scipy>=1.15",), ("TotalSegmentator>=2.4",), ("numpy==2.0",), ("fury",), 1)
     panel._install_packages(plan)
     assert asked == ([(["scipy>=1.15"], ["fury"])] if packaging else [])

@@ -93,7 +93,7 @@ def test_a_module_that_is_reloaded_while_it_is_open_is_entered(stage):
     host = LNSynthWidget(types.SimpleNamespace(isEntered=True))  # Slicer reloads without leaving and entering
     host.setup()
     try:
-        assert all(panel._entered for panel in host.panels if hasattr(panel, "_entered"))
+        assert all(panel._entered for panel in host.panels.values() if hasattr(panel, "_entered"))
     finally:
         host.exit()
         host.cleanup()

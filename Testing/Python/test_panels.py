@@ -33,7 +33,7 @@ def stage(scene, tmp_path):
 @pytest.mark.parametrize("state", STATES)
 def test_every_state_of_a_scene_is_shown_and_says_what_is_missing(stage, state):
     stage.put(state)
-    for panel in stage.host.panels:
+    for panel in stage.host.panels.values():
         panel.refresh()
     closed = {name: button.toolTip for name, button in stage.buttons().items() if not button.enabled}
     assert all(closed.values()), closed
@@ -86,7 +86,7 @@ def test_what_is_drawn_is_known_to_the_other_panels(stage):
     from LNSynthLogic import segments
 
     stage.put("all")
-    p, panel = stage.host.parameters, stage.host.panels[5]
+    p, panel = stage.host.parameters, stage.host.panels["synthesis"]
     first = segments.node_ids(p.nodes)[0]
     start, mask = segments.node_crop(p.nodes, first, p.ct)
     written, sizes = panel._export_anatomy(), list(panel._node_sizes())
@@ -116,7 +116,7 @@ def test_nothing_of_a_move_by_hand_stays_when_the_module_is_left(stage):
     stage.ui.nodesTable.selectRow(0)
     count = stage.scene.GetNumberOfNodes()
     stage.press("moveButton")
-    session = stage.host.panels[4].session
+    session = stage.host.panels["nodes"].session
     display = session.segmentation.GetDisplayNode()
     assert stage.scene.GetNumberOfNodes() > count and not display.GetSegmentVisibility(session.segment_id)
     stage.host.exit()
@@ -242,7 +242,7 @@ def test_segmentations_are_compared_only_where_somebody_sees_it(stage, monkeypat
 
 def test_an_edit_of_nodes_that_the_editor_does_not_show_is_no_step_of_its_history(stage):
     stage.put("all")
-    p, editor, panel = stage.host.parameters, stage.host.editor, stage.host.panels[4]
+    p, editor, panel = stage.host.parameters, stage.host.editor, stage.host.panels["nodes"]
     nodes = p.nodes
     p.nodes = mrml.add_nodes(stage.scene, p.ct, name="others")
     stage.settle()
@@ -266,7 +266,7 @@ def test_the_phantom_is_shown_alone_and_not_as_one_of_two_that_are_compared(stag
     monkeypatch.setattr(slicer.util, "setSliceViewerLayers",
                         lambda **layers: shown.append((layers["background"], compare_layout.is_open(stage.scene))))
     compare_layout.open_layout(stage.scene)
-    stage.host.panels[2]._show_phantom(None)
+    stage.host.panels["input"]._show_phantom(None)
     assert shown == [(p.ct, False)]
 
 
@@ -277,7 +277,7 @@ def test_a_path_that_is_typed_is_opened_once(stage, tmp_path, monkeypatch):
     opened, queue = [], review_queue.ReviewQueue
     monkeypatch.setattr(review_queue, "ReviewQueue", lambda folder, who: opened.append(folder) or queue(folder, who))
     ui, path = stage.ui, str(tmp_path / "samples")
-    stage.host.panels[6]._open_timer.setInterval(1500)  # whatever else the machine does meanwhile
+    stage.host.panels["review"]._open_timer.setInterval(1500)  # whatever else the machine does meanwhile
     for end in range(len(str(tmp_path)), len(path) + 1):
         ui.reviewFolderPath.currentPath = path[:end]
         stage.settle(0.06)

@@ -339,7 +339,7 @@ def test_no_key_is_one_of_slicers(stage, monkeypatch):
 
 def test_keys_judge_while_the_section_is_open(stage, monkeypatch):
     """The panel's own keys, asked for as the section is opened and closed and the module is left."""
-    panel = next(panel for panel in stage.host.panels if type(panel).__name__ == "ReviewPanel")
+    panel = stage.host.panels["review"]
     wanted = []
     monkeypatch.setattr(panel._keys, "use", wanted.append)
     stage.ui.reviewSection.setProperty("collapsed", True)
