@@ -35,10 +35,10 @@ def scene_with_everything(stage):
     p.ct = mrml.add_ct(stage.scene, name="LNSynthPhantom")
     p.nodes = mrml.add_nodes(stage.scene, p.ct, name="LNSynthPhantom nodes")
     p.anatomy = mrml.add_anatomy(stage.scene, p.ct, name="LNSynthPhantom organs")
-    stage.settle(1.0)
+    stage.settle()
     stage.ui.nodesTable.selectRow(1)
     stage.press("affineButton")
-    stage.settle(1.0)
+    stage.settle()
 
 
 def setup(stage):
@@ -84,7 +84,7 @@ def review(stage):
             queue.look()
             queue.decide(verdict, note)
     stage.host.parameters.reviewer = "reader 1"
-    stage.typed()
+    stage.settle()
     stage.ui.reviewTable.selectRow(4)
     stage.until(lambda: stage.ui.acceptButton.enabled)
 
@@ -101,7 +101,7 @@ def segmentation(stage):
     (PLACE / "segmenter").mkdir(exist_ok=True)
     for name in ("plans.json", "dataset.json"):
         (PLACE / "segmenter" / name).write_text("{}")
-    stage.settle(1.0)
+    stage.settle()
 
 
 def batch(stage):

@@ -1,37 +1,28 @@
 """The panels that start jobs, in the module itself (see slicer_app.py), with real child processes."""
 
 import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 pytest.importorskip("PySide6.QtWidgets", reason="PySide6 (Qt) is not installed")
 
 import mrml
 import numpy as np
-import pythonqt
-import slicer_app
 from slices import SliceViews
-from stage import Stage as Module
+from stage import Stage, on_stage
+from waiting import runs
 
 STUBBORN = ("import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
-            "print('{\"stage\": \"work\", \"done\": 2, \"total\": 5, \"eta_s\": 40}', flush=True); time.sleep(60)")
+            "print('{\"stage\": \"work\", \"done\": 2, \"total\": 5, \"eta_s\": 40}', flush=True); time.sleep(600)")
 
 
-class Stage(Module):
+class Running(Stage):
     """The module with jobs that run."""
 
     def __init__(self, scene, app, talk):
         super().__init__(scene, app, talk)
         del self.host.jobs.start  # which keeps the commands and runs none
-
-    def wait(self, ready, seconds=60):
-        end = time.monotonic() + seconds
-        while not ready():
-            assert time.monotonic() < end, (self.ui.jobLabel.text, self.ui.jobLog.toPlainText()[-2000:])
-            self.settle(0.05)
 
     def python(self, code, **told):
         return self.host.jobs.start("Work", [sys.executable, "-c", code], **told)
@@ -40,34 +31,23 @@ class Stage(Module):
 @pytest.fixture
 def stage(scene, tmp_path):
     views = SliceViews(scene)  # the layout, which the application always has
-    with slicer_app.running(scene, tmp_path) as (app, talk):
-        stage = Stage(scene, app, talk)
+    with on_stage(scene, tmp_path, Running) as stage:
         yield stage
-        stage.close()
-        del views
-        assert not talk.faults, "\n".join(talk.faults)
-        assert pythonqt.invented(stage.host.panel) == []
-
-
-def runs(pid):
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    del views
 
 
 def test_progress_time_left_log_and_cancel(stage):
     ui = stage.ui
     assert not ui.cancelButton.enabled and "No job" in ui.jobLabel.text
     job = stage.python(STUBBORN)
-    stage.wait(lambda: "2/5" in ui.jobLabel.text)
+    stage.until(lambda: "2/5" in ui.jobLabel.text)
     assert ui.jobLabel.text == "Work: work 2/5, 40 s left"
     assert (ui.jobProgress.minimum, ui.jobProgress.maximum, ui.jobProgress.value) == (0, 5, 2)
     assert ui.cancelButton.enabled and stage.host.jobs.busy
     ui.cancelButton.click()
     assert "stopping" in ui.jobLabel.text
     ui.cancelButton.click()  # it does not listen: the second click kills it
-    stage.wait(lambda: not stage.host.jobs.busy, 5)
+    stage.until(lambda: not stage.host.jobs.busy)
     assert not runs(job.pid) and "cancelled" in ui.jobLabel.text and not ui.cancelButton.enabled
     assert not stage.talk.errors
 
@@ -76,7 +56,7 @@ def test_a_failure_is_shown_with_its_reason_and_what_was_to_be_cleaned_is(stage)
     cleaned, ended = [], []
     stage.python("import sys; print('about to fail', file=sys.stderr); raise OSError('no room on the disk')",
                  cleanup=lambda: cleaned.append(1), on_end=ended.append)
-    stage.wait(lambda: not stage.host.jobs.busy)
+    stage.until(lambda: not stage.host.jobs.busy)
     error, = stage.talk.errors
     assert "Work: failed" in error and "no room on the disk" in error and cleaned == [1] and len(ended) == 1
     assert "about to fail" in stage.ui.jobLog.toPlainText()
@@ -85,7 +65,7 @@ def test_a_failure_is_shown_with_its_reason_and_what_was_to_be_cleaned_is(stage)
 def test_one_job_at_a_time_and_the_others_say_why(stage):
     stage.put("all")
     cleaned = []
-    stage.python("import time; time.sleep(60)")
+    stage.python("import time; time.sleep(600)")
     assert "Work is running" in stage.host.jobs.reason
     for name in ("generateButton", "batchButton", "anatomyButton"):
         button = getattr(stage.ui, name)
@@ -106,7 +86,7 @@ def test_an_error_in_a_callback_is_told_and_stops_nothing(stage):
         raise ValueError(f"cannot show {result}")
     stage.python("import json\nfor i in range(3): print(json.dumps({'stage': 'sample', 'result': i}))",
                  on_sample=on_sample)
-    stage.wait(lambda: not stage.host.jobs.busy)
+    stage.until(lambda: not stage.host.jobs.busy)
     assert seen == [0, 1, 2] and len(stage.talk.errors) == 3 and "cannot show 2" in stage.talk.errors[2]
 
 
@@ -119,20 +99,21 @@ def test_a_dialog_over_a_result_neither_mixes_nor_doubles_what_follows(stage, ki
 
     def dialog(result):
         begun.append(result["i"])
-        stage.settle(0.6)  # the event loop of a dialog: the timer goes on
+        stage.until(lambda: not runs(job.pid))  # the event loop of a dialog ...
+        stage.host.jobs._poll()  # ... in which the timer goes on
         if killed:
             stage.host.jobs.kill()
         seen.append(result["i"])
 
-    stage.python(code, on_sample=dialog, on_end=ended.append)
-    stage.wait(lambda: not stage.host.jobs.busy and seen)
-    stage.settle(0.3)
+    job = stage.python(code, on_sample=dialog, on_end=ended.append)
+    stage.until(lambda: not stage.host.jobs.busy and seen)
+    stage.settle()
     assert begun == seen == ([0] if killed else [0, 1, 2]) and len(ended) == 1
     assert not stage.talk.errors
 
 
 def test_nothing_runs_on_when_the_application_quits(stage):
-    job = stage.python("import time; time.sleep(60)")
+    job = stage.python("import time; time.sleep(600)")
     folder = job.folder
     stage.app.send("aboutToQuit()")
     assert not runs(job.pid) and not folder.exists() and not stage.host.jobs.busy
@@ -145,7 +126,7 @@ def test_the_main_window_asks_before_it_closes(stage, answer):
     from PySide6.QtGui import QCloseEvent
     watch = _Closing(stage.host.jobs)
     assert not watch.eventFilter(None, QCloseEvent()) and not stage.talk.questions  # no job
-    job = stage.python("import time; time.sleep(60)")
+    job = stage.python("import time; time.sleep(600)")
     assert not watch.eventFilter(None, QEvent(QEvent.Type.Move)) and not stage.talk.questions
     stage.talk.answer, event = answer, QCloseEvent()
     assert watch.eventFilter(None, event) is not answer
@@ -170,12 +151,12 @@ def test_samples_arrive_while_the_window_stays_usable(stage, tmp_path):
     p.samplesFolder, p.steps, p.variants, p.seed, p.vary = str(tmp_path / "samples"), 2, 2, 1, True
     stage.settle()
     assert "guess" in ui.estimateLabel.text
-    stage.press("generateButton")
+    ui.generateButton.click()
     assert ui.generateButton.text == "Cancel" and stage.host.jobs.busy
-    stage.wait(lambda: p.synthetic is not None, 100)
+    stage.until(lambda: p.synthetic is not None, 100)
     first = p.synthetic
     assert synthetic.is_synthetic(first) and first.GetName().startswith("SYNTHETIC ")
-    stage.wait(lambda: not stage.host.jobs.busy and p.synthetic is not first, 100)
+    stage.until(lambda: not stage.host.jobs.busy and p.synthetic is not first, 100)
     stage.settle()
     assert compare_layout.is_open(stage.scene)
     assert ui.generateButton.text != "Cancel" and ui.synthesisStatus.text.startswith("Samples made: 2;")
@@ -186,7 +167,7 @@ def test_samples_arrive_while_the_window_stays_usable(stage, tmp_path):
             == p.ct.GetImageData().GetDimensions())
     there = stage.scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")
     stage.press("generateButton")  # the same once more: what is in the scene is shown again, not loaded again
-    stage.wait(lambda: not stage.host.jobs.busy, 100)
+    stage.until(lambda: not stage.host.jobs.busy, 100)
     stage.settle()
     assert ui.synthesisStatus.text.startswith("Samples made: 0; there already: 2;")
     assert stage.scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == there
@@ -206,7 +187,7 @@ def test_an_error_names_the_node_as_the_table_does(stage, tmp_path):
     segments.add_node(p.nodes, ct, (0, 0, shape[2] // 2), np.ones((3, 3, 3), bool), name="In the air")
     stage.settle()
     stage.press("generateButton")
-    stage.wait(lambda: not stage.host.jobs.busy)
+    stage.until(lambda: not stage.host.jobs.busy)
     error, = stage.talk.errors
     assert "of In the air lies in the body" in error and f"{p.nodes.GetName()}: " in error, error
     assert ".nii" not in error
@@ -220,10 +201,10 @@ def test_generate_is_cancel_while_it_runs(stage, tmp_path):
     p.steps = 290
     stage.press("generateButton")
     assert Path(p.samplesFolder) == tmp_path / "LNSynth" / "CT"  # of the person's documents
-    stage.wait(lambda: "synthesising" in stage.ui.jobLabel.text and stage.ui.jobProgress.value > 0)
+    stage.until(lambda: "synthesising" in stage.ui.jobLabel.text and stage.ui.jobProgress.value > 0)
     pid = stage.host.jobs._runner.pid
     stage.press("generateButton")
-    stage.wait(lambda: not stage.host.jobs.busy, 20)
+    stage.until(lambda: not stage.host.jobs.busy)
     assert "cancelled" in stage.ui.jobLabel.text and not stage.talk.errors and not runs(pid)
     folder = Path(p.samplesFolder)
     assert not list(folder.glob("*"))
@@ -259,9 +240,9 @@ def test_a_batch_and_its_summary(stage, tmp_path):
     assert not ui.batchButton.enabled
     p.batchInput, p.batchOutput, p.batchWork = str(cts), str(out), "anatomy"
     stage.settle()
-    stage.press("batchButton")
+    ui.batchButton.click()
     assert ui.batchButton.text == "Cancel"
-    stage.wait(lambda: not stage.host.jobs.busy)
+    stage.until(lambda: not stage.host.jobs.busy)
     assert ui.batchStatus.text.startswith("1 done, 1 failed.") and "b.nii.gz" in ui.batchStatus.text
     assert (out / "a" / "anatomy.nii.gz").exists() and (out / "batch.csv").exists()
 

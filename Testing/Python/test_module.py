@@ -7,20 +7,15 @@ import pytest
 pytest.importorskip("PySide6.QtWidgets", reason="PySide6 (Qt) is not installed")
 
 import mrml
-import pythonqt
 import slicer
 import slicer_app
-from stage import Stage
+from stage import on_stage
 
 
 @pytest.fixture
 def stage(scene, tmp_path):
-    with slicer_app.running(scene, tmp_path) as (app, talk):
-        stage = Stage(scene, app, talk)
+    with on_stage(scene, tmp_path) as stage:
         yield stage
-        stage.close()
-        assert not talk.faults, "\n".join(talk.faults)
-        assert pythonqt.invented(stage.host.panel) == []
 
 
 def test_a_scene_is_closed_and_another_opened(stage):

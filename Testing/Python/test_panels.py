@@ -8,11 +8,9 @@ import pytest
 pytest.importorskip("PySide6.QtWidgets", reason="PySide6 (Qt) is not installed")
 
 import mrml
-import pythonqt
 import slicer
-import slicer_app
 from slices import SliceViews
-from stage import Stage
+from stage import on_stage
 from test_scene_samples import make_sample
 
 STATES = "empty", "ct", "nodes", "all"
@@ -22,12 +20,8 @@ ASKS = {"installButton", "exportButton", "segExportButton", "compareButton", "fl
 
 @pytest.fixture
 def stage(scene, tmp_path):
-    with slicer_app.running(scene, tmp_path) as (app, talk):
-        stage = Stage(scene, app, talk)
+    with on_stage(scene, tmp_path) as stage:
         yield stage
-        stage.close()
-        assert not talk.faults, "\n".join(talk.faults)
-        assert pythonqt.invented(stage.host.panel) == []
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -98,7 +92,7 @@ def test_what_is_drawn_is_known_to_the_other_panels(stage):
     stage.settle()
     assert not stage.ui.generateButton.enabled
     segments.add_node(p.nodes, p.ct, start, mask)
-    stage.settle(0.6)
+    stage.settle()
     assert stage.ui.generateButton.enabled, stage.ui.generateButton.toolTip
 
 
@@ -182,7 +176,7 @@ def test_samples_are_reviewed_by_button_and_the_verdicts_are_on_the_disk(stage, 
     ui = stage.ui
     ui.reviewFolderPath.currentPath = str(tmp_path / "samples")
     ui.reviewerLineEdit.text = "anna"
-    stage.typed()
+    stage.settle()
     assert ui.reviewTable.rowCount == 2 and not ui.acceptButton.enabled and "(N)" in ui.acceptButton.toolTip
     stage.press("nextButton")
     stage.until(lambda: ui.acceptButton.enabled)
@@ -201,7 +195,7 @@ def test_segmentations_are_compared_node_by_node(stage):
     found[found == 4] = 0
     stage.ui.segmentationSection.collapsed = False
     p.reference, p.prediction = p.nodes, mrml.add_nodes(stage.scene, p.ct, found, name="found")
-    stage.settle(0.6)
+    stage.settle()
     table = stage.ui.comparisonTable
     assert sorted(table.item(row, 1).text() for row in range(table.rowCount)) == ["found"] * 4 + ["missed"]
     table.selectRow(0)
@@ -216,27 +210,27 @@ def test_segmentations_are_compared_only_where_somebody_sees_it(stage, monkeypat
     p, section = stage.host.parameters, stage.ui.segmentationSection
     p.reference, p.prediction = p.nodes, mrml.add_nodes(stage.scene, p.ct, name="found")
     section.collapsed = True
-    stage.settle(0.6)
+    stage.settle()
     assert not compared
     section.collapsed = False
     assert len(compared) == 1
     first = segments.node_ids(p.prediction)[0]
     section.collapsed = True
     segments.remove_node(p.prediction, first)
-    stage.settle(0.6)
+    stage.settle()
     assert len(compared) == 1
     section.collapsed = False
     assert len(compared) == 2 and "missed" in [stage.ui.comparisonTable.item(row, 1).text() for row in range(5)]
     stage.host.exit()
     segments.remove_node(p.prediction, segments.node_ids(p.prediction)[0])
-    stage.settle(0.6)
+    stage.settle()
     assert len(compared) == 2
     stage.host.enter()
     assert len(compared) == 3
-    stage.settle(0.6)
+    stage.settle()
     assert len(compared) == 3
     segments.remove_node(p.prediction, segments.node_ids(p.prediction)[0])
-    stage.settle(0.6)
+    stage.settle()
     assert len(compared) == 4
 
 
@@ -277,12 +271,14 @@ def test_a_path_that_is_typed_is_opened_once(stage, tmp_path, monkeypatch):
     opened, queue = [], review_queue.ReviewQueue
     monkeypatch.setattr(review_queue, "ReviewQueue", lambda folder, who: opened.append(folder) or queue(folder, who))
     ui, path = stage.ui, str(tmp_path / "samples")
-    stage.host.panels["review"]._open_timer.setInterval(1500)  # whatever else the machine does meanwhile
+    timer = stage.host.panels["review"]._open_timer
+    timer.setInterval(3600_000)  # whatever else the machine does meanwhile
     for end in range(len(str(tmp_path)), len(path) + 1):
         ui.reviewFolderPath.currentPath = path[:end]
-        stage.settle(0.06)
+        stage.until(lambda: not stage.host._refresh_timer.active)
     assert not opened and not ui.nextButton.enabled and ui.nextButton.toolTip
-    stage.typed()
+    timer.setInterval(0)
+    stage.settle()
     assert [str(folder) for folder in opened] == [path] and ui.nextButton.enabled and ui.reviewTable.rowCount == 1
 
 
@@ -290,7 +286,7 @@ def test_a_path_that_is_typed_is_opened_once(stage, tmp_path, monkeypatch):
 def test_the_sample_phantom_comes_from_a_real_child_process(stage):
     del stage.host.jobs.start
     stage.press("samplePhantomButton")
-    stage.until(lambda: not stage.host.jobs.busy, 100)
+    stage.until(lambda: not stage.host.jobs.busy)
     stage.settle()
     p = stage.host.parameters
     assert not stage.host.jobs.busy and not stage.talk.errors, stage.talk.errors

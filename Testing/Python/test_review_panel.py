@@ -1,7 +1,6 @@
 """Panels of review, comparison and segmentation over the real form and a real scene: what people do, step by step."""
 
 import argparse
-import time
 
 import pytest
 
@@ -9,12 +8,10 @@ pytest.importorskip("PySide6.QtWidgets", reason="PySide6 (Qt) is not installed")
 
 import mrml
 import numpy as np
-import pythonqt
 import slicer
-import slicer_app
 from LNSynthLogic import compare_layout, nodes_in_ct, samples, segments
 from slices import SliceViews
-from stage import Stage
+from stage import on_stage
 from test_scene_samples import make_sample
 
 from LNSynthLib.images.volume import Volume, write
@@ -25,13 +22,9 @@ from LNSynthLib.review import verdicts
 def stage(scene, tmp_path):
     """The module with the phantom as its CT, a layout as Slicer has it, and a folder of three samples made from it."""
     views = SliceViews(scene)  # the layout node, and the views that it asks for
-    with slicer_app.running(scene, tmp_path) as (app, talk):
-        stage = Stage(scene, app, talk)
+    with on_stage(scene, tmp_path) as stage:
         stage.views = views
         yield prepared(stage, tmp_path)
-        stage.close()
-        assert not talk.faults, "\n".join(talk.faults)
-        assert pythonqt.invented(stage.host.panel) == []
 
 
 def prepared(stage, tmp_path):
@@ -42,7 +35,7 @@ def prepared(stage, tmp_path):
     stage.ui.reviewSection.setProperty("collapsed", False)
     stage.host.parameters.samplesFolder = str(stage.folder)
     stage.host.parameters.reviewer = "anna"
-    stage.typed()
+    stage.settle()
     return stage
 
 
@@ -66,10 +59,8 @@ def shown(stage):
 
 
 def wait_for(stage, name):
-    end = time.monotonic() + 30
-    while stage.host.panels and shown(stage) != name and time.monotonic() < end:
-        stage.settle(0.05)
-    stage.settle(0.1)
+    """A sample is read beside the window, then shown."""
+    stage.settle()
     assert shown(stage) == name and not stage.talk.errors, (stage.ui.reviewStatus.text, stage.talk.errors)
 
 
@@ -128,9 +119,8 @@ def test_nodes_that_were_corrected_stay_in_the_scene(stage):
     mask = samples.nodes_of(volume)
     segments.remove_node(mask, segments.node_ids(mask)[0])
     stage.press("acceptButton")
-    end = time.monotonic() + 30
-    while stage.host.parameters.synthetic is volume and time.monotonic() < end:
-        stage.settle(0.05)
+    stage.settle()
+    assert stage.host.parameters.synthetic is not volume
     assert volume.GetScene() is stage.scene and mask.GetScene() is stage.scene
     assert "s-1 were changed here" in stage.ui.reviewStatus.text
 
@@ -138,10 +128,9 @@ def test_nodes_that_were_corrected_stay_in_the_scene(stage):
 def test_samples_that_stream_in_come_and_damaged_ones_are_named(stage):
     put_sample(stage.folder / "s-4", 4)
     (put_sample(stage.folder / "s-5", 5) / "ct.nii.gz").write_bytes(b"broken")
-    stage.settle(2.5)
-    assert [row[0] for row in rows(stage)] == [f"s-{n}" for n in (1, 2, 3, 4, 5)]
+    stage.until(lambda: [row[0] for row in rows(stage)] == [f"s-{n}" for n in (1, 2, 3, 4, 5)])
     stage.ui.reviewTable.selectRow(4)
-    stage.settle(0.5)
+    stage.settle()
     assert "not the one that provenance.json" in stage.ui.reviewStatus.text and not stage.ui.acceptButton.enabled
     stage.press("previousButton")
     wait_for(stage, "s-4")
@@ -156,7 +145,7 @@ def test_a_verdict_that_cannot_be_saved_is_said_loudly(stage, monkeypatch):
     assert len(stage.talk.errors) == 1 and "review.csv" in stage.talk.errors[0]
     stage.talk.errors.clear()
     (stage.folder / "review.csv").rmdir()
-    stage.settle(2.5)
+    stage.host.panels["review"]._look_again()
     stage.press("acceptButton")
     assert [d.sample for d in verdicts.history(stage.folder)] == ["s-1"]
 
@@ -168,17 +157,17 @@ def test_another_folder_another_reviewer_another_scene(stage, tmp_path):
     stage.press("acceptButton")
     wait_for(stage, "s-2")
     p.reviewer = ""
-    stage.typed()
+    stage.settle()
     assert "name" in stage.ui.acceptButton.toolTip and not stage.ui.acceptButton.enabled
     p.reviewer = "bob"
-    stage.typed()
+    stage.settle()
     assert rows(stage)[0] == ("s-1", "", "", "anna (accepted)")
     assert stage.ui.acceptButton.enabled and stage.ui.reviewProgress.value == 0
     p.samplesFolder = str(tmp_path / "nowhere")
-    stage.typed()
+    stage.settle()
     assert rows(stage) == [] and "no such folder" in stage.ui.reviewStatus.text
     p.samplesFolder = str(stage.folder)
-    stage.typed()
+    stage.settle()
     assert len(rows(stage)) == 3
     stage.scene.Clear(0)
     stage.settle()
@@ -256,7 +245,7 @@ def test_a_segmentation_is_compared_and_followed(stage):
     table = ui.comparisonTable
     assert table.rowCount == 5 and table.item(0, 1).text() == "found" and table.item(0, 2).text() == "1.00"
     segments.remove_node(p.prediction, segments.node_ids(p.prediction)[0])
-    stage.settle(0.6)
+    stage.settle()
     assert table.item(0, 1).text() == "missed" and "4 of 5" in ui.comparisonLabel.text
     table.selectRow(2)
     middle = compare_layout.center_of(p.reference, segments.node_ids(p.reference)[2], p.ct)
@@ -308,9 +297,9 @@ def test_keys_work_in_the_whole_window_but_take_none_from_slicer(stage, monkeypa
     def press(widget, key) -> list:
         pressed.clear()
         widget.setFocus()
-        stage.settle(0.05)
+        stage.settle()
         QtTest.QTest.keyClick(widget, key)
-        stage.settle(0.05)
+        stage.settle()
         return list(pressed)
 
     assert press(view, QtCore.Qt.Key_A) == []
@@ -351,5 +340,5 @@ def test_keys_judge_while_the_section_is_open(stage, monkeypatch):
     stage.host.enter()
     assert wanted[-1] is True
     stage.host.parameters.samplesFolder = ""
-    stage.typed()
+    stage.settle()
     assert wanted[-1] is False
