@@ -202,12 +202,11 @@ def test_killed_at_any_moment_every_decision_that_was_told_is_there(folder):
         assert saved == [f"{name} {n}" for n in range(len(saved))] and count <= len(saved) <= count + 1
 
 
-def test_a_lock_that_never_comes_free_is_told(folder, monkeypatch):
-    monkeypatch.setattr(module, "LOCK_S", 0.1)
+def test_a_lock_that_never_comes_free_is_told(folder):
     with open(folder / ".review.csv.lock", "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(LNSynthError, match="cannot be saved .*close the file in other programs"):
-            record(folder, "a-2", "accept", "", "anna")
+            record(folder, "a-2", "accept", "", "anna", wait_s=0.1)
     record(folder, "a-2", "accept", "", "anna")
 
 
