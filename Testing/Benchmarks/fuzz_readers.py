@@ -2,9 +2,9 @@
 
     nice -n 10 python Testing/Benchmarks/fuzz_readers.py [--inputs 1000] [--seed 0] [--only KIND ...] [--keep FOLDER]
 
-An input is a whole file or folder (fuzz_images.py, fuzz_records.py) with one change (fuzz_damages.py): bytes flipped,
-cut off, moved; numbers in headers 0, -1, NaN or huge; fields gone or of another type; names that lead out of the
-folder; links. Outcomes, by kind of file:
+An input is a whole file or folder (fuzz/fuzz_images.py, fuzz_records.py) with one change (fuzz_damages.py): bytes
+flipped, cut off, moved; numbers in headers 0, -1, NaN or huge; fields gone or of another type; names that lead out of
+the folder; links. Outcomes, by kind of file:
 
     clean         refused: an LNSynthError of one line that names the file
     right         read, with the content of the whole input
@@ -33,6 +33,8 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+
+sys.path.append(str(Path(__file__).resolve().parent / "fuzz"))  # the kinds of input, and what is done to them
 
 OUTCOMES = ("clean", "right", "undetectable", "WRONG")
 SECONDS, BYTES = 10.0, 2_000_000_000

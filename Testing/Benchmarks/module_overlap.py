@@ -1,6 +1,6 @@
 """How long the edits of one node take in Slicer's own process, on a CT of full resolution (needs slicer-core).
 
-    PYTHONPATH=LNSynth:Testing/Python/fixtures python Testing/Benchmarks/module_overlap.py [--spacing 0.8 0.8 1.0]
+    python Testing/Benchmarks/module_overlap.py [--spacing 0.8 0.8 1.0]
 
 For nodes of three sizes: beginning a move by hand, the first look at what it covers, each further step of the drag,
 the write at its end, a random affine and a random elastic change, and the table's measures. The CT is a phantom with
@@ -12,15 +12,20 @@ import argparse
 import statistics
 import sys
 import time
+from pathlib import Path
 
-import mrml
 import numpy as np
-from LNSynthLogic import grids, node_edits, node_move, node_table, segments
-from mrml import slicer
 from scipy import ndimage
 
-from LNSynthLib.phantom.phantom import phantom
-from LNSynthLib.runtime.errors import LNSynthError
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "LNSynth"), str(ROOT / "Testing" / "Python" / "fixtures")]
+
+import mrml  # noqa: E402
+from LNSynthLogic import grids, node_edits, node_move, node_table, segments  # noqa: E402
+from mrml import slicer  # noqa: E402
+
+from LNSynthLib.phantom.phantom import phantom  # noqa: E402
+from LNSynthLib.runtime.errors import LNSynthError  # noqa: E402
 
 STEP, EDIT = 0.040, 0.300
 
